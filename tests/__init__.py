@@ -1,0 +1,1 @@
+"""Tests and benchmarks. Unit tests are pure; tests marked `cluster` use the real development cluster."""
