@@ -42,5 +42,12 @@ def from_samples(
     if not samples:
         raise ValueError(f"{bench}.{figure}: no samples")
     return Figure(
-        bench, figure, statistics.median(samples), unit, target, better, len(samples), (min(samples), max(samples))
+        bench,
+        figure,
+        statistics.median(samples),
+        unit,
+        target,
+        better,
+        len(samples),
+        (min(samples), max(samples)),
     )

@@ -1,0 +1,21 @@
+"""Label, annotation and taint keys that Trimtab writes or reads on objects it owns."""
+
+from controlplane.model.resource import GROUP
+
+DEPLOYMENT = f"{GROUP}/deployment"  # pods, Services, PodDisruptionBudgets: name of the ServingDeployment
+REVISION = f"{GROUP}/revision"  # pods: hash of what the pod is rendered from, placement excluded
+REPLICA = f"{GROUP}/replica"  # pods: slot number of the replica
+RANK = f"{GROUP}/rank"  # pods: position inside the replica; rank 0 answers requests
+LEADER = f"{GROUP}/leader"  # pods: "true" on rank 0, the Service selects it
+POOL = f"{GROUP}/pool"  # pods: GPUPool the replica was placed in
+ACCELERATOR = f"{GROUP}/accelerator"  # pods: catalogue id
+ENGINE = f"{GROUP}/engine"  # pods: catalogue id of the engine
+
+UNITS = f"{GROUP}/units"  # pod annotation: accelerators (millicores for a CPU) the pod was placed with
+CHOICE = f"{GROUP}/choice"  # pod annotation: index of the accelerator choice at creation
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY_VALUE = "trimtab"
+
+QUARANTINE_TAINT = f"{GROUP}/quarantine"  # node taint: nothing new is placed here
+POOL_FINALIZER = f"{GROUP}/pool-in-use"  # GPUPool: deletion waits while replicas are placed in it

@@ -1,0 +1,274 @@
+"""Serving: the `ServingDeployment` resource, its plan and its status."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from controlplane.model.cluster import TopologyLevel
+from controlplane.model.resource import Condition, DnsLabel, ObjectMeta, Part, StatusPart
+
+EngineName = Literal["openvino", "vllm", "sglang", "trtllm-serve"]
+KnobValue = bool | int | float | str
+
+
+class ModelCache(Part):
+    """Where downloaded or unpacked weights are kept between pod starts."""
+
+    claim: DnsLabel | None = Field(
+        default=None,
+        description="PersistentVolumeClaim in the same namespace (ReadWriteMany when replicas run on several nodes). "
+        "Without it weights live in an emptyDir and are fetched again by each pod.",
+    )
+    size_limit: str = Field(
+        default="100Gi",
+        pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti)?$",
+        description="Size limit of the emptyDir used when no claim is named.",
+    )
+
+
+class Model(Part):
+    """Which model is served and where its weights come from."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=63,
+        description="Model from the catalogue, for example llama-3.1-70b. Its shapes decide which parallel degrees divide.",
+    )
+    source: str = Field(
+        min_length=4,
+        max_length=512,
+        description="Where the weights are. pvc:CLAIM/PATH (a claim in this namespace), image:PATH (baked into the engine "
+        "image), or hf:ORG/REPO[@REVISION] (downloaded by the engine). Host paths and URLs are not accepted.",
+    )
+    served_name: str | None = Field(
+        default=None,
+        max_length=253,
+        description="Model name in the OpenAI API. The catalogue name when absent.",
+    )
+    cache: ModelCache = Field(default_factory=ModelCache, description="Weight cache.")
+
+
+class LatencyTarget(Part):
+    """Upper limits of one latency metric at percentiles, in milliseconds."""
+
+    p50: float | None = Field(default=None, gt=0, le=3_600_000, description="Median, ms.")
+    p90: float | None = Field(default=None, gt=0, le=3_600_000, description="90th percentile, ms.")
+    p95: float | None = Field(default=None, gt=0, le=3_600_000, description="95th percentile, ms.")
+    p99: float | None = Field(default=None, gt=0, le=3_600_000, description="99th percentile, ms.")
+
+
+class Slo(Part):
+    """What the users of the endpoint are promised."""
+
+    ttft_ms: LatencyTarget | None = Field(default=None, description="Time to first token.")
+    tpot_ms: LatencyTarget | None = Field(default=None, description="Time per output token after the first.")
+
+
+class NicRequirement(Part):
+    """What the pods of one replica need from the network."""
+
+    nic_class: str | None = Field(
+        default=None, alias="class", max_length=63, description="NIC class from the catalogue."
+    )
+    min_per_node: int | None = Field(
+        default=None, ge=1, le=64, description="NICs of that class (rails) each node must have."
+    )
+
+
+class TopologyRequirement(Part):
+    """All pods of one replica inside one domain."""
+
+    level: TopologyLevel = Field(description="Topology level of the domain.")
+    mode: Literal["required", "preferred"] = Field(
+        default="required",
+        description="required: do not place otherwise. preferred: place elsewhere when no domain fits.",
+    )
+
+
+class AcceleratorChoice(Part):
+    """One accelerator with the engine shape that suits it."""
+
+    accelerator: str = Field(
+        min_length=1, max_length=63, description="Accelerator from the catalogue, for example h100-sxm-80gb."
+    )
+    pools: list[DnsLabel] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Only these GPUPools, in this order. Every pool of the accelerator when empty.",
+    )
+    engine: EngineName = Field(description="Engine that serves the model on this accelerator.")
+    tensor_parallel: int = Field(default=1, ge=1, le=512, description="Ranks that split each layer.")
+    pipeline_parallel: int = Field(default=1, ge=1, le=64, description="Stages that split the layers.")
+    data_parallel: int = Field(
+        default=1, ge=1, le=512, description="Engine-internal replicas of attention (data parallel ranks)."
+    )
+    expert_parallel: int = Field(
+        default=1, ge=1, le=512, description="Ranks the experts of a MoE model are spread over."
+    )
+    quantization: str | None = Field(
+        default=None,
+        max_length=63,
+        description="Weight format in the engine's words. The checkpoint's own when absent.",
+    )
+    knobs: dict[str, KnobValue] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="Engine settings by field name, for example maxNumSeqs: 256. Unknown names are refused with the nearest known.",
+    )
+    cpu_millicores: int | None = Field(
+        default=None,
+        ge=100,
+        le=1_024_000,
+        description="Millicores for each rank when the accelerator is a CPU. 1000 when absent; not allowed for GPUs.",
+    )
+    accelerators_per_pod: int | None = Field(
+        default=None,
+        ge=1,
+        le=128,
+        description="Accelerators each pod takes. As many as the replica needs, up to those of one node, when absent.",
+    )
+    nic: NicRequirement | None = Field(default=None, description="Network needs of the pods.")
+    topology: TopologyRequirement | None = Field(
+        default=None, description="Domain all pods of a replica share. Matters when a replica spans nodes."
+    )
+    image: str | None = Field(
+        default=None,
+        max_length=512,
+        description="Engine image. The installation's default for the engine when absent.",
+    )
+
+
+class Explicit(Part):
+    """A plan written by hand: accelerator choices in order of preference."""
+
+    choices: list[AcceleratorChoice] = Field(
+        min_length=1,
+        max_length=16,
+        description="Tried in order for each replica; the first that can be placed is used, and the status says why others were not.",
+    )
+
+
+class Rollout(Part):
+    """How revisions replace each other and how pods leave."""
+
+    max_surge: int = Field(default=1, ge=0, le=100, description="Replicas above spec.replicas during a rollout.")
+    max_unavailable: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="Ready replicas below spec.replicas during a rollout. Not both zero with maxSurge.",
+    )
+    drain_seconds: int = Field(
+        default=120,
+        ge=0,
+        le=7200,
+        description="Longest time a leaving pod may take to finish its in-flight requests.",
+    )
+    prefer_better: Literal["Never", "WhenFree"] = Field(
+        default="Never",
+        description="WhenFree: move replicas back to an earlier choice once it can be placed, one at a time, without losing a request.",
+    )
+
+
+class SecretKey(Part):
+    """One key of a Secret in the same namespace."""
+
+    name: str = Field(min_length=1, max_length=253, description="Secret.")
+    key: str = Field(default="apiKey", min_length=1, max_length=253, description="Key in the Secret.")
+
+
+class ServingDeploymentSpec(Part):
+    """An LLM endpoint: model, promise, accelerator choices, scale and rollout."""
+
+    model: Model = Field(description="What is served.")
+    slo: Slo = Field(default_factory=Slo, description="Latency promise at percentiles.")
+    explicit: Explicit = Field(description="Accelerator choices in order, each with its own engine shape.")
+    replicas: int = Field(default=1, ge=0, le=1000, description="Engine replicas.")
+    spread: Literal["Pack", "Spread"] = Field(
+        default="Spread",
+        description="Spread: replicas on different nodes where possible. Pack: fill nodes, keep large blocks free.",
+    )
+    rollout: Rollout = Field(default_factory=Rollout, description="How revisions replace each other.")
+    priority: Literal["Low", "Normal", "High"] = Field(
+        default="Normal",
+        description="Who is placed first when several deployments wait, and who is power-capped last.",
+    )
+    priority_class_name: DnsLabel | None = Field(default=None, description="PriorityClass of the pods.")
+    suspend: bool = Field(default=False, description="Drain and remove all replicas; keep the object and its Service.")
+    startup_deadline_seconds: int = Field(
+        default=1800,
+        ge=10,
+        le=86_400,
+        description="Longest time from pod start to a ready engine (GPU engines load for 10 to 30 minutes); then the replica is replaced.",
+    )
+    api_key_secret: SecretKey | None = Field(default=None, description="Bearer key the engine asks of its clients.")
+    pod_template: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Strategic merge patch on the rendered pod: pull and model secrets, env, volumes such as /dev/shm, RDMA "
+        "resources, tolerations, security. What the controller owns (node affinity, command, probes, ports) cannot be changed.",
+    )
+
+
+class ChoiceVerdict(StatusPart):
+    """Why one accelerator choice was used or not."""
+
+    index: int = Field(description="Position in spec.explicit.choices.")
+    accelerator: str = Field(description="Accelerator of the choice.")
+    pool: str | None = Field(default=None, description="Pool the verdict is about.")
+    replicas: int = Field(default=0, description="Replicas running on this choice.")
+    reason: str = Field(description="Chosen, or the first constraint that failed.")
+    message: str = Field(default="", max_length=1024, description="Numbers and what would fix it.")
+    needed: int | None = Field(default=None, description="Accelerators one replica needs.")
+    free: int | None = Field(
+        default=None, description="Accelerators free in the pool under all constraints before this one."
+    )
+    largest_block: int | None = Field(default=None, description="Most accelerators free in one domain or node.")
+
+
+class PoolReplicas(StatusPart):
+    """Replicas of this deployment in one pool."""
+
+    pool: str = Field(description="GPUPool.")
+    accelerator: str = Field(description="Accelerator.")
+    replicas: int = Field(description="Replicas placed.")
+    ready: int = Field(description="Of these, ready.")
+
+
+class Endpoint(StatusPart):
+    """Where clients reach the deployment."""
+
+    url: str = Field(description="Base URL inside the cluster; /v1 follows.")
+    served_model: str = Field(description="Value for the request's model field.")
+
+
+class ServingDeploymentStatus(StatusPart):
+    """What runs now and why."""
+
+    observed_generation: int = Field(default=0, description="The metadata.generation this status was computed from.")
+    replicas: int = Field(default=0, description="Replicas that exist.")
+    ready_replicas: int = Field(default=0, description="Replicas whose engine answers.")
+    updated_replicas: int = Field(default=0, description="Replicas of the current revision.")
+    selector: str = Field(default="", description="Label selector of the pods, for kubectl scale and autoscalers.")
+    revision: str | None = Field(default=None, description="Short hash of what the pods are rendered from.")
+    accelerator: str | None = Field(default=None, description="Accelerator most replicas run on.")
+    reason: str = Field(default="", description="The dominant reason, same as on the Ready condition.")
+    choices: list[ChoiceVerdict] = Field(
+        default_factory=list, max_length=64, description="Why each choice was used or not."
+    )
+    pools: list[PoolReplicas] = Field(default_factory=list, max_length=64, description="Replicas by pool.")
+    endpoints: list[Endpoint] = Field(
+        default_factory=list, max_length=8, description="Where clients reach the deployment."
+    )
+    conditions: list[Condition] = Field(default_factory=list, max_length=16, description="Standard conditions.")
+    last_rollout_time: datetime | None = Field(
+        default=None, description="When the current revision became the only one."
+    )
+
+
+class ServingDeployment(StatusPart):
+    """A `ServingDeployment` as read from the API server."""
+
+    metadata: ObjectMeta
+    spec: ServingDeploymentSpec
+    status: ServingDeploymentStatus = Field(default_factory=ServingDeploymentStatus)
