@@ -1,0 +1,109 @@
+"""Columnar ring buffers of samples. A gap stays a gap: what was not measured is NaN, never 0 and never the last value."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64s = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows of a window in time order. `time_s` has shape (n,), each column shape (n,); NaN marks a gap."""
+
+    time_s: Float64s
+    columns: Mapping[str, Float64s]
+
+
+class Window:
+    """The last `capacity` samples of up to `max_columns` series of one source.
+
+    Columns appear as they are first reported. Memory is bounded by 8 x capacity x (columns + 1) bytes.
+    Not thread-safe: one writer on the event loop, readers on the same loop.
+    """
+
+    def __init__(self, capacity: int, max_columns: int = 256) -> None:
+        if capacity < 2:
+            raise ValueError(f"capacity: {capacity}; allowed: 2 or more")
+        self._capacity = capacity
+        self._max_columns = max_columns
+        self._time_s: Float64s = np.full(capacity, np.nan)
+        self._values: dict[str, Float64s] = {}
+        self._rows = 0
+        self.dropped_columns = 0
+
+    def __len__(self) -> int:
+        return min(self._rows, self._capacity)
+
+    @property
+    def columns(self) -> Sequence[str]:
+        return tuple(self._values)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the arrays."""
+        return self._time_s.nbytes * (len(self._values) + 1)
+
+    def append(self, time_s: float, sample: Mapping[str, float] | None) -> None:
+        """Add one row at `time_s` (seconds, monotonically rising). `None` records that the source gave no answer.
+
+        Raises ValueError when time does not rise: such a row would make every rate wrong.
+        """
+        if self._rows and time_s <= self._time_s[(self._rows - 1) % self._capacity]:
+            raise ValueError(f"time_s: {time_s} does not follow the previous sample")
+        row = self._rows % self._capacity
+        self._time_s[row] = time_s
+        for column in self._values.values():
+            column[row] = np.nan
+        for name, value in (sample or {}).items():
+            held = self._values.get(name)
+            if held is None:
+                if len(self._values) >= self._max_columns:
+                    self.dropped_columns += 1
+                    continue
+                held = self._values[name] = np.full(self._capacity, np.nan)
+            held[row] = value
+        self._rows += 1
+
+    def since(self, time_s: float = -np.inf) -> Slice:
+        """Rows with a time at or after `time_s`, oldest first."""
+        order = self._order()
+        times = self._time_s[order]
+        keep = order[times >= time_s]
+        return Slice(self._time_s[keep], {name: column[keep] for name, column in self._values.items()})
+
+    def latest(self, name: str) -> float | None:
+        """The newest row's value of a series, or None where that row is a gap."""
+        column = self._values.get(name)
+        if column is None or not self._rows:
+            return None
+        value = float(column[(self._rows - 1) % self._capacity])
+        return None if np.isnan(value) else value
+
+    def increase(self, name: str, since_s: float = -np.inf) -> float | None:
+        """How much a counter grew over the rows since `since_s`.
+
+        Only steps between adjacent measured rows count, so growth across a gap is unknown and left out; a step down
+        is a restart and counts from 0 (the rule of Prometheus' `increase`, without its extrapolation). None when no
+        two adjacent rows were measured.
+        """
+        column = self._values.get(name)
+        if column is None:
+            return None
+        order = self._order()
+        values = column[order][self._time_s[order] >= since_s]
+        steps = np.diff(values)
+        after = values[1:]
+        known = ~np.isnan(steps)
+        if not known.any():
+            return None
+        steps, after = steps[known], after[known]
+        return float(np.where(steps >= 0, steps, after).sum())
+
+    def _order(self) -> NDArray[np.intp]:
+        if self._rows <= self._capacity:
+            return np.arange(self._rows)
+        start = self._rows % self._capacity
+        return np.concatenate([np.arange(start, self._capacity), np.arange(start)])
