@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 
 from controlplane.model.errors import InvalidSpec
@@ -40,7 +40,7 @@ def milli(text: str | int | float) -> int:
             break
     try:
         value = Decimal(number) * factor * 1000 if len(source) <= _MAX_LENGTH else None
-    except InvalidOperation:
+    except ArithmeticError:
         value = None
     if value is None or not value.is_finite() or value.adjusted() > _MAX_LENGTH:
         raise InvalidSpec(

@@ -24,9 +24,11 @@ def container(policy: str | None = None, **requests: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("1", 1000), ("100m", 100), ("1.5", 1500), ("2Ki", 2_048_000), ("1e3", 1_000_000), ("1u", 1), ("0.5m", 1)]
-    + [("3k", 3_000_000), ("+2", 2000), ("1E", 10**21), (4, 4000), ("", None), ("abc", None), ("1 m x", None)]
-    + [("NaN", None), ("Infinity", None), ("1e999999", None), ("9" * 80, None)],
+    [
+        *[("1", 1000), ("100m", 100), ("1.5", 1500), ("2Ki", 2_048_000), ("1e3", 1_000_000), ("1u", 1), ("0.5m", 1)],
+        *[("3k", 3_000_000), ("+2", 2000), ("1E", 10**21), (4, 4000), ("", None), ("abc", None), ("1 m x", None)],
+        *[("NaN", None), ("Infinity", None), ("1e999999", None), ("9" * 80, None)],
+    ],
 )
 def test_quantities(text: str | int, expected: int | None) -> None:
     if expected is None:
