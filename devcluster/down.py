@@ -1,0 +1,71 @@
+"""Stop a cluster and remove everything it made, whatever state it is in."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from devcluster import cgroups, network, nodes, processes
+from devcluster.errors import DevclusterError
+from devcluster.plan import Plan
+from devcluster.shell import succeeds
+
+CNI_RESULTS = Path("/var/lib/cni/results")
+# Nodes first, so that nothing starts pods again; the API server outlives its clients, etcd all of them.
+_ORDER = ("forward", "kubelet", "kwok", "kube-proxy", "kube-scheduler", "kube-controller-manager", "coredns")
+_LAST = ("containerd", "kube-apiserver", "etcd")
+
+
+def remove(plan: Plan, note: Callable[[str], None]) -> None:
+    """Processes, pods, mounts, cgroups, network, files. Each part is repeatable, so an interrupted run is continued."""
+    note("stopping processes")
+    for group in (_ORDER, *((name,) for name in _LAST)):
+        processes.end([p for p in processes.scan(plan.state) if p.component.startswith(tuple(group)) and p.is_main])
+    note("stopping pods")
+    processes.end(processes.scan(plan.state), grace_s=0.5)
+    cgroups.remove(plan.cgroup)
+    note("removing mounts and network")
+    unmount(plan.state)
+    network.remove(plan)
+    for node in nodes.all_nodes(plan):
+        for file in CNI_RESULTS.glob(f"{nodes.cni_network(node)}-*"):
+            file.unlink(missing_ok=True)
+    note("removing files")
+    shutil.rmtree(plan.state, ignore_errors=True)
+    if plan.state.exists():
+        shutil.rmtree(plan.state)
+
+
+def unmount(state: Path) -> None:
+    """Unmount everything below the state folder, innermost first."""
+    deadline = time.monotonic() + 20
+    while mounted := mounts_below(state):
+        for point in reversed(mounted):
+            succeeds(["umount", point]) or succeeds(["umount", "-l", point])
+        if time.monotonic() > deadline:
+            raise DevclusterError(f"mounts stay under {state}: {', '.join(mounts_below(state)[:5])}")
+
+
+def mounts_below(folder: Path, table: Path = Path("/proc/self/mounts")) -> list[str]:
+    """Mount points below `folder`, in mount order."""
+    points = []
+    for line in table.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        point = line.split(" ")[1].replace("\\040", " ").replace("\\134", "\\")
+        if point.startswith(f"{folder}/"):
+            points.append(point)
+    return points
+
+
+def leftovers(plan: Plan) -> list[str]:
+    """What a removed cluster has left behind, in words; empty when it left nothing."""
+    found = [f"process {p.pid} ({p.component})" for p in processes.scan(plan.state)]
+    found += [f"mount {point}" for point in mounts_below(plan.state)]
+    if cgroups.exists(plan.cgroup):
+        found.append(f"cgroup {plan.cgroup}")
+    if network.exists(plan):
+        found.append(f"network {plan.netns}")
+    if plan.state.exists():
+        found.append(f"folder {plan.state}")
+    return found

@@ -1,0 +1,162 @@
+"""What each command of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import time
+
+from devcluster import build as build_programs
+from devcluster import down as removal
+from devcluster import network, plan, preflight, processes, versions
+from devcluster.cluster import Cluster
+from devcluster.errors import DevclusterError
+from devcluster.lock import exclusive
+from devcluster.paths import STATE_ROOT, write_atomic
+from devcluster.plan import Plan
+from devcluster.progress import Progress
+from devcluster.steps import Step, run_all
+from devcluster.up import cluster_steps
+
+DEFAULT_NODES = 2
+DEFAULT_KWOK_NODES = 300
+DEFAULT_GRACE_S = 600  # shorter periods make nodes flap while this machine is busy
+COLD_S = 900
+WARM_S = 60
+
+
+def make_plan(options: argparse.Namespace) -> Plan:
+    """The remembered plan with the options' changes, or a new one on free addresses."""
+    pins = versions.load(options.kubernetes)
+    known = plan.load(options.name)
+    if known is not None:
+        kubernetes = options.kubernetes or known.kubernetes_minor
+        return plan.resize(
+            known,
+            known.real_nodes if options.nodes is None else options.nodes,
+            known.kwok_nodes if options.kwok_nodes is None else options.kwok_nodes,
+            known.node_monitor_grace_s if options.node_monitor_grace is None else options.node_monitor_grace,
+            kubernetes,
+        )
+    real = DEFAULT_NODES if options.nodes is None else options.nodes
+    simulated = DEFAULT_KWOK_NODES if options.kwok_nodes is None else options.kwok_nodes
+    plan.check_sizes(real, simulated)
+    others = [other for other in plan.known_clusters() if other.name != options.name]
+    links = [*network.taken_networks(), *plan.links(others)]
+    ports = plan.choose_ports([port for other in others for port in other.ports.values()], network.port_is_free)
+    grace = DEFAULT_GRACE_S if options.node_monitor_grace is None else options.node_monitor_grace
+    return Plan(options.name, pins.minor, plan.choose_link(options.name, links), ports, real, simulated, grace)
+
+
+def up(options: argparse.Namespace) -> None:
+    """`devcluster up`."""
+    preflight.require_host(STATE_ROOT)
+    progress = Progress()
+    started = time.time()
+    try:
+        with exclusive(options.name):
+            with exclusive("plans"):
+                wanted = make_plan(options)
+                plan.save(wanted)
+            pins = versions.load(wanted.kubernetes_minor)
+            cluster = Cluster(wanted, build_programs.binary_dir(pins))
+            missing = build_programs.missing(pins)
+            about = f"about {COLD_S // 60} minutes" if missing else f"less than {WARM_S} s"
+            progress.say(
+                f"Kubernetes {pins.kubernetes} as cluster {wanted.name!r}: {wanted.real_nodes} real and "
+                f"{wanted.kwok_nodes} simulated nodes. This takes {about}"
+                + (", because its programs are compiled once." if missing else ".")
+            )
+            first = [
+                Step("packages", lambda note: preflight.install_packages(pins, note)),
+                Step("programs", lambda note: build_programs.build_all(pins, note), ("packages",)),
+            ]
+            run_all([*first, *cluster_steps(cluster)], progress)
+            record = {"started_unix_s": started, "total_s": round(progress.elapsed_s(), 2)}
+            record["phases_s"] = progress.durations_s()  # type: ignore[assignment]
+            write_atomic(wanted.state / "timing.json", json.dumps(record, indent=1) + "\n")
+            progress.say(
+                f"cluster {wanted.name} is up after {progress.elapsed_s():.0f} s: KUBECONFIG={wanted.kubeconfig}"
+            )
+    finally:
+        progress.close()
+
+
+def down(options: argparse.Namespace) -> None:
+    """`devcluster down`."""
+    preflight.require_host(STATE_ROOT)
+    progress = Progress()
+    try:
+        with exclusive(options.name):
+            found = plan.load(options.name)
+            if found is None:
+                progress.say(f"no cluster {options.name!r} on this machine")
+                return
+            step = Step("stop", lambda note: removal.remove(found, note))
+            run_all([step], progress)
+            left = removal.leftovers(found)
+            if left:
+                raise DevclusterError(f"cluster {options.name} left behind: {'; '.join(left)}")
+            progress.say(f"cluster {options.name} is gone; the build cache stays for the next start")
+    finally:
+        progress.close()
+
+
+def status(options: argparse.Namespace) -> int:
+    """`devcluster status`."""
+    cluster = Cluster.open(options.name)
+    running = [process for process in processes.scan(cluster.plan.state) if process.is_main]
+    memory = processes.usage(running)
+    rows = [{"component": name, "running": name in memory, "rss_bytes": memory.get(name)} for name in cluster.specs()]
+    healthy = cluster.api_ready() and all(row["running"] for row in rows)
+    document = {
+        "name": cluster.plan.name,
+        "healthy": healthy,
+        "kubernetes": cluster.plan.kubernetes_minor,
+        "kubeconfig": str(cluster.kubeconfig),
+        "api_url": cluster.plan.api_url,
+        "forwards": {name: f"127.0.0.1:{port}" for name, port in cluster.plan.ports.items()},
+        "components": rows,
+    }
+    if options.output == "json":
+        print(json.dumps(document, indent=1))
+    else:
+        print(f"cluster {cluster.plan.name}: {'healthy' if healthy else 'NOT healthy (make up repairs it)'}")
+        print(f"kubeconfig {cluster.kubeconfig}, API server {cluster.plan.api_url}")
+        for row in rows:
+            size = f"{row['rss_bytes'] / 2**20:6.0f} MiB" if row["rss_bytes"] else "   stopped"  # type: ignore[operator]
+            print(f"  {row['component']:28}{size}")
+    return 0 if healthy else 1
+
+
+def build(options: argparse.Namespace) -> None:
+    """`devcluster build`."""
+    pins = versions.load(options.kubernetes)
+    progress = Progress()
+    try:
+        run_all([Step("programs", lambda note: build_programs.build_all(pins, note))], progress)
+    finally:
+        progress.close()
+
+
+def nodes(options: argparse.Namespace) -> None:
+    """`devcluster nodes`."""
+    for node in Cluster.open(options.name).nodes:
+        print(f"{node.name}\tkubelet :{node.kubelet_port}\t{node.socket}\tpods {node.pod_subnet}")
+
+
+def logs(options: argparse.Namespace) -> None:
+    """`devcluster logs COMPONENT`."""
+    found = Cluster.open(options.name)
+    if not (found.plan.state / "logs" / f"{options.component}.log").exists():
+        names = ", ".join(sorted(found.specs()))
+        raise DevclusterError(f"no log of {options.component!r}: choose one of {names}")
+    print(processes.tail(found.plan.state, options.component, options.lines))
+
+
+def env(options: argparse.Namespace) -> None:
+    """`devcluster env`."""
+    found = Cluster.open(options.name)
+    print(f"export KUBECONFIG={shlex.quote(str(found.kubeconfig))}")
+    print(f"export PATH={shlex.quote(str(found.programs))}:$PATH")

@@ -1,8 +1,0 @@
-//go:build tools
-
-// Package tools pins the commands that the development cluster builds.
-package tools
-
-import (
-	_ "github.com/coredns/coredns"
-)

@@ -1,0 +1,107 @@
+"""The steps of `up` that make a cluster: from an empty machine to Ready nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from devcluster import credentials, fleet, network, nodes, processes
+from devcluster.archive import single_program_image
+from devcluster.cluster import Cluster, wait_for
+from devcluster.components import corefile, dns_objects
+from devcluster.paths import write_atomic
+from devcluster.shell import run, succeeds
+from devcluster.steps import Step
+
+Note = Callable[[str], None]
+
+
+def cluster_steps(cluster: Cluster) -> list[Step]:
+    """Steps from built programs to a cluster whose real and simulated nodes are Ready."""
+    plan = cluster.plan
+
+    def link(_: Note) -> str:
+        network.ensure(plan)
+        credentials.ensure(plan)
+        return plan.netns
+
+    def etcd(_: Note) -> None:
+        cluster.start("etcd")
+
+    def api_server(_: Note) -> str:
+        cluster.start("kube-apiserver")
+        wait_for(cluster.api_ready, 120, f"the API server (log: {plan.state / 'logs'})")
+        return plan.api_url
+
+    def controllers(_: Note) -> None:
+        cluster.start("kube-controller-manager")
+        cluster.start("kube-scheduler")
+        cluster.start("kube-proxy")
+
+    def dns(_: Note) -> None:
+        write_atomic(plan.state / "coredns" / "Corefile", corefile(plan))
+        cluster.apply(dns_objects(plan))
+        cluster.start("coredns")
+
+    def simulated(note: Note) -> str:
+        cluster.start("kwok")
+        return fleet.ensure(cluster, note)
+
+    steps = [
+        Step("network and credentials", link, ("programs",)),
+        Step("etcd", etcd, ("network and credentials",)),
+        Step("API server", api_server, ("etcd",)),
+        Step("controllers", controllers, ("API server",)),
+        Step("cluster DNS", dns, ("API server",)),
+        Step("simulated nodes", simulated, ("controllers",)),
+    ]
+    for node in cluster.nodes:
+        steps += _node_steps(cluster, node)
+    return steps
+
+
+def _node_steps(cluster: Cluster, node: nodes.Node) -> list[Step]:
+    def runtime(_: Note) -> None:
+        nodes.prepare(node)
+        spec = nodes.containerd_spec(node)
+        processes.ensure(cluster.plan.state, spec)
+        wait_for(lambda: succeeds([*node.ctr(), "version"]), 60, f"containerd of {node.name}")
+        ensure_pause_image(cluster, node)
+
+    def register(_: Note) -> str:
+        cluster.start(f"kubelet-{node.name}")
+        wait_for(lambda: _ready(cluster, node.name), 120, f"{node.name} to be Ready", pause_s=0.3)
+        cluster.apply([node_labels(node.name)])
+        return "Ready"
+
+    return [
+        Step(f"{node.name} runtime", runtime, ("network and credentials",)),
+        Step(f"{node.name}", register, ("API server", f"{node.name} runtime")),
+    ]
+
+
+def node_labels(name: str) -> dict[str, object]:
+    """Labels that a kubelet may not give itself, among them the CPU features NFD would find."""
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        flags = next((set(line.split(":", 1)[1].split()) for line in file if line.startswith("flags")), set())
+    labels = {"node-role.kubernetes.io/worker": ""}
+    for flag, feature in {"avx2": "AVX2", "avx512f": "AVX512F", "amx_tile": "AMXTILE", "amx_bf16": "AMXBF16"}.items():
+        if flag in flags:
+            labels[f"feature.node.kubernetes.io/cpu-cpuid.{feature}"] = "true"
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+
+
+def ensure_pause_image(cluster: Cluster, node: nodes.Node) -> None:
+    """Import the image every pod's sandbox uses: one layer with one static program."""
+    listed = run([*node.ctr(), "images", "list", "-q", f"name=={nodes.PAUSE_IMAGE}"])
+    if nodes.PAUSE_IMAGE in listed:
+        return
+    archive = cluster.plan.state / f"pause-{node.name}.tar"
+    program = (cluster.programs / "pause").read_bytes()
+    archive.write_bytes(single_program_image(nodes.PAUSE_IMAGE, program, "/pause"))
+    run([*node.ctr(), "images", "import", archive])
+    archive.unlink()
+
+
+def _ready(cluster: Cluster, name: str) -> bool:
+    template = '{.status.conditions[?(@.type=="Ready")].status}'
+    return cluster.kubectl("get", "node", name, "-o", f"jsonpath={template}") == "True"
