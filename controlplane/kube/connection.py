@@ -233,4 +233,4 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         assert self._parser is not None
         self._keep_alive = self._parser.should_keep_alive()
-        self._complete = True
+        self._complete = self._error is None
