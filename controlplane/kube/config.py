@@ -58,6 +58,8 @@ class ClusterAccess:
         self.tls = (tls or ssl.create_default_context()) if split.scheme == "https" else None
         self.tls_server_name = tls_server_name
         self.namespace = namespace
+        # A client certificate outranks any bearer token: whoever forwards tokens must not connect with one.
+        self.has_client_certificate = False
         self._header: str | None = f"Bearer {token}" if token else None
         self._reload: Callable[[], Any] | None = None
         self._due_s = float("inf")
@@ -193,6 +195,7 @@ def _from_configuration(configuration: Configuration, namespace: str | None) -> 
         tls_server_name=getattr(configuration, "tls_server_name", None),
         namespace=namespace,
     )
+    access.has_client_certificate = bool(configuration.cert_file)
     header = (configuration.api_key or {}).get("BearerToken")
     if header:
         scheme, _, credential = str(header).strip().partition(" ")

@@ -70,6 +70,11 @@ class Informer(Generic[W, T]):
         return self._reflector.health
 
     @property
+    def resource_version(self) -> str:
+        """The version of the collection that the store shows; empty before the first list."""
+        return self._reflector.resource_version
+
+    @property
     def synced(self) -> bool:
         """Whether the first list has been taken in completely."""
         return self._synced.is_set()

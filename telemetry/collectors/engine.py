@@ -33,7 +33,7 @@ def parse(page: bytes, names: Mapping[str, str]) -> dict[str, float]:
                 column = _column(item.name, item.labels, wanted)
                 if column is None:
                     continue
-                if column.endswith("_ratio"):
+                if column.endswith(("_ratio", "_percent")):
                     ratio_counts[column] = ratio_counts.get(column, 0) + 1
                 sample[column] = sample.get(column, 0.0) + float(item.value)
     except (ValueError, UnicodeDecodeError, KeyError) as error:

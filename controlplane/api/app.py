@@ -1,0 +1,116 @@
+"""The application: routes, problem documents, limits, health, metrics."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from controlplane.api import problem
+from controlplane.api.access import Backend
+from controlplane.api.problem import Problem
+from controlplane.api.routes import router
+
+# Kubernetes refuses objects over 1.5 MiB; more than that is never a resource.
+MAX_BODY_BYTES = 1536 * 1024
+
+_DESCRIPTION = """Plans, deploys and watches LLM serving on mixed GPU pools.
+
+Reads come from caches and show what the caller may see in the cluster. Writes are made with the caller's own bearer
+token, so the cluster's RBAC, admission and audit judge them as if they came from kubectl. Errors are RFC 9457 problem
+documents."""
+
+
+class TooLarge(Exception):
+    """The request's body exceeds MAX_BODY_BYTES."""
+
+
+class BodyLimit:
+    """Refuses bodies over the limit, declared or streamed, before anything parses them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        seen = int(declared) if declared.isdigit() else 0
+        if seen > MAX_BODY_BYTES:
+            await self._refuse(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY_BYTES:
+                raise TooLarge
+            return message
+
+        try:
+            await self._app(scope, counted, send)
+        except TooLarge:
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = Problem(413, "BodyTooLarge", "The body is too large.", limit=f"{MAX_BODY_BYTES} bytes")
+        await refusal.response(Request(scope))(scope, receive, send)
+
+
+def create_app(
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Backend]], registry: CollectorRegistry
+) -> FastAPI:
+    """The application around a backend that `lifespan` opens and closes."""
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        async with lifespan(app) as backend:
+            app.state.backend = backend
+            yield
+
+    app = FastAPI(
+        title="Trimtab",
+        version=version("trimtab"),
+        description=_DESCRIPTION,
+        lifespan=running,
+        docs_url=None,  # the bundled page loads scripts from a content delivery network
+        redoc_url=None,
+    )
+    requests_total = Counter(
+        "trimtab_api_requests", "Requests answered.", ["method", "route", "code"], registry=registry
+    )
+    seconds = Histogram("trimtab_api_request_seconds", "Time to the head of the response.", registry=registry)
+    problem.install(app)
+    app.include_router(router)
+    app.add_middleware(BodyLimit)
+
+    @app.middleware("http")
+    async def measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        with seconds.time():
+            response = await call_next(request)
+        route = request.scope.get("route")
+        requests_total.labels(request.method, getattr(route, "path", "unmatched"), response.status_code).inc()
+        return response
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return Response("ok", media_type="text/plain")
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz(request: Request) -> Response:
+        backend: Backend = request.app.state.backend
+        waiting = [informer.resource.plural for informer in backend.cache.informers if not informer.synced]
+        if waiting:
+            return Response(f"not yet listed: {', '.join(waiting)}", 503, media_type="text/plain")
+        return Response("ok", media_type="text/plain")
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app

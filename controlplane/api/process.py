@@ -1,0 +1,99 @@
+"""`trimtab api`: the composition root of the API process."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Gauge
+
+from controlplane.api.access import Backend
+from controlplane.api.app import create_app
+from controlplane.api.auth import Authority
+from controlplane.api.cache import ClusterCache
+from controlplane.api.engines import fetch_page, scrape_forever, session
+from controlplane.bus import EventLog
+from controlplane.kube import ConfigError, KubeClient, load_access
+from telemetry.collectors.scrape import EngineMetrics
+
+log = logging.getLogger(__name__)
+
+# Open event streams are cut this long after SIGTERM; their readers resume elsewhere with Last-Event-ID.
+_SHUTDOWN_GRACE_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """How the API process is set up. `audience` None: tokens for the API server itself are accepted."""
+
+    host: str
+    port: int
+    audience: str | None
+    namespace: str
+    pod_name: str
+    kubeconfig: str | None
+    event_log_capacity: int = 10_000
+
+
+def _watch_metrics(registry: CollectorRegistry, cache: ClusterCache, metrics: EngineMetrics) -> None:
+    age = Gauge(
+        "trimtab_api_watch_age_seconds", "Time since a watch last heard anything.", ["plural"], registry=registry
+    )
+    for informer in cache.informers[:3]:
+        age.labels(informer.resource.plural).set_function(lambda held=informer: held.health.age_s)  # type: ignore[misc]
+    Gauge("trimtab_api_events_published", "Number of the newest event.", registry=registry).set_function(
+        lambda: cache.log.last
+    )
+    Gauge("trimtab_api_engines_scraped", "Engine pods in this replica's share.", registry=registry).set_function(
+        lambda: len(metrics)
+    )
+    Gauge(
+        "trimtab_api_engines_over_limit", "Engine pods not scraped: share too large.", registry=registry
+    ).set_function(lambda: metrics.targets_over_limit)
+
+
+def build(settings: ApiSettings) -> FastAPI:
+    """The application; the cluster is contacted when it starts."""
+    registry = CollectorRegistry()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[Backend]:
+        access = await load_access(settings.kubeconfig)
+        if access.has_client_certificate:
+            raise ConfigError(
+                "The API forwards its callers' tokens, and a client certificate would outrank them: every caller would "
+                "act as its user. Use a kubeconfig with a token, or run inside the cluster."
+            )
+        async with KubeClient(access, user_agent="trimtab-api") as client, session() as http:
+            cache = ClusterCache(client, EventLog(settings.event_log_capacity), settings.namespace)
+            metrics = EngineMetrics(lambda url: fetch_page(http, url))
+            _watch_metrics(registry, cache, metrics)
+            authority = Authority(client, settings.audience)
+            tasks = [asyncio.create_task(informer.run()) for informer in cache.informers]
+            tasks.append(asyncio.create_task(scrape_forever(cache, metrics, settings.pod_name)))
+            try:
+                yield Backend(client, authority, cache, metrics)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.gather(*tasks, return_exceptions=True)
+
+    return create_app(lifespan, registry)
+
+
+def serve(settings: ApiSettings) -> None:
+    """Run until SIGTERM."""
+    uvicorn.run(
+        build(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level="info",
+        access_log=False,
+        timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
+        server_header=False,
+    )
