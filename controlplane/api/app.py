@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.api import problem
@@ -23,10 +24,6 @@ token, so the cluster's RBAC, admission and audit judge them as if they came fro
 documents."""
 
 
-class TooLarge(Exception):
-    """The request's body exceeds MAX_BODY_BYTES."""
-
-
 class BodyLimit:
     """Refuses bodies over the limit, declared or streamed, before anything parses them."""
 
@@ -40,7 +37,8 @@ class BodyLimit:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         seen = int(declared) if declared.isdigit() else 0
         if seen > MAX_BODY_BYTES:
-            await self._refuse(scope, receive, send)
+            refusal = Problem(413, "ContentTooLarge", "The body is too large.", limit=f"{MAX_BODY_BYTES} bytes")
+            await refusal.response(Request(scope))(scope, receive, send)
             return
         received = 0
 
@@ -49,17 +47,10 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > MAX_BODY_BYTES:
-                raise TooLarge
+                raise HTTPException(413, f"The body is too large; allowed: {MAX_BODY_BYTES} bytes.")
             return message
 
-        try:
-            await self._app(scope, counted, send)
-        except TooLarge:
-            await self._refuse(scope, receive, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = Problem(413, "BodyTooLarge", "The body is too large.", limit=f"{MAX_BODY_BYTES} bytes")
-        await refusal.response(Request(scope))(scope, receive, send)
+        await self._app(scope, counted, send)
 
 
 def create_app(

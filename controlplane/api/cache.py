@@ -24,6 +24,9 @@ API_POD_SELECTOR: Final = "app.kubernetes.io/name=trimtab,app.kubernetes.io/comp
 CORE_EVENTS: Final = Resource("", "v1", "events", "Event")
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 class Metadata(msgspec.Struct, omit_defaults=True):
     """Metadata as shown by the API."""
 
@@ -43,8 +46,6 @@ class Document(msgspec.Struct, omit_defaults=True):
     """A custom resource whose spec and status stay undecoded."""
 
     metadata: Metadata
-    apiVersion: str = ""
-    kind: str = ""
     spec: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     status: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
@@ -112,27 +113,24 @@ class _Event(msgspec.Struct, omit_defaults=True):
 
 
 def _document(resource: Resource) -> Projection[Document, CachedDocument]:
-    encode = msgspec.json.Encoder().encode
-    api_version, kind = sys.intern(resource.api_version), sys.intern(resource.kind)
-
     def project(wire: Document) -> CachedDocument:
-        # Items of a list come without apiVersion and kind; what we show has them always.
-        wire.apiVersion, wire.kind = api_version, kind
         meta = wire.metadata
         return CachedDocument(
-            sys.intern(meta.namespace), meta.name, meta.uid, meta.resourceVersion, encode(_present(wire))
+            sys.intern(meta.namespace), meta.name, meta.uid, meta.resourceVersion, document_json(resource, wire)
         )
 
     return Projection(Document, project)
 
 
-def _present(wire: Document) -> dict[str, Any]:
-    shown: dict[str, Any] = {"apiVersion": wire.apiVersion, "kind": wire.kind, "metadata": wire.metadata}
+def document_json(resource: Resource, wire: Document) -> bytes:
+    """The JSON the API shows for an object: metadata without bookkeeping, spec and status as they are."""
+    # Items of a list come without apiVersion and kind; what we show has them always.
+    shown: dict[str, Any] = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": wire.metadata}
     if bytes(wire.spec):
         shown["spec"] = wire.spec
     if bytes(wire.status):
         shown["status"] = wire.status
-    return shown
+    return _encode(shown)
 
 
 def _watched_pod(wire: _Pod) -> WatchedPod:

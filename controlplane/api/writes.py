@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from controlplane.api.auth import Identity
-from controlplane.api.cache import Document
+from controlplane.api.cache import Document, document_json
 from controlplane.api.documents import MetadataIn
 from controlplane.api.problem import Problem
 from controlplane.kube import MERGE_PATCH, KubeClient, Resource
@@ -18,8 +18,8 @@ FIELD_MANAGER = "trimtab-api"
 _decode_document = msgspec.json.Decoder(Document).decode
 
 
-def _shown(answer: bytes) -> bytes:
-    return msgspec.json.encode(_decode_document(answer))
+def _shown(resource: Resource, answer: bytes) -> bytes:
+    return document_json(resource, _decode_document(answer))
 
 
 def _expected_version(metadata: MetadataIn, if_match: str | None) -> str:
@@ -57,7 +57,8 @@ async def create(
     }
     path = f"{resource.path(namespace)}"
     return _shown(
-        await client.request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=body, token=identity.token)
+        resource,
+        await client.request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=body, token=identity.token),
     )
 
 
@@ -94,7 +95,8 @@ async def replace(
     stored["spec"] = spec
     path = resource.path(namespace, name)
     return _shown(
-        await client.request("PUT", path, query={"fieldManager": FIELD_MANAGER}, body=stored, token=identity.token)
+        resource,
+        await client.request("PUT", path, query={"fieldManager": FIELD_MANAGER}, body=stored, token=identity.token),
     )
 
 

@@ -1,0 +1,188 @@
+"""The REST face: who may see what, what is forwarded, and what a refusal says."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from controlplane.api.app import MAX_BODY_BYTES
+from tests.unit.api.fakes import AUDIENCE, Setup
+
+ALICE = {"Authorization": "Bearer alice-token"}
+SPEC: dict[str, Any] = {
+    "model": {"name": "tiny-random-llama", "source": "image:/models/m.gguf"},
+    "explicit": {"choices": [{"accelerator": "cpu-x86", "engine": "openvino"}]},
+}
+
+
+@pytest.fixture
+async def setup() -> Setup:
+    setup = Setup()
+    setup.cluster.users["alice-token"] = "alice"
+    return setup
+
+
+@pytest.fixture
+async def http(setup: Setup) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=setup.app(), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Authorization": "Basic eDp5"}, {"Authorization": "Bearer nobody"}, {"Authorization": "Bearer a b"}],
+)
+async def test_without_an_accepted_token_nothing_is_shown(http: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    for path in ["/v1/pools", "/v1/serving-deployments", "/v1/events", "/v1/namespaces/a/serving-deployments/x"]:
+        answer = await http.get(path, headers=headers)
+        assert answer.status_code == 401, path
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "WWW-Authenticate" in answer.headers
+
+
+async def test_a_token_for_another_audience_is_refused(setup: Setup, http: httpx.AsyncClient) -> None:
+    setup.cluster.audiences = ["somebody-else"]
+    answer = await http.get("/v1/pools", headers=ALICE)
+    assert answer.status_code == 401
+    assert setup.cluster.reviews[0] == ("TokenReview", {"token": "alice-token", "audiences": [AUDIENCE]})
+
+
+async def test_lists_show_only_namespaces_the_caller_may_list(setup: Setup, http: httpx.AsyncClient) -> None:
+    setup.put("ServingDeployment", "one", "team-a", spec=SPEC)
+    setup.put("ServingDeployment", "two", "team-b", spec=SPEC)
+    setup.cluster.allow("alice", "servingdeployments", "team-a", "list", "get")
+    everything = (await http.get("/v1/serving-deployments", headers=ALICE)).json()
+    assert [item["metadata"]["name"] for item in everything["items"]] == ["one"]
+    assert (await http.get("/v1/namespaces/team-a/serving-deployments/one", headers=ALICE)).status_code == 200
+    for path in [
+        "/v1/namespaces/team-b/serving-deployments",
+        "/v1/namespaces/team-b/serving-deployments/two",
+        "/v1/namespaces/team-b/serving-deployments/absent",
+        "/v1/namespaces/team-b/serving-deployments/two/placement",
+        "/v1/namespaces/team-b/serving-deployments/two/metrics",
+        "/v1/pools",
+    ]:
+        answer = await http.get(path, headers=ALICE)
+        assert answer.status_code == 403, path
+        assert "two" not in answer.json()["detail"]
+
+
+async def test_writes_carry_the_callers_token_and_no_other(setup: Setup, http: httpx.AsyncClient) -> None:
+    answer = await http.post(
+        "/v1/namespaces/team-a/serving-deployments",
+        headers=ALICE,
+        json={"metadata": {"name": "chat"}, "spec": SPEC},
+    )
+    assert answer.status_code == 201
+    assert answer.json()["metadata"]["name"] == "chat"
+    (write,) = setup.cluster.writes
+    assert write["token"] == "alice-token"
+    assert write["path"] == "/apis/trimtab.dev/v1alpha1/namespaces/team-a/servingdeployments"
+    # Only what the client said is written: defaults are the API server's business.
+    assert write["body"]["spec"] == SPEC
+
+
+async def test_updates_need_a_version_and_keep_what_the_client_never_saw(setup: Setup, http: httpx.AsyncClient) -> None:
+    setup.cluster.stored["chat"] = {
+        "metadata": {"name": "chat", "resourceVersion": "5", "finalizers": ["keep/me"], "managedFields": [{}]},
+        "spec": {},
+    }
+    path = "/v1/namespaces/team-a/serving-deployments/chat"
+    body = {"metadata": {"name": "chat", "labels": {"a": "b"}}, "spec": SPEC}
+    answer = await http.put(path, headers=ALICE, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (428, "VersionRequired")
+    answer = await http.put(path, headers=ALICE | {"If-Match": '"4"'}, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (409, "Conflict")
+    answer = await http.put(path, headers=ALICE | {"If-Match": '"5"'}, json=body)
+    assert answer.status_code == 200
+    sent = setup.cluster.writes[-1]["body"]["metadata"]
+    assert sent == {
+        "name": "chat",
+        "resourceVersion": "5",
+        "finalizers": ["keep/me"],
+        "labels": {"a": "b"},
+        "annotations": {},
+    }
+    other = await http.put(path, headers=ALICE | {"If-Match": "5"}, json={"metadata": {"name": "x"}, "spec": SPEC})
+    assert other.json()["code"] == "NamesDiffer"
+
+
+async def test_scale_and_delete_go_to_the_cluster_as_the_caller(setup: Setup, http: httpx.AsyncClient) -> None:
+    path = "/v1/namespaces/team-a/serving-deployments/chat"
+    assert (await http.put(path + "/scale", headers=ALICE, json={"replicas": 3})).json()["spec"] == {"replicas": 3}
+    assert (await http.put(path + "/scale", headers=ALICE, json={"replicas": -1})).status_code == 422
+    assert (await http.delete(path, headers=ALICE | {"If-Match": '"9"'})).status_code == 202
+    scale, delete = setup.cluster.writes
+    assert (scale["subresource"], scale["token"]) == ("scale", "alice-token")
+    assert (delete["resource_version"], delete["token"]) == ("9", "alice-token")
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (SPEC | {"replicas": -1}, "replicas"),
+        (SPEC | {"replica": 1}, "replica"),
+        (SPEC | {"explicit": {"choices": []}}, "choices"),
+        (SPEC | {"model": {"name": "m" * 64, "source": "image:/m"}}, "name"),
+    ],
+)
+async def test_bad_input_names_the_field(http: httpx.AsyncClient, spec: dict[str, Any], field: str) -> None:
+    body = {"metadata": {"name": "chat"}, "spec": spec}
+    answer = await http.post("/v1/namespaces/a/serving-deployments", headers=ALICE, json=body)
+    assert answer.status_code == 422
+    assert field in answer.json()["errors"][0]["field"]
+
+
+async def test_huge_bodies_are_refused_before_parsing(http: httpx.AsyncClient) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY_BYTES // 65536 + 2):
+            yield b" " * 65536
+
+    path = "/v1/namespaces/a/serving-deployments"
+    declared = await http.post(path, headers=ALICE, content=b" " * (MAX_BODY_BYTES + 1))
+    streamed = await http.post(path, headers=ALICE, content=endless())
+    assert (declared.status_code, streamed.status_code) == (413, 413)
+
+
+async def test_explain_puts_verdicts_beside_what_pools_hold(setup: Setup, http: httpx.AsyncClient) -> None:
+    now = "2026-01-01T00:00:00Z"
+    condition = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "NoMatchingFlavor",
+        "message": "m",
+        "lastTransitionTime": now,
+    }
+    choice = {"index": 0, "accelerator": "cpu-x86", "reason": "NoCapacity", "needed": 8, "free": 3, "largestBlock": 2}
+    setup.put("ServingDeployment", "chat", "a", spec=SPEC, status={"conditions": [condition], "choices": [choice]})
+    setup.put("GPUPool", "cpu", spec={"accelerator": "cpu-x86"}, status={"freeAccelerators": 3, "largestFreeBlock": 2})
+    setup.put("GPUPool", "h100", spec={"accelerator": "h100-sxm-80gb"})
+    setup.cluster.allow("alice", "servingdeployments", "a", "get")
+    path = "/v1/namespaces/a/serving-deployments/chat/placement"
+    without_pools = (await http.get(path, headers=ALICE)).json()
+    assert without_pools["reason"] == "NoMatchingFlavor"
+    assert without_pools["choices"][0]["largestBlock"] == 2
+    assert without_pools["supply"] == []
+    setup.cluster.allow("alice", "gpupools", "", "list")
+    setup.clock.advance(61)
+    with_pools = (await http.get(path, headers=ALICE)).json()
+    assert [pool["pool"] for pool in with_pools["supply"]] == ["cpu"]
+
+
+async def test_openapi_names_every_operation_and_its_problems(http: httpx.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["operationId"]
+            assert "application/problem+json" in operation["responses"]["401"]["content"], path
+    assert document["components"]["schemas"]["ServingDeploymentSpec"]["properties"]["replicas"]["description"]
+
+
+async def test_probes(setup: Setup, http: httpx.AsyncClient) -> None:
+    assert (await http.get("/healthz")).status_code == 200
+    assert (await http.get("/readyz")).status_code == 200
+    await http.get("/v1/pools", headers=ALICE)
+    page = (await http.get("/metrics")).text
+    assert 'trimtab_api_requests_total{code="403",method="GET",route="/v1/pools"}' in page
