@@ -16,6 +16,8 @@ SourceKind = Literal[
     "engine source",
     "simulator data",
     "standard",
+    "driver output",
+    "press",
     "own",
 ]
 

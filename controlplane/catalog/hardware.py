@@ -60,7 +60,7 @@ class Accelerator(Sourced):
     min_power_limit_w: float | None = None
     accelerators_per_node: int | None = None  # of the usual full node
     products: tuple[str, ...] = ()  # as device plugins, GFD labels and DRA attributes spell it
-    instance_types: tuple[str, ...] = ()  # cloud node types that carry only this accelerator
+    instance_types: tuple[str, ...] = ()  # cloud node types with only this accelerator, as shell patterns
     aiconfigurator_system: str | None = None  # name of its measured tables in aiconfigurator-core
     notes: str | None = None
 
@@ -100,8 +100,9 @@ class Nic(Sourced):
     protocol: Literal["infiniband", "roce", "efa", "tcp", "slingshot", "nvlink", "xgmi", "unknown"]
     rdma: bool | None
     line_rate_bits_per_s: float | None = None  # one port, one direction
-    resource_names: tuple[str, ...] = ()  # extended resources that device plugins give it
-    instance_types: tuple[str, ...] = ()  # cloud node types that have it
+    resource_names: tuple[str, ...] = ()  # extended resources of device plugins, as shell patterns
+    pci_ids: tuple[str, ...] = ()  # `vendor:device`, of adapters whose full rate is this class
+    instance_types: tuple[str, ...] = ()  # cloud node types that have it, as shell patterns
     notes: str | None = None
 
     @property

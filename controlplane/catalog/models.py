@@ -86,10 +86,10 @@ class ModelShape(Sourced):
     gated_attention: bool = False  # the query projection also makes an output gate of the same size
     qk_norm: Literal["head", "all"] | None = None  # one norm per head dimension, or over all heads
     attention_sinks: bool = False
-    final_norm: bool = True
     norm_biases: bool = False  # LayerNorm with bias instead of RMSNorm
     norms_per_layer: int = 2
     learned_positions: int | None = None  # size of a learned position table
+    embedding_dim: int | None = None  # where token embeddings are narrower than `hidden` and projected
     mla: Mla | None = None
     moe: Moe | None = None
     linear: LinearAttention | None = None

@@ -31,7 +31,8 @@ BYTES_PER_WEIGHT: dict[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class ParameterCount:
-    """Parameters of a model. `active` are those one token passes through (top-k experts instead of all)."""
+    """Parameters of a model. `active` are those one token is multiplied with: the top-k experts instead of all, and
+    the output matrix but not the input table, from which it only reads a row."""
 
     embedding: int
     attention: int
@@ -49,7 +50,11 @@ class ParameterCount:
 
 def count_parameters(model: ModelShape) -> ParameterCount:
     """Parameters from the shape. Multi-token-prediction heads and vision towers are not counted."""
-    embedding = model.vocab * model.hidden * (1 if model.tied_embeddings else 2)
+    width = model.embedding_dim or model.hidden
+    table = model.vocab * width
+    embedding = table * (1 if model.tied_embeddings else 2)
+    if width != model.hidden:
+        embedding += 2 * width * model.hidden
     if model.learned_positions is not None:
         embedding += model.learned_positions * model.hidden
     full = full_attention_layers(model)
@@ -57,7 +62,7 @@ def count_parameters(model: ModelShape) -> ParameterCount:
     if model.linear is not None:
         attention += (model.layers - full) * _linear_attention(model.hidden, model.linear)
     norm = model.hidden * (2 if model.norm_biases else 1)
-    norms = norm * (model.norms_per_layer * model.layers + (1 if model.final_norm else 0))
+    norms = norm * (model.norms_per_layer * model.layers + 1)
     moe_layers = 0 if model.moe is None else model.layers - model.moe.dense_layers_first
     dense = (model.layers - moe_layers) * _ffn(model.hidden, model.ffn or 0, model.gated_ffn, model.ffn_bias)
     experts = shared = active_experts = 0
@@ -73,7 +78,12 @@ def count_parameters(model: ModelShape) -> ParameterCount:
         experts=experts,
         shared_and_router=shared,
         norms=norms,
-        active=embedding + attention + dense + active_experts + shared + norms,
+        active=(embedding if model.tied_embeddings else embedding - table)
+        + attention
+        + dense
+        + active_experts
+        + shared
+        + norms,
     )
 
 
