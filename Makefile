@@ -25,6 +25,13 @@ up:  ## Start a cluster on this machine, install Trimtab, deploy the sample (KUB
 down:  ## Stop the cluster and remove every process, mount, namespace and rule it made
 	@$(PYTHON) -m devcluster down
 
+# Tests get a cluster of their own, so that a development cluster beside them is left alone.
+TEST_CLUSTER ?= test
+test: check  ## Prove it: lint, types, unit and engine tests, then the real cluster (its own; KEEP=1 leaves it running)
+	@$(BIN)/pytest -m 'not cluster'
+	@engines/openvino/run-tests.sh
+	@tests/on-cluster.sh $(TEST_CLUSTER)
+
 check: $(VENV)/.ready  ## Lint, types, import directions, generated files
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
