@@ -19,10 +19,14 @@ from operators.runtime.conditions import (
     without_finalizer,
 )
 from operators.runtime.controller import DONE, Controller, Result, TerminalError
+from operators.runtime.endpoints import Endpoints
+from operators.runtime.events import EventRecorder, Regarding
 from operators.runtime.expectations import Expectations
 from operators.runtime.fence import Fence, FenceLost
 from operators.runtime.health import ReflectorHealth
 from operators.runtime.informer import Handler, Informer
+from operators.runtime.leader import LeaderElector, LeaderTimes
+from operators.runtime.lease import KubeLeaseStore, LeaseRecord, LeaseStore
 from operators.runtime.manager import Manager
 from operators.runtime.metrics import ControllerMetrics, RuntimeMetrics
 from operators.runtime.objects import (
@@ -42,9 +46,11 @@ from operators.runtime.objects import (
     pick_labels,
     split_key,
 )
+from operators.runtime.offload import Offload, OffloadError
 from operators.runtime.projection import Projection
 from operators.runtime.reflector import Reflector
 from operators.runtime.store import Indexer, Store
+from operators.runtime.watchdog import FenceWatchdog
 from operators.runtime.workqueue import WorkQueue
 
 __all__ = [
@@ -54,20 +60,31 @@ __all__ = [
     "Condition",
     "Controller",
     "ControllerMetrics",
+    "Endpoints",
+    "EventRecorder",
     "Expectations",
     "Fence",
     "FenceLost",
+    "FenceWatchdog",
     "Handler",
     "Indexer",
     "Informer",
     "Key",
+    "KubeLeaseStore",
     "Labels",
+    "LeaderElector",
+    "LeaderTimes",
+    "LeaseRecord",
+    "LeaseStore",
     "Manager",
     "ObjectMeta",
+    "Offload",
+    "OffloadError",
     "OwnerReference",
     "Projection",
     "Reflector",
     "ReflectorHealth",
+    "Regarding",
     "Result",
     "Row",
     "RuntimeMetrics",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from controlplane.kube import Conflict, KubeError
@@ -38,6 +38,9 @@ class TerminalError(Exception):
 class Controller:
     """`reconcile(key)` for every key of its queue, level-triggered: the key may be gone, or nothing may have changed.
 
+    `seeds` gives the keys to start with, usually `informer.store.all_keys`: a standby then need not collect keys
+    for the months it waits, and a new leader looks at every object once.
+
     An exception is logged, counted and retried with back-off; it never reaches other keys or workers.
     """
 
@@ -50,6 +53,7 @@ class Controller:
         timeout_s: float = RECONCILE_TIMEOUT_S,
         queue: WorkQueue | None = None,
         metrics: ControllerMetrics | None = None,
+        seeds: Callable[[], Iterable[Key]] | None = None,
         clock: Clock | None = None,
     ) -> None:
         if workers < 1:
@@ -62,13 +66,19 @@ class Controller:
         self._metrics: ControllerMetrics = metrics or ControllerMetrics()
         self.queue = queue or WorkQueue(self._clock, observer=self._metrics)
         self._metrics.bind(self.queue, workers)
+        self._seeds = seeds
+        self._running = False
 
     def enqueue(self, key: Key) -> None:
-        """For handlers: work on `key` soon."""
-        self.queue.add(key)
+        """For handlers: work on `key` soon. Dropped before `run` when there are `seeds` to start from then."""
+        if self._running or self._seeds is None:
+            self.queue.add(key)
 
     async def run(self) -> None:
         """Work until the queue is shut down and empty; cancelling stops at once."""
+        self._running = True
+        for key in self._seeds() if self._seeds is not None else ():
+            self.queue.add(key)
         async with asyncio.TaskGroup() as group:
             for number in range(self._workers):
                 group.create_task(self._work(), name=f"{self.name}-{number}")

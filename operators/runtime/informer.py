@@ -45,6 +45,7 @@ class Informer(Generic[W, T]):
         clock: Clock | None = None,
     ) -> None:
         self.resource = resource
+        self.name = f"{resource.plural}.{resource.group}" if resource.group else resource.plural
         self.store: Store[T] = Store(indexers)
         self._decoder: Decoder[W, T] = Decoder(projection)
         self._handlers: list[Handler[T]] = []

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from operators.runtime.clock import Clock, SystemClock, Timer
 from operators.runtime.objects import Key
+from operators.runtime.token_bucket import TokenBucket
 
 BACKOFF_BASE_S = 0.005
 BACKOFF_MAX_S = 1_000.0
@@ -29,27 +30,6 @@ class QueueObserver(Protocol):
     def got(self, depth: int, queued_s: float) -> None: ...
     def done(self, worked_s: float) -> None: ...
     def retried(self) -> None: ...
-
-
-class TokenBucket:
-    """At most `rate_per_s` on average and `burst` at once, over all keys."""
-
-    def __init__(self, clock: Clock, rate_per_s: float, burst: float) -> None:
-        if rate_per_s <= 0 or burst < 1:
-            raise ValueError(f"rate_per_s={rate_per_s}, burst={burst}: must be positive, burst at least 1")
-        self._clock = clock
-        self._rate_per_s = rate_per_s
-        self._burst = burst
-        self._tokens = burst
-        self._at_s = clock.monotonic_s()
-
-    def reserve_s(self) -> float:
-        """Take one token and say how long to wait for it; the balance may go below zero."""
-        now_s = self._clock.monotonic_s()
-        self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._rate_per_s)
-        self._at_s = now_s
-        self._tokens -= 1
-        return max(0.0, -self._tokens / self._rate_per_s)
 
 
 class WorkQueue:
