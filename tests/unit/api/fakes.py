@@ -85,11 +85,11 @@ class HandClock:
 class Setup:
     """An application over a fake cluster; put objects into its caches with `put`."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_capacity: int = 50) -> None:
         self.cluster = FakeCluster()
         self.clock = HandClock()
         client = cast(KubeClient, self.cluster)
-        self.log = EventLog(capacity=50, epoch="e")
+        self.log = EventLog(log_capacity, epoch="e")
         self.cache = ClusterCache(client, self.log, "trimtab-system")
         self.authority = Authority(client, AUDIENCE, now=self.clock.now_s)
 
