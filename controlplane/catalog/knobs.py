@@ -146,11 +146,9 @@ def _nested(path: str, value: object) -> dict[str, object]:
 
 
 def _text(value: Scalar) -> str:
-    return (
-        repr(value)
-        if isinstance(value, float) and not value.is_integer()
-        else str(int(value) if isinstance(value, float) else value)
-    )
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value)
 
 
 def _number(value: Scalar) -> int:
@@ -197,9 +195,9 @@ def _limit(knob: Knob) -> str:
         return "true, false"
     if knob.type == "str":
         return "text"
-    low, high = ("-" if bound is None else f"{bound:g}" for bound in (knob.minimum, knob.maximum))
-    extra = "".join(f", or {value}" for value in knob.special)
-    return f"{low} to {high} {knob.unit}{extra}".replace(" -", "").strip()
+    low, high = ("any" if bound is None else _text(bound) for bound in (knob.minimum, knob.maximum))
+    unit = "" if knob.unit == "-" else f" {knob.unit}"
+    return f"{low} to {high}{unit}" + "".join(f", or {_text(value)}" for value in knob.special)
 
 
 def _check_rule(
