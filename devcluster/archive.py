@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import platform
 import tarfile
 
 
@@ -40,7 +41,5 @@ def _tar(members: dict[str, tuple[bytes, int]]) -> bytes:
 
 def _architecture() -> str:
     """The machine's architecture in Go's words, which image configurations use."""
-    import platform
-
     machine = platform.machine()
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)

@@ -6,10 +6,12 @@ import argparse
 import json
 import shlex
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from devcluster import build as build_programs
 from devcluster import down as removal
-from devcluster import network, plan, preflight, processes, versions
+from devcluster import imageload, images, network, plan, preflight, processes, versions
 from devcluster.cluster import Cluster
 from devcluster.errors import DevclusterError
 from devcluster.lock import exclusive
@@ -19,6 +21,7 @@ from devcluster.progress import Progress
 from devcluster.steps import Step, run_all
 from devcluster.up import cluster_steps
 
+Note = Callable[[str], None]
 DEFAULT_NODES = 2
 DEFAULT_KWOK_NODES = 300
 DEFAULT_GRACE_S = 600  # shorter periods make nodes flap while this machine is busy
@@ -136,6 +139,31 @@ def build(options: argparse.Namespace) -> None:
     progress = Progress()
     try:
         run_all([Step("programs", lambda note: build_programs.build_all(pins, note))], progress)
+    finally:
+        progress.close()
+
+
+def load_image(options: argparse.Namespace) -> None:
+    """`devcluster load-image`: names of our images are built first, anything else is an archive's path."""
+    cluster = Cluster.open(options.name)
+    pins = versions.load(cluster.plan.kubernetes_minor)
+    progress = Progress()
+
+    def one(word: str) -> Step:
+        def body(note: Note) -> str:
+            if word not in images.IMAGES:
+                for node in cluster.nodes:
+                    imageload.load_archive(node, Path(word))
+                return "imported"
+            reference = images.build(images.IMAGES[word], images.base_image(pins, note), note)
+            imageload.load([reference], cluster.nodes, note)
+            return reference
+
+        return Step(word, body)
+
+    try:
+        for word in options.images:
+            run_all([one(word)], progress)
     finally:
         progress.close()
 

@@ -6,6 +6,7 @@ steps share one live last line; elsewhere each step prints a line when it starts
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -128,8 +129,6 @@ class Progress:
 
 def _columns(out: TextIO) -> int:
     """Width of the terminal behind `out`, minus one so that the cursor never wraps."""
-    import os
-
     try:
         return max(os.get_terminal_size(out.fileno()).columns - 1, 20)
     except OSError:

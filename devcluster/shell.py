@@ -11,7 +11,7 @@ from devcluster.errors import CommandError, DevclusterError
 
 
 def run(
-    argv: Sequence[str | Path],
+    argv: Sequence[object],
     *,
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
@@ -28,6 +28,7 @@ def run(
     try:
         done = subprocess.run(
             words,
+            check=False,
             env=full_env,
             input=stdin,
             cwd=cwd,
@@ -49,7 +50,7 @@ def run(
     return done.stdout
 
 
-def succeeds(argv: Sequence[str | Path]) -> bool:
+def succeeds(argv: Sequence[object]) -> bool:
     """Whether `argv` ends with status 0; its output is dropped."""
     try:
         run(argv)

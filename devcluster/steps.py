@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures as futures
 from collections.abc import Callable, Iterable
+from concurrent import futures
 from dataclasses import dataclass
 
 from devcluster.errors import DevclusterError

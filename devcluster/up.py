@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from devcluster import credentials, fleet, network, nodes, processes
 from devcluster.archive import single_program_image
@@ -81,7 +82,7 @@ def _node_steps(cluster: Cluster, node: nodes.Node) -> list[Step]:
 
 def node_labels(name: str) -> dict[str, object]:
     """Labels that a kubelet may not give itself, among them the CPU features NFD would find."""
-    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+    with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as file:
         flags = next((set(line.split(":", 1)[1].split()) for line in file if line.startswith("flags")), set())
     labels = {"node-role.kubernetes.io/worker": ""}
     for flag, feature in {"avx2": "AVX2", "avx512f": "AVX512F", "amx_tile": "AMXTILE", "amx_bf16": "AMXBF16"}.items():
