@@ -1,0 +1,396 @@
+"""A small HTTP/1.1 server: one asyncio protocol over httptools, with every size and wait bounded.
+
+It knows nothing of models. A handler gets a parsed Request and a Responder; it may answer at once or keep the
+responder and write to it later, step by step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final, cast
+
+import httptools
+
+from trimtab_engine.errors import ApiError
+
+PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+_MAX_PIPELINED: Final = 16
+_WRITE_HIGH_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Bounds on what a client may send or take."""
+
+    max_head_bytes: int = 32 << 10
+    max_headers: int = 100
+    max_body_bytes: int = 4 << 20
+    max_connections: int = 4096
+    max_unsent_bytes: int = 8 << 20
+    head_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    idle_timeout_s: float = 75.0
+    write_stall_timeout_s: float = 60.0
+
+
+@dataclass(slots=True)
+class Request:
+    """One parsed request. Header names are lower case; a repeated header is joined with a comma."""
+
+    method: str = ""
+    target: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    keep_alive: bool = False
+    chunked_allowed: bool = True
+    received_s: float = 0.0
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.split(b"?", 1)[0].decode("latin-1")
+
+
+class Responder:
+    """Writes one response. Every method is harmless once the client has gone."""
+
+    __slots__ = ("_chunked", "_connection", "_done", "_request", "on_disconnect", "streaming")
+
+    def __init__(self, connection: Connection, request: Request) -> None:
+        self._connection = connection
+        self._request = request
+        self._chunked = False
+        self._done = False
+        self.streaming = False
+        self.on_disconnect: Callable[[], None] | None = None
+
+    def send(self, status: int, body: bytes, content_type: bytes = b"application/json", extra: bytes = b"") -> None:
+        """The whole response at once. `extra` is complete header lines."""
+        if self._done:
+            return
+        close = self._closing()
+        head = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n" % (
+            status,
+            PHRASES[status].encode(),
+            content_type,
+            len(body),
+            extra,
+            b"connection: close\r\n" if close else b"",
+        )
+        self._connection.write(head if self._request.method == "HEAD" else head + body)
+        self._finish(close)
+
+    def stream(self, first: bytes) -> None:
+        """Begin a server-sent event stream with its first bytes."""
+        if self._done:
+            return
+        self.streaming = True
+        self._chunked = self._request.chunked_allowed
+        if not self._chunked:
+            self._request.keep_alive = False
+        head = (
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+            + (b"transfer-encoding: chunked\r\n" if self._chunked else b"")
+            + (b"connection: close\r\n" if self._closing() else b"")
+            + b"\r\n"
+        )
+        self._connection.write(head + self._framed(first))
+
+    def write(self, data: bytes) -> None:
+        """More of the stream."""
+        if not self._done:
+            self._connection.write(self._framed(data))
+
+    def end(self, data: bytes = b"") -> None:
+        """The last of the stream."""
+        if self._done:
+            return
+        tail = self._framed(data) if data else b""
+        self._connection.write(tail + b"0\r\n\r\n" if self._chunked else tail)
+        self._finish(self._closing())
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+
+    def _closing(self) -> bool:
+        return not self._request.keep_alive or self._connection.server.closing_connections
+
+    def _finish(self, close: bool) -> None:
+        self._done = True
+        self.on_disconnect = None
+        self._connection.response_done(close)
+
+    def disconnected(self) -> None:
+        """The connection has gone."""
+        self._done = True
+        callback, self.on_disconnect = self.on_disconnect, None
+        if callback is not None:
+            callback()
+
+
+Handler = Callable[[Request, Responder], None]
+
+
+class Connection(asyncio.Protocol):
+    """One client connection."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self.server = server
+        self.deadline_s: float | None = None
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._request = Request()
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._headers = 0
+        self._reading_head = True
+        self._mid_request = False
+        self._queue: deque[Request] = deque()
+        self._active: Responder | None = None
+        self._refused = False
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accept, or refuse when there are too many."""
+        transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the base class
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        self.deadline_s = self.server.now() + self.server.limits.head_timeout_s
+        self.server.connections.add(self)
+        if len(self.server.connections) > self.server.limits.max_connections:
+            limit = self.server.limits.max_connections
+            self._refuse(ApiError(503, f"{limit} connections are open, the limit; retry later", "too_many_connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the handler that nobody listens any more."""
+        self.server.connections.discard(self)
+        self.deadline_s = None
+        self._transport = None
+        self._queue.clear()
+        active, self._active = self._active, None
+        if active is not None:
+            active.disconnected()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, counting header bytes."""
+        if self._refused:
+            return
+        if not self._mid_request:
+            self._mid_request = True
+            self._head_bytes = 0
+            if self._active is None:
+                self.deadline_s = self.server.now() + self.server.limits.head_timeout_s
+        if self._reading_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(ApiError(400, "protocol upgrades are not supported", "bad_http"))
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, ApiError) else ApiError(400, str(error), "bad_http"))
+        except httptools.HttpParserError as error:
+            self._refuse(ApiError(400, f"not a valid HTTP/1.1 request: {error}", "bad_http"))
+        else:
+            if self._reading_head and self._mid_request:
+                self._check_head()
+
+    def eof_received(self) -> bool:
+        """A client that closes its side has gone."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly: give it the stall timeout."""
+        self.deadline_s = self.server.now() + self.server.limits.write_stall_timeout_s
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self.deadline_s = None if self._active is not None else self.server.now() + self.server.limits.idle_timeout_s
+
+    # the parser's side
+
+    def on_message_begin(self) -> None:
+        """A new request begins."""
+        self._request = Request()
+        self._body = []
+        self._body_bytes = 0
+        self._headers = 0
+        self._reading_head = True
+        self._mid_request = True
+
+    def on_url(self, url: bytes) -> None:
+        """Part of the target."""
+        self._request.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header line."""
+        self._headers += 1
+        if self._headers > self.server.limits.max_headers:
+            limit = self.server.limits.max_headers
+            raise ApiError(431, f"more than {limit} header lines, the limit", "headers_too_large")
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1")
+        headers = self._request.headers
+        headers[key] = f"{headers[key]},{text}" if key in headers else text
+
+    def on_headers_complete(self) -> None:
+        """Check the announced size before any of the body is taken."""
+        request = self._request
+        request.method = self._parser.get_method().decode("latin-1")
+        request.keep_alive = self._parser.should_keep_alive()
+        request.chunked_allowed = self._parser.get_http_version() != "1.0"
+        self._reading_head = False
+        limit = self.server.limits.max_body_bytes
+        announced = request.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > limit:
+            raise _too_large(int(announced), limit)
+        if self._active is None:
+            self.deadline_s = self.server.now() + self.server.limits.body_timeout_s
+            if request.headers.get("expect", "").lower() == "100-continue":
+                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        """Part of the body."""
+        self._body_bytes += len(body)
+        if self._body_bytes > self.server.limits.max_body_bytes:
+            raise _too_large(self._body_bytes, self.server.limits.max_body_bytes)
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """Hand the request over, or queue it behind the one being answered."""
+        request = self._request
+        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._reading_head = True
+        self._mid_request = False
+        self._head_bytes = 0
+        if self._active is None:
+            self._dispatch(request)
+        elif len(self._queue) < _MAX_PIPELINED:
+            self._queue.append(request)
+        else:
+            raise ApiError(400, f"more than {_MAX_PIPELINED} pipelined requests", "bad_http")
+
+    # the responder's side
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes; a client that does not take them in reasonable amounts is cut off."""
+        transport = self._transport
+        if transport is None:
+            return
+        transport.write(data)
+        if transport.get_write_buffer_size() > self.server.limits.max_unsent_bytes:
+            transport.abort()
+
+    def response_done(self, close: bool) -> None:
+        """The active response is complete; go on with the next request or wait for one."""
+        self._active = None
+        if close:
+            self._queue.clear()
+            self.close()
+        elif self._queue:
+            self._dispatch(self._queue.popleft())
+        else:
+            self.deadline_s = self.server.now() + self.server.limits.idle_timeout_s
+
+    def close(self) -> None:
+        """Close after what was written has gone out."""
+        if self._transport is not None:
+            self.deadline_s = self.server.now() + self.server.limits.write_stall_timeout_s
+            self._transport.close()
+
+    @property
+    def idle(self) -> bool:
+        """No request is being answered or read."""
+        return self._active is None and not self._mid_request
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self._transport is None:
+            return
+        if self._active is None and self._mid_request and not self._refused:
+            self._refuse(ApiError(408, "the request did not arrive in time", "request_timeout"))
+        else:
+            self._transport.abort()
+
+    def _dispatch(self, request: Request) -> None:
+        self.deadline_s = None
+        request.received_s = self.server.now()
+        responder = Responder(self, request)
+        self._active = responder
+        self.server.handler(request, responder)
+
+    def _check_head(self) -> None:
+        limit = self.server.limits.max_head_bytes
+        if self._head_bytes > limit:
+            self._refuse(
+                ApiError(431, f"request line and headers are over {limit} bytes, the limit", "headers_too_large")
+            )
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer a request that could not be read, then close: the rest of the byte stream has no meaning."""
+        self._refused = True
+        self._queue.clear()
+        if self._active is not None:  # a response is under way: it cannot be followed by an orderly error
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        self.server.refused(error)
+        self._request.keep_alive = False
+        self._active = Responder(self, self._request)
+        self._active.send(error.status, self.server.error_body(error))
+
+
+def _too_large(size: int, limit: int) -> ApiError:
+    return ApiError(413, f"body: {size} bytes; the limit is {limit} (--max-body-bytes)", "body_too_large")
+
+
+class HttpServer:
+    """The connections and what they share. `closing_connections` ends every connection after its next response."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        limits: HttpLimits,
+        error_body: Callable[[ApiError], bytes],
+        refused: Callable[[ApiError], None],
+    ) -> None:
+        self.handler = handler
+        self.limits = limits
+        self.error_body = error_body
+        self.refused = refused
+        self.connections: set[Connection] = set()
+        self.closing_connections = False
+        self._loop = asyncio.get_running_loop()
+        self.now = time.monotonic  # uvloop caches its own clock per iteration, at 1 ms
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._listener: asyncio.Server | None = None
+
+    async def listen(self, host: str, port: int) -> int:
+        """Accept connections and return the port. Raises OSError when it cannot."""
+        self._listener = await self._loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+        self._sweep()
+        bound: int = self._listener.sockets[0].getsockname()[1]
+        return bound
+
+    def stop(self) -> None:
+        """Stop accepting and close every connection once its unsent bytes are out."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self.connections):
+            connection.close()
+
+    def _sweep(self) -> None:
+        now = self.now()
+        for connection in [c for c in self.connections if c.deadline_s is not None and c.deadline_s < now]:
+            connection.expire()
+        self._sweeper = self._loop.call_later(0.5, self._sweep)
