@@ -12,6 +12,7 @@ ACCELERATOR = f"{GROUP}/accelerator"  # pods: catalogue id
 ENGINE = f"{GROUP}/engine"  # pods: catalogue id of the engine
 
 UNITS = f"{GROUP}/units"  # pod annotation: accelerators (millicores for a CPU) the pod was placed with
+ENGINE_CONFIG = f"{GROUP}/engine-config"  # pod annotation: the engine's configuration file, mounted by the downward API
 CHOICE = f"{GROUP}/choice"  # pod annotation: index of the accelerator choice at creation
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
