@@ -27,26 +27,34 @@ def test_a_line_over_the_cap_is_refused(pieces):
 
 async def test_an_object_of_1_4_mib_comes_through_whole():
     big = "y" * 1_468_006
-    async with FakeApiServer() as server, KubeClient(ClusterAccess(server.url)) as kube:
-        async with kube.watch(PODS, resource_version="1") as stream:
-            server.storage.create("/v1/pods", "default", {"metadata": {"name": "a", "annotations": {"x": big}}})
-            lines = await stream.next_batch(5.0)
+    async with (
+        FakeApiServer() as server,
+        KubeClient(ClusterAccess(server.url)) as kube,
+        kube.watch(PODS, resource_version="1") as stream,
+    ):
+        server.storage.create("/v1/pods", "default", {"metadata": {"name": "a", "annotations": {"x": big}}})
+        lines = await stream.next_batch(5.0)
     assert lines is not None
     assert json.loads(lines[0])["object"]["metadata"]["annotations"]["x"] == big
 
 
 @pytest.mark.parametrize("clean", [True, False])
 async def test_the_end_of_a_watch_is_seen_clean_or_cut(clean):
-    async with FakeApiServer() as server, KubeClient(ClusterAccess(server.url)) as kube:
-        async with kube.watch(PODS, resource_version="1") as stream:
-            server.watches.end(clean=clean)
-            assert await stream.next_batch(5.0) is None
-            assert stream.cut is not clean
+    async with (
+        FakeApiServer() as server,
+        KubeClient(ClusterAccess(server.url)) as kube,
+        kube.watch(PODS, resource_version="1") as stream,
+    ):
+        server.watches.end(clean=clean)
+        assert await stream.next_batch(5.0) is None
+        assert stream.cut is not clean
 
 
 async def test_silence_is_reported():
-    async with FakeApiServer() as server, KubeClient(ClusterAccess(server.url)) as kube:
-        async with kube.watch(PODS, resource_version="1") as stream:
-            with pytest.raises(Timeout, match="silent"):
-                await stream.next_batch(0.02)
-        del server
+    async with (
+        FakeApiServer() as server,
+        KubeClient(ClusterAccess(server.url)) as kube,
+        kube.watch(PODS, resource_version="1") as stream,
+    ):
+        with pytest.raises(Timeout, match="silent"):
+            await stream.next_batch(0.02)
