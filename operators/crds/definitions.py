@@ -1,0 +1,149 @@
+"""The two definitions: names, columns, scale, and the schema with its rules."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from controlplane.model.cluster import GPUPoolSpec, GPUPoolStatus
+from controlplane.model.resource import GROUP, VERSION
+from controlplane.model.serving import ServingDeploymentSpec, ServingDeploymentStatus
+from operators.crds.rules import POOL, SERVING, Rule, install
+from operators.crds.schema import Schema, structural
+
+
+def _column(name: str, kind: str, path: str, description: str, priority: int = 0) -> Schema:
+    column = {"name": name, "type": kind, "jsonPath": path, "description": description}
+    return column | ({"priority": priority} if priority else {})
+
+
+def _root(description: str, spec: type[BaseModel], status: type[BaseModel], rules: tuple[Rule, ...]) -> Schema:
+    spec_schema, status_schema = structural(spec), _without_defaults(structural(status))
+    conditions = status_schema["properties"]["conditions"]
+    conditions |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    root: Schema = {
+        "description": description,
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": "Version of this schema."},
+            "kind": {"type": "string", "description": "Kind of this object."},
+            "metadata": {"type": "object"},
+            "spec": spec_schema,
+            "status": status_schema,
+        },
+    }
+    install(root, rules)
+    return root
+
+
+def _definition(names: Schema, scope: str, schema: Schema, columns: list[Schema], subresources: Schema) -> Schema:
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{names['plural']}.{GROUP}",
+            "labels": {"app.kubernetes.io/name": "trimtab"},
+            # Uninstalling the chart must not delete the objects users made.
+            "annotations": {"helm.sh/resource-policy": "keep"},
+        },
+        "spec": {
+            "group": GROUP,
+            "scope": scope,
+            "names": names,
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": schema},
+                    "subresources": subresources,
+                    "additionalPrinterColumns": columns,
+                }
+            ],
+        },
+    }
+
+
+def _without_defaults(node: Any) -> Any:
+    # Status says what was seen; the API server must not fill in what the controller left out.
+    if isinstance(node, dict):
+        return {key: _without_defaults(value) for key, value in node.items() if key != "default"}
+    return [_without_defaults(item) for item in node] if isinstance(node, list) else node
+
+
+_READY = '.status.conditions[?(@.type=="Ready")]'
+
+
+def gpu_pool() -> Schema:
+    """The GPUPool definition."""
+    names: Schema = {
+        "kind": "GPUPool",
+        "listKind": "GPUPoolList",
+        "plural": "gpupools",
+        "singular": "gpupool",
+        "shortNames": ["gpool"],
+        "categories": ["trimtab"],
+    }
+    columns = [
+        _column("Accelerator", "string", ".status.accelerator", "Accelerator stated or detected."),
+        _column("NIC", "string", ".status.nic", "NIC class stated or detected."),
+        _column("Nodes", "integer", ".status.nodes", "Nodes the selector matches."),
+        _column("Usable", "integer", ".status.readyNodes", "Ready, not cordoned, not quarantined."),
+        _column("Free", "integer", ".status.freeAccelerators", "Accelerators nobody requested; spares excluded."),
+        _column("Total", "integer", ".status.accelerators", "Accelerators on all nodes."),
+        _column("Ready", "string", f"{_READY}.status", "Whether placement may use the pool."),
+        _column("Reason", "string", f"{_READY}.reason", "The dominant reason."),
+        _column("Largest", "integer", ".status.largestFreeBlock", "Most free accelerators on one node.", 1),
+        _column("Quarantined", "integer", ".status.quarantinedNodes", "Nodes under quarantine.", 1),
+        _column("Spares", "integer", ".status.spareNodes", "Nodes kept free as replacements.", 1),
+        _column("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+    ]
+    schema = _root(
+        "A GPUPool names the nodes that carry one kind of accelerator and are planned as one supply.",
+        GPUPoolSpec,
+        GPUPoolStatus,
+        POOL,
+    )
+    return _definition(names, "Cluster", schema, columns, {"status": {}})
+
+
+def serving_deployment() -> Schema:
+    """The ServingDeployment definition."""
+    names: Schema = {
+        "kind": "ServingDeployment",
+        "listKind": "ServingDeploymentList",
+        "plural": "servingdeployments",
+        "singular": "servingdeployment",
+        "shortNames": ["sdep"],
+        "categories": ["trimtab", "all"],
+    }
+    columns = [
+        _column("Model", "string", ".spec.model.name", "Model served."),
+        _column("Desired", "integer", ".spec.replicas", "Replicas asked for."),
+        _column("Ready", "integer", ".status.readyReplicas", "Replicas whose engine answers."),
+        _column("Updated", "integer", ".status.updatedReplicas", "Replicas of the current revision."),
+        _column("Accelerator", "string", ".status.accelerator", "Accelerator most replicas run on."),
+        _column("Reason", "string", f"{_READY}.reason", "The dominant reason."),
+        _column("Revision", "string", ".status.revision", "Hash of what the pods are rendered from.", 1),
+        _column("URL", "string", ".status.endpoints[0].url", "Endpoint inside the cluster.", 1),
+        _column("Message", "string", f"{_READY}.message", "The reason in words.", 1),
+        _column("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+    ]
+    scale = {
+        "specReplicasPath": ".spec.replicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.selector",
+    }
+    schema = _root(
+        "A ServingDeployment is an LLM endpoint: a model, a latency promise, accelerator choices in order of preference, "
+        "a number of replicas and how they are rolled over.",
+        ServingDeploymentSpec,
+        ServingDeploymentStatus,
+        SERVING,
+    )
+    return _definition(names, "Namespaced", schema, columns, {"status": {}, "scale": scale})
+
+
+def all_definitions() -> dict[str, dict[str, Any]]:
+    """File name to definition."""
+    return {f"{GROUP}_{d['spec']['names']['plural']}.yaml": d for d in (gpu_pool(), serving_deployment())}

@@ -1,0 +1,149 @@
+"""What a schema cannot say and CEL can: one rule, one readable message, one reason.
+
+Rules guard what is wrong whatever the cluster holds. What depends on the catalogue (which heads divide, which engine
+runs where) is judged by the controller and told in the Ready condition.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+Schema = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A CEL rule at a dotted path of the schema; `[]` steps into list items, an empty path is the whole object."""
+
+    path: str
+    rule: str
+    message: str
+    field: str | None = None
+
+    def as_dict(self) -> dict[str, str]:
+        out = {"rule": self.rule, "message": self.message, "reason": "FieldValueInvalid"}
+        return out | ({"fieldPath": self.field} if self.field else {})
+
+
+# Pods are named DEPLOYMENT-REVISION-SLOT-RANK (10 + 4 + 3 characters and separators) inside the 63 of a label.
+DEPLOYMENT_NAME_MAX = 43
+
+_SOURCE = (
+    "self.source.matches('^(pvc:[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9._-]+)*"
+    "|image:(/[A-Za-z0-9._-]+)+"
+    "|hf:[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?)$')"
+)
+_RISING = "!has(self.{a}) || !has(self.{b}) || self.{a} <= self.{b}"
+_PERCENTILES = ("p50", "p90", "p95", "p99")
+
+SERVING: tuple[Rule, ...] = (
+    Rule(
+        "",
+        f"size(self.metadata.name) <= {DEPLOYMENT_NAME_MAX}",
+        f"metadata.name is too long; allowed: {DEPLOYMENT_NAME_MAX} characters, because pod names and labels are made from it",
+    ),
+    Rule(
+        "",
+        "!self.metadata.name.endsWith('-gang')",
+        "metadata.name must not end in -gang: Services of gangs are named so",
+    ),
+    Rule(
+        "",
+        "!self.metadata.name.contains('.')",
+        "metadata.name must not contain dots: it becomes the name of a Service; use dashes",
+    ),
+    Rule(
+        "spec.model",
+        _SOURCE,
+        "must be pvc:CLAIM/PATH, image:/PATH or hf:ORG/REPO[@REVISION]; host paths and URLs are not accepted",
+        ".source",
+    ),
+    Rule("spec.model", "!self.source.contains('..')", "must not contain '..': name the directory itself", ".source"),
+    *(
+        Rule(
+            f"spec.slo.{metric}",
+            _RISING.format(a=a, b=b),
+            f"{a} must not exceed {b}: a higher percentile cannot be faster",
+            f".{a}",
+        )
+        for metric in ("ttftMs", "tpotMs")
+        for index, a in enumerate(_PERCENTILES)
+        for b in _PERCENTILES[index + 1 :]
+    ),
+    *(
+        Rule(
+            f"spec.slo.{metric}",
+            " || ".join(f"has(self.{p})" for p in _PERCENTILES),
+            "name at least one percentile: p50, p90, p95 or p99, in milliseconds",
+        )
+        for metric in ("ttftMs", "tpotMs")
+    ),
+    Rule(
+        "spec.rollout",
+        "self.maxSurge > 0 || self.maxUnavailable > 0",
+        "maxSurge and maxUnavailable are both 0: no replica could ever be replaced; set one of them to 1",
+        ".maxSurge",
+    ),
+    Rule(
+        "spec.explicit.choices[]",
+        "!has(self.cpuMillicores) || self.accelerator.startsWith('cpu-')",
+        "only applies to CPU accelerators (cpu-...); remove it, GPUs are counted by the parallel degrees",
+        ".cpuMillicores",
+    ),
+    Rule(
+        "spec.explicit.choices[]",
+        "!has(self.acceleratorsPerPod) || !self.accelerator.startsWith('cpu-')",
+        "does not apply to CPU accelerators; set cpuMillicores",
+        ".acceleratorsPerPod",
+    ),
+    Rule(
+        "spec.explicit.choices[]",
+        "self.tensorParallel * self.pipelineParallel * self.dataParallel <= 1024",
+        "tensorParallel x pipelineParallel x dataParallel must not exceed 1024 accelerators for one replica",
+        ".tensorParallel",
+    ),
+    Rule(
+        "spec.explicit.choices[]",
+        "self.expertParallel <= self.tensorParallel * self.dataParallel",
+        "must not exceed tensorParallel x dataParallel: experts are spread over those ranks",
+        ".expertParallel",
+    ),
+    Rule(
+        "spec.explicit.choices[]",
+        "!has(self.pools) || self.pools.all(a, self.pools.exists_one(b, a == b))",
+        "names a pool twice",
+        ".pools",
+    ),
+    Rule(
+        "spec.explicit.choices[].nic",
+        "has(self['class']) || has(self.minPerNode)",
+        "say which class, or how many NICs each node must have",
+    ),
+)
+
+POOL: tuple[Rule, ...] = (
+    Rule("", "!self.metadata.name.contains('.')", "metadata.name must not contain dots: it becomes a label value"),
+    Rule(
+        "",
+        "size(self.metadata.name) <= 63",
+        "metadata.name is too long; allowed: 63 characters, it becomes a label value",
+    ),
+    Rule(
+        "spec.nodeSelector.matchExpressions[]",
+        "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 "
+        ": !has(self.values) || size(self.values) == 0",
+        "In and NotIn need values; Exists and DoesNotExist take none",
+        ".values",
+    ),
+)
+
+
+def install(schema: Schema, rules: tuple[Rule, ...]) -> None:
+    """Put each rule where its path points. Raises KeyError for a path the schema does not have."""
+    for rule in rules:
+        node = schema
+        for step in filter(None, rule.path.split(".")):
+            name = step.removesuffix("[]")
+            node = node["properties"][name]
+            if step.endswith("[]"):
+                node = node["items"]
+        node.setdefault("x-kubernetes-validations", []).append(rule.as_dict())

@@ -1,0 +1,115 @@
+"""From a pydantic model to a structural OpenAPI v3 schema as the API server demands it.
+
+What changes on the way: references are inlined, `null` alternatives become an absent field, titles go, free-form
+values are marked as such, objects without stated properties become maps. Anything else that the API server would
+refuse (unions, tuples) raises SchemaError: the type must be changed, not the schema bent.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+Schema = dict[str, Any]
+
+_KEPT = (
+    "description",
+    "type",
+    "format",
+    "enum",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "maxProperties",
+    "required",
+)
+# Pydantic says these for exclusive bounds; OpenAPI v3.0, which the API server speaks, has a flag beside the bound.
+_EXCLUSIVE = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
+
+
+class SchemaError(TypeError):
+    """A type that has no structural schema."""
+
+
+def structural(model: type[BaseModel]) -> Schema:
+    """The structural schema of a model, serialisation aliases as property names. Raises SchemaError."""
+    document = model.model_json_schema(by_alias=True, mode="validation")
+    return _convert(document, document.get("$defs", {}), model.__name__)
+
+
+def _convert(node: Schema, defs: dict[str, Schema], path: str) -> Schema:
+    if "$ref" in node:
+        target = defs[node["$ref"].rsplit("/", 1)[1]]
+        # A field's own description says what the type means here; the type's says what it is in general.
+        return _convert({**target, **{key: value for key, value in node.items() if key != "$ref"}}, defs, path)
+    if "anyOf" in node:
+        return _convert(_without_null(node, path), defs, path)
+    if "const" in node:
+        node = {**node, "enum": [node["const"]], "type": "string"}
+    out: Schema = {key: node[key] for key in _KEPT if key in node}
+    for theirs, ours in _EXCLUSIVE.items():
+        if theirs in node:
+            out[ours] = node[theirs]
+            out[theirs] = True
+    kind = node.get("type")
+    if kind == "object":
+        _convert_object(node, out, defs, path)
+    elif kind == "array":
+        if "items" not in node:
+            raise SchemaError(f"{path}: a list must say what it holds")
+        out["items"] = _convert(node["items"], defs, f"{path}[]")
+        out["x-kubernetes-list-type"] = "atomic"
+    elif kind is None:
+        out["x-kubernetes-preserve-unknown-fields"] = True
+    elif kind == "integer" and "format" not in out:
+        out["format"] = "int64"
+    default = node.get("default")
+    if default is not None and default not in ({}, []):
+        out["default"] = default
+    return out
+
+
+def _convert_object(node: Schema, out: Schema, defs: dict[str, Schema], path: str) -> None:
+    if "properties" in node:
+        out.pop("default", None)
+        required = node.get("required", [])
+        out["properties"] = properties = {}
+        for name, child in node["properties"].items():
+            properties[name] = converted = _convert(child, defs, f"{path}.{name}")
+            # The API server fills nested defaults only where the parent exists: such a parent defaults to empty.
+            nested = converted.get("properties", {}).values()
+            optional = name not in required and "anyOf" not in child and "required" not in converted
+            if optional and any("default" in item for item in nested):
+                converted["default"] = {}
+        return
+    names = node.get("propertyNames", {})
+    values = node.get("additionalProperties", True)
+    child = {} if values is True else _convert(values, defs, f"{path}.*")
+    if child.get("x-kubernetes-preserve-unknown-fields"):
+        out["x-kubernetes-preserve-unknown-fields"] = True
+    elif "enum" in names:
+        # A map over a closed set of keys is an object with optional properties.
+        out["properties"] = {name: {**child, "maxLength": 316} for name in names["enum"]}
+        out.pop("maxProperties", None)
+    else:
+        if child.get("type") == "string":
+            child.setdefault("maxLength", 1024)
+        out["additionalProperties"] = child
+        out.setdefault("maxProperties", 64)
+
+
+def _without_null(node: Schema, path: str) -> Schema:
+    options = [option for option in node["anyOf"] if option.get("type") != "null"]
+    rest = {key: value for key, value in node.items() if key != "anyOf"}
+    if len(options) == 1:
+        return {**options[0], **rest}
+    kinds = {option.get("type") for option in options}
+    if kinds <= {"boolean", "integer", "number", "string"}:
+        # The API server has no unions of scalars: the value stays free-form and a CEL rule limits it.
+        return {key: value for key, value in rest.items() if key == "description"}
+    if kinds <= {"string", None}:
+        return {**options[0], **rest}
+    raise SchemaError(f"{path}: the API server knows no unions ({sorted(map(str, kinds))})")
