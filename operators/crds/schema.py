@@ -79,11 +79,12 @@ def _convert_object(node: Schema, out: Schema, defs: dict[str, Schema], path: st
         out["properties"] = properties = {}
         for name, child in node["properties"].items():
             properties[name] = converted = _convert(child, defs, f"{path}.{name}")
-            # The API server fills nested defaults only where the parent exists: such a parent defaults to empty.
-            nested = converted.get("properties", {}).values()
-            optional = name not in required and "anyOf" not in child and "required" not in converted
-            if optional and any("default" in item for item in nested):
-                converted["default"] = {}
+            # The API server fills nested defaults only where the parent exists, and judges a default by the rules
+            # before filling it: an absent parent gets all of them spelt out.
+            nested = converted.get("properties", {})
+            defaults = {key: item["default"] for key, item in nested.items() if "default" in item}
+            if name not in required and "anyOf" not in child and "required" not in converted and defaults:
+                converted["default"] = defaults
         return
     names = node.get("propertyNames", {})
     values = node.get("additionalProperties", True)
