@@ -37,6 +37,7 @@ class Knob:
     default: Scalar | None = None  # None: the engine decides at start
     minimum: float | None = None
     maximum: float | None = None
+    multiple_of: int | None = None
     special: tuple[Scalar, ...] = ()  # values outside the range that have a meaning of their own
     allowed: tuple[str, ...] = ()  # empty: any text
     help: str = ""
@@ -49,10 +50,12 @@ class Rule:
 
     `needs_value`: `other` is `value`. `needs_above`: `other` is above `value`. `not_above`: `field` does not exceed
     `other`. `excludes`: `other` is not above `value`. `one_or_product`: `field` is 1 or the product of `others`.
-    `divides_product`: `field` divides the product of `others`.
+    `divides_product`: `field` divides the product of `others`. `above_sum`: `other` is above the sum of `others`.
     """
 
-    kind: Literal["needs_value", "needs_above", "not_above", "excludes", "one_or_product", "divides_product"]
+    kind: Literal[
+        "needs_value", "needs_above", "not_above", "excludes", "one_or_product", "divides_product", "above_sum"
+    ]
     field: str
     message: str
     source: str

@@ -175,6 +175,8 @@ def _check_value(knob: Knob, value: Scalar, path: str) -> InvalidSpec | None:
     too_low = knob.minimum is not None and value < knob.minimum
     if too_low or (knob.maximum is not None and value > knob.maximum):
         return InvalidSpec("out of range", field=path, value=value, limit=_limit(knob))
+    if knob.multiple_of is not None and value % knob.multiple_of:
+        return InvalidSpec("does not fit the step", field=path, value=value, limit=_limit(knob))
     return None
 
 
@@ -197,6 +199,8 @@ def _limit(knob: Knob) -> str:
         return "text"
     low, high = ("any" if bound is None else _text(bound) for bound in (knob.minimum, knob.maximum))
     unit = "" if knob.unit == "-" else f" {knob.unit}"
+    if knob.multiple_of is not None:
+        unit += f", a multiple of {knob.multiple_of}"
     return f"{low} to {high}{unit}" + "".join(f", or {_text(value)}" for value in knob.special)
 
 
@@ -238,6 +242,8 @@ def _holds(rule: Rule, value: Scalar, other: Scalar | None, others: list[Scalar 
         return other is None or _number(value) <= _number(other)
     if rule.kind == "excludes":
         return other is None or rule.value is None or _number(other) <= _number(rule.value)
+    if rule.kind == "above_sum":
+        return other is None or _number(other) > sum(_number(item) for item in others if item is not None)
     if rule.kind == "one_or_product":
         return _number(value) in (1, product)
     return product % _number(value) == 0

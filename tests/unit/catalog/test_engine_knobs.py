@@ -73,7 +73,8 @@ def values_of(knob: Knob) -> st.SearchStrategy[Any]:
         return st.sampled_from(knob.allowed) if knob.allowed else st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
     low, high = knob.minimum or 0, knob.maximum if knob.maximum is not None else 2**40
     if knob.type == "int":
-        return st.integers(int(low), int(high))
+        step = knob.multiple_of or 1
+        return st.integers(-(-int(low) // step), int(high) // step).map(lambda count: count * step)
     return st.floats(low, high, allow_nan=False)
 
 
@@ -193,13 +194,19 @@ def test_openvino_combinations() -> None:
     engine = load().engine("openvino")
     off = {"dynamicSplitFuse": False}
     (error,) = check_knobs(engine, {**off, "maxNumSeqs": 64, "maxNumBatchedTokens": 32})
-    assert "maxNumSeqs above maxNumBatchedTokens" in error.message and error.field == "knobs.maxNumSeqs"
+    assert "must not exceed maxNumBatchedTokens" in error.message and error.field == "knobs.maxNumSeqs"
     assert check_knobs(engine, {**off, "maxNumSeqs": 32, "maxNumBatchedTokens": 32}) == []
-    (error,) = check_knobs(engine, {**off, "maxNumSeqs": 300})  # above the default token budget of 256
-    assert error.field == "knobs.maxNumSeqs"
+    (error,) = check_knobs(engine, {"maxNumSeqs": 32})
+    assert "no effect with dynamicSplitFuse" in error.message
     (error,) = check_knobs(engine, {"cacheSizeGb": 1, "numKvBlocks": 64})
-    assert "KV cache" in error.message
-    assert check_knobs(engine, {"cacheSizeGb": 0, "numKvBlocks": 64}) == []
+    assert "size of the KV cache" in error.message
+    assert check_knobs(engine, {"numKvBlocks": 64}) == []
+    (error,) = check_knobs(engine, {"useCacheEviction": True, "enablePrefixCaching": True})
+    assert "exclude each other" in error.message
+    (error,) = check_knobs(engine, {"useCacheEviction": True, "cacheEvictionStartTokens": 640})
+    assert error.message.startswith("cacheEvictionMaxTokens must be above")
+    (error,) = check_knobs(engine, {"cacheEvictionStartTokens": 33})
+    assert error.limit is not None and "a multiple of 32" in error.limit
 
 
 def test_shape_rules() -> None:
