@@ -115,7 +115,7 @@ SERVING: tuple[Rule, ...] = (
     ),
     Rule(
         "spec.explicit.choices[].nic",
-        "has(self['class']) || has(self.minPerNode)",
+        "has(self.class) || has(self.minPerNode)",
         "say which class, or how many NICs each node must have",
     ),
 )
