@@ -40,6 +40,7 @@ class Knob:
     multiple_of: int | None = None
     special: tuple[Scalar, ...] = ()  # values outside the range that have a meaning of their own
     allowed: tuple[str, ...] = ()  # empty: any text
+    value_needs: Mapping[str, str] = dataclass_field(default_factory=dict)  # value -> instruction set of the CPU
     help: str = ""
 
 

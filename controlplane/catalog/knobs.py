@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controlplane.catalog.engines import Engine, Knob, Rule, Scalar
+from controlplane.catalog.hardware import Accelerator
 from controlplane.catalog.loader import unknown
 from controlplane.model.errors import InvalidSpec, TrimtabError
 
@@ -25,11 +26,13 @@ def check_knobs(
     shape: Mapping[str, Scalar] | None = None,
     *,
     field: str = "knobs",
+    accelerator: Accelerator | None = None,
 ) -> list[TrimtabError]:
     """All that is wrong with these settings: unknown names (the nearest is named), types, ranges, combinations.
 
     `shape` holds the shape fields (`tensorParallel`, ...) that rules may speak about; `field` is the path of the knobs
-    in the user's object. Empty when the engine would accept them.
+    in the user's object; `accelerator` lets values be refused that it cannot compute with. Empty when the engine would
+    accept them.
     """
     errors: list[TrimtabError] = []
     names = {knob.field: knob for knob in engine.knobs}
@@ -39,6 +42,8 @@ def check_knobs(
             errors.append(unknown(f"{engine.id} knob", name, names, field=f"{field}.{name}"))
         else:
             error = _check_value(knob, value, f"{field}.{name}")
+            if error is None and accelerator is not None:
+                error = _check_hardware(knob, value, accelerator, f"{field}.{name}")
             if error is not None:
                 errors.append(error)
     shape = shape or {}
@@ -178,6 +183,16 @@ def _check_value(knob: Knob, value: Scalar, path: str) -> InvalidSpec | None:
     if knob.multiple_of is not None and value % knob.multiple_of:
         return InvalidSpec("does not fit the step", field=path, value=value, limit=_limit(knob))
     return None
+
+
+def _check_hardware(knob: Knob, value: Scalar, accelerator: Accelerator, path: str) -> InvalidSpec | None:
+    needed = knob.value_needs.get(str(value))
+    if needed is None or accelerator.kind != "cpu" or needed in accelerator.instruction_sets:
+        return None
+    others = ", ".join(item for item in knob.allowed if item not in knob.value_needs)
+    return InvalidSpec(
+        f"{value} needs {needed}, which {accelerator.id} does not promise", field=path, value=value, limit=others
+    )
 
 
 def _has_type(knob: Knob, value: Scalar) -> bool:

@@ -209,6 +209,16 @@ def test_openvino_combinations() -> None:
     assert error.limit is not None and "a multiple of 32" in error.limit
 
 
+def test_a_precision_the_cpu_does_not_promise_is_refused() -> None:
+    engine, plain, amx = (
+        load().engine("openvino"), load().accelerator("cpu-x86"), load().accelerator("cpu-x86-amx")
+    )  # fmt: skip
+    (error,) = check_knobs(engine, {"inferencePrecision": "bf16"}, accelerator=plain)
+    assert "amx_bf16" in error.message and error.limit == "f32"
+    assert check_knobs(engine, {"inferencePrecision": "bf16"}, accelerator=amx) == []
+    assert check_knobs(engine, {"inferencePrecision": "f32"}, accelerator=plain) == []
+
+
 def test_shape_rules() -> None:
     vllm, sglang, trtllm, openvino = (load().engine(id) for id in ("vllm", "sglang", "trtllm-serve", "openvino"))
     path = "spec.explicit.choices[0].knobs"
