@@ -175,7 +175,7 @@ def _check_value(knob: Knob, value: Scalar, path: str) -> InvalidSpec | None:
         return None
     if isinstance(value, bool) or value in knob.special:
         return None
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return InvalidSpec("must be a finite number", field=path, value=str(value), limit=_limit(knob))
     too_low = knob.minimum is not None and value < knob.minimum
     if too_low or (knob.maximum is not None and value > knob.maximum):

@@ -166,6 +166,8 @@ def test_an_unknown_knob_names_the_nearest(engine: str, name: str, nearest: str)
         ("maxNumSeqs", 0, "1 to 65536 requests"),
         ("maxNumSeqs", -5, "1 to 65536 requests"),
         ("maxNumSeqs", 10**12, "1 to 65536 requests"),
+        ("maxNumSeqs", 10**400, "1 to 65536 requests"),
+        ("maxNumSeqs", float("inf"), "1 to 65536 requests"),
         ("maxNumSeqs", 1.5, "1 to 65536 requests"),
         ("maxNumSeqs", True, "1 to 65536 requests"),
         ("maxNumSeqs", "many", "1 to 65536 requests"),
