@@ -17,7 +17,7 @@ from operators.pools.facts import node_facts
 from operators.pools.lookup import Lookup
 from operators.pools.rows import NodeView, SliceView
 from operators.pools.selectors import matches, nearest_miss, requirements
-from operators.pools.usage import Usage
+from operators.pools.usage import CPU, Usage
 from operators.workloads.podview import PodView
 
 _NAMES_SHOWN = 5
@@ -164,6 +164,11 @@ class Inventory:
         """Pods of ours, and reservations, on the pool's nodes."""
         entry = self._pools.get(pool)
         return 0 if entry is None else sum(self._usage.pods_on(node) for node in entry.nodes)
+
+    def counts_cpu(self, pool: str) -> bool:
+        """Whether the pool's units are millicores."""
+        supply = self.fleet.supply(pool)
+        return supply is not None and self._lookup.resource(supply.accelerator) == CPU
 
     def overlaps(self, pool: str) -> dict[str, str]:
         """Nodes that the pool selects and another pool counts: node -> that pool."""
