@@ -26,6 +26,12 @@ def hierarchies(root: Path = ROOT) -> list[Path]:
     return [path for path in folders if (path / "cgroup.procs").exists() and not (path / "cgroup.controllers").exists()]
 
 
+def _everywhere(root: Path) -> list[Path]:
+    """All hierarchies and, beside v1 controllers, the unified one: runc makes cgroups there as well."""
+    unified = root / "unified"
+    return [*hierarchies(root), *([unified] if (unified / "cgroup.procs").exists() else [])]
+
+
 def ensure(name: str, root: Path = ROOT) -> None:
     """Create cgroup `name` (a relative path) with the controllers kubelet asks for."""
     found = hierarchies(root)
@@ -57,7 +63,7 @@ def _enable_controllers(folder: Path) -> None:
 def processes(name: str, root: Path = ROOT) -> set[int]:
     """Process ids inside cgroup `name` and everything below it."""
     found: set[int] = set()
-    for base in hierarchies(root):
+    for base in _everywhere(root):
         for file in (base / name).glob("**/cgroup.procs"):
             try:
                 found.update(int(word) for word in file.read_text(encoding="ascii").split())
@@ -75,7 +81,8 @@ def remove(name: str, root: Path = ROOT, patience_s: float = 10.0) -> None:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        if all(_delete_tree(base / name) for base in hierarchies(root)):
+        deleted = [_delete_tree(base / name) for base in _everywhere(root)]  # each hierarchy gets its turn
+        if all(deleted):
             return
         if time.monotonic() > deadline:
             raise DevclusterError(f"cgroup {name} cannot be removed: processes {sorted(processes(name, root))} stay")
@@ -84,7 +91,7 @@ def remove(name: str, root: Path = ROOT, patience_s: float = 10.0) -> None:
 
 def exists(name: str, root: Path = ROOT) -> bool:
     """Whether anything of cgroup `name` is left."""
-    return any((base / name).exists() for base in hierarchies(root))
+    return any((base / name).exists() for base in _everywhere(root))
 
 
 def _delete_tree(folder: Path) -> bool:

@@ -60,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
         help="with --kubeconfig: where that cluster pulls the images from",
     )
 
-    add("down", "Stop the cluster and remove every process, mount, namespace, cgroup and rule it made.")
+    down = add("down", "Stop the cluster and remove every process, mount, namespace, cgroup and rule it made.")
+    down.add_argument("--purge", action="store_true", help="delete the nodes' image stores in the cache too")
     status = add("status", "What runs, where it listens and how much memory it takes.")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     build = add("build", "Build the cluster's programs (and with --images the images) into the cache.")

@@ -21,6 +21,7 @@ from typing import Any
 
 from devcluster import build, components, nodes, plan, processes, versions
 from devcluster.errors import CommandError, DevclusterError
+from devcluster.kubeapi import Api
 from devcluster.network import enter
 from devcluster.plan import Plan
 from devcluster.processes import Process, Spec
@@ -72,6 +73,11 @@ class Cluster:
         arguments = ["apply", "--server-side", "--force-conflicts", f"--field-manager={FIELD_MANAGER}", "-f", "-"]
         self.kubectl(*arguments, stdin=json.dumps(listing), timeout_s=timeout_s)
 
+    def api(self) -> Api:
+        """Raw requests as the administrator."""
+        tokens = json.loads((self.plan.state / "pki" / "tokens.json").read_text(encoding="utf-8"))
+        return Api(self.plan.api_url, str(self.plan.state / "pki" / "ca.crt"), tokens["admin"])
+
     def api_ready(self, path: str = "/readyz") -> bool:
         """Whether the API server answers `path` with 200."""
         context = ssl.create_default_context(cafile=str(self.plan.state / "pki" / "ca.crt"))
@@ -98,6 +104,7 @@ class Cluster:
             components.proxy,
         )
         specs = [maker(self.plan, self.programs) for maker in makers]
+        specs.append(components.forwarder(self.plan))
         for node in self.nodes:
             specs += [nodes.containerd_spec(node), nodes.kubelet_spec(node, self.programs)]
         return {spec.name: spec for spec in specs}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from devcluster.network import enter
+from devcluster.paths import PACKAGE
 from devcluster.plan import API_PORT, CLUSTER_DOMAIN, DNS_ADDRESS, POD_CIDR, SERVICE_CIDR, Plan
 from devcluster.processes import Spec
 
 ETCD_URL = "http://127.0.0.1:2379"
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+API_SERVICE, API_SERVICE_PORT = "trimtab-api.trimtab-system", 80  # helm/
+SAMPLE_SERVICE, SAMPLE_SERVICE_PORT = "sample.default", 8000  # examples/serving-openvino.yaml
 UNTHROTTLED = ("--kube-api-qps=1000", "--kube-api-burst=1000")
 
 
@@ -134,6 +138,18 @@ def kwok(plan: Plan, programs: Path) -> Spec:
 def coredns(plan: Plan, programs: Path) -> Spec:
     """A process in the namespace rather than a pod: no image to import, up before the first node."""
     return _spec(plan, "coredns", programs / "coredns", "-conf", str(plan.state / "coredns" / "Corefile"))
+
+
+def forwarder(plan: Plan) -> Spec:
+    """Not started inside the namespace: it listens on the host first and enters by itself."""
+    targets = {
+        "kubernetes": f"{plan.cluster_address}:{API_PORT}",
+        "api": f"{API_SERVICE}.svc.{CLUSTER_DOMAIN}:{API_SERVICE_PORT}",
+        "engine": f"{SAMPLE_SERVICE}.svc.{CLUSTER_DOMAIN}:{SAMPLE_SERVICE_PORT}",
+    }
+    program = (sys.executable, "-P", str(PACKAGE / "forwarder.py"))
+    forwards = (f"{port}={targets[name]}" for name, port in plan.ports.items())
+    return Spec("forwarder", (*program, "--netns", str(plan.netns_path), "--dns", plan.cluster_address, *forwards))
 
 
 def corefile(plan: Plan) -> str:

@@ -7,25 +7,30 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from devcluster import cgroups, network, nodes, processes
+from devcluster import cgroups, containers, network, nodes, processes
 from devcluster.errors import DevclusterError
+from devcluster.paths import cache_root
 from devcluster.plan import Plan
 from devcluster.shell import succeeds
 
 CNI_RESULTS = Path("/var/lib/cni/results")
-# Nodes first, so that nothing starts pods again; the API server outlives its clients, etcd all of them.
-_ORDER = ("forward", "kubelet", "kwok", "kube-proxy", "kube-scheduler", "kube-controller-manager", "coredns")
-_LAST = ("containerd", "kube-apiserver", "etcd")
+_FIRST = ("kubelet", "kwok", "kube-", "forwarder", "coredns")  # kubelets among them, so that nothing starts pods again
+_LAST = ("containerd", "etcd")
 
 
-def remove(plan: Plan, note: Callable[[str], None]) -> None:
-    """Processes, pods, mounts, cgroups, network, files. Each part is repeatable, so an interrupted run is continued."""
+def remove(plan: Plan, note: Callable[[str], None], purge: bool = False) -> None:
+    """Processes, pods, mounts, cgroups, network, files. Each part is repeatable, so an interrupted run is continued.
+
+    The nodes' image stores stay in the cache for the next start, unless `purge`.
+    """
     note("stopping processes")
-    for group in (_ORDER, *((name,) for name in _LAST)):
-        processes.end([p for p in processes.scan(plan.state) if p.component.startswith(tuple(group)) and p.is_main])
+    _end(plan, _FIRST)
     note("stopping pods")
-    processes.end(processes.scan(plan.state), grace_s=0.5)
+    for node in nodes.all_nodes(plan):
+        containers.remove_all(node)
     cgroups.remove(plan.cgroup)
+    _end(plan, _LAST)
+    processes.end(processes.scan(plan.state), grace_s=0.5)
     note("removing mounts and network")
     unmount(plan.state)
     network.remove(plan)
@@ -33,9 +38,15 @@ def remove(plan: Plan, note: Callable[[str], None]) -> None:
         for file in CNI_RESULTS.glob(f"{nodes.cni_network(node)}-*"):
             file.unlink(missing_ok=True)
     note("removing files")
+    if purge:
+        shutil.rmtree(cache_root() / "nodes" / plan.name, ignore_errors=True)
     shutil.rmtree(plan.state, ignore_errors=True)
     if plan.state.exists():
         shutil.rmtree(plan.state)
+
+
+def _end(plan: Plan, prefixes: tuple[str, ...]) -> None:
+    processes.end([p for p in processes.scan(plan.state) if p.component.startswith(prefixes) and p.is_main])
 
 
 def unmount(state: Path) -> None:

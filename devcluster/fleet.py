@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 FAKE_ANNOTATION = {"kwok.x-k8s.io/node": "fake", "node.alpha.kubernetes.io/ttl": "0"}
 FAKE_TAINT = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
 FAKE_LABEL = "trimtab.dev/node"
+DIGEST_ANNOTATION = "trimtab.dev/fleet-digest"
 GROUP_LABEL = "trimtab.dev/fleet"
 PODS_PER_NODE = "110"
-_BATCH = 100
+FIELD_MANAGER = "trimtab-devcluster"
 
 Object = dict[str, Any]
 
@@ -163,10 +165,12 @@ def _gpu_device(node: str, number: int, labels: dict[str, str]) -> Object:
 
 def _nic_device(number: int) -> Object:
     attributes = {
-        "ifName": {"string": f"rdma{number}"},
+        "ifName": {"string": f"ibp{number}"},
         "rdma": {"bool": True},
-        "rdmaDevice": {"string": f"rdmap{number}s0"},
-        "pciVendor": {"string": "Amazon.com, Inc."},
+        "rdmaDevice": {"string": f"mlx5_{number}"},
+        "encapsulation": {"string": "infiniband"},
+        "pciVendor": {"string": "Mellanox Technologies"},
+        "pciDevice": {"string": "MT2910 Family [ConnectX-7]"},
         "numaNode": {"int": number // 4},
         "resource.kubernetes.io/pcieRoot": {"string": f"pci{number:04x}:00"},
     }
@@ -188,19 +192,29 @@ def _slice(node: str, driver: str, devices: list[Object]) -> Object:
     }
 
 
+def with_digest(node: Object) -> Object:
+    """The node, annotated with a hash over what is wanted of it."""
+    digest = hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:16]
+    node["metadata"]["annotations"][DIGEST_ANNOTATION] = digest
+    return node
+
+
 def ensure(cluster: Cluster, note: Callable[[str], None]) -> str:
     """Make the cluster's simulated nodes what fleet.toml says: create, correct and delete."""
     fleet = load()
-    nodes = node_objects(fleet, cluster.plan.kwok_nodes)
-    wanted = {node["metadata"]["name"] for node in nodes}
-    names = cluster.kubectl("get", "nodes", "-l", f"{FAKE_LABEL}=simulated", "-o", "name").split()
-    surplus = [name for name in names if name.removeprefix("node/") not in wanted]
+    nodes = [with_digest(node) for node in node_objects(fleet, cluster.plan.kwok_nodes)]
+    wanted = {node["metadata"]["name"]: node["metadata"]["annotations"][DIGEST_ANNOTATION] for node in nodes}
+    escaped = DIGEST_ANNOTATION.replace(".", "\\.")
+    template = f'{{range .items[*]}}{{.metadata.name}} {{.metadata.annotations.{escaped}}}{{"\\n"}}{{end}}'
+    listed = cluster.kubectl("get", "nodes", "-l", f"{FAKE_LABEL}=simulated", "-o", f"jsonpath={template}")
+    present = dict((line.split() + [""])[:2] for line in listed.splitlines() if line.strip())
+    surplus = sorted(present.keys() - wanted.keys())
     if surplus:
-        cluster.kubectl("delete", "--wait=false", *surplus)
-    for start in range(0, len(nodes), _BATCH):
-        cluster.apply(nodes[start : start + _BATCH])
-        note(f"{min(start + _BATCH, len(nodes))} of {len(nodes)}")
-    slices = resource_slices(fleet, nodes)
-    if slices:
-        cluster.apply(slices)
-    return f"{len(nodes)} nodes, {len(slices)} ResourceSlices"
+        cluster.kubectl("delete", "nodes", "--wait=false", *surplus)
+    changed = [node for node in nodes if present.get(node["metadata"]["name"]) != wanted[node["metadata"]["name"]]]
+    if changed:
+        api = cluster.api()
+        api.apply_all("/api/v1/nodes", changed, FIELD_MANAGER, lambda count: note(f"{count} of {len(changed)}"))
+        slices = resource_slices(fleet, nodes)
+        api.apply_all("/apis/resource.k8s.io/v1/resourceslices", slices, FIELD_MANAGER, lambda _: None)
+    return f"{len(nodes)} nodes, {len(changed)} of them written"

@@ -96,7 +96,7 @@ def down(options: argparse.Namespace) -> None:
             if found is None:
                 progress.say(f"no cluster {options.name!r} on this machine")
                 return
-            step = Step("stop", lambda note: removal.remove(found, note))
+            step = Step("stop", lambda note: removal.remove(found, note, options.purge))
             run_all([step], progress)
             left = removal.leftovers(found)
             if left:

@@ -9,7 +9,7 @@ from pathlib import Path
 from devcluster import cgroups
 from devcluster.credentials import node_name
 from devcluster.network import enter
-from devcluster.paths import write_atomic
+from devcluster.paths import cache_root, write_atomic
 from devcluster.plan import CLUSTER_DOMAIN, DNS_ADDRESS, Plan
 from devcluster.processes import Spec
 
@@ -34,6 +34,11 @@ class Node:
     def folder(self) -> Path:
         """State of this node."""
         return self.plan.state / "nodes" / self.name
+
+    @property
+    def image_store(self) -> Path:
+        """containerd's images and snapshots: in the cache, so that a cluster starts warm with its images in place."""
+        return cache_root() / "nodes" / self.plan.name / self.name
 
     @property
     def socket(self) -> Path:
@@ -70,16 +75,20 @@ def all_nodes(plan: Plan) -> list[Node]:
     return [Node(plan, index) for index in range(1, plan.real_nodes + 1)]
 
 
-def containerd_config(node: Node) -> str:
-    """containerd's own place for everything, network namespaces of pods included."""
+def containerd_config(node: Node, with_kubernetes: bool = True) -> str:
+    """containerd's own place for everything, network namespaces of pods included.
+
+    Without Kubernetes it only keeps images and containers, and takes up no pod that an earlier cluster left.
+    """
+    off = "" if with_kubernetes else '"io.containerd.grpc.v1.cri",'
     cri = 'plugins."io.containerd.grpc.v1.cri"'
     return f"""version = 2
-root = "{node.folder / "containerd"}"
+root = "{node.image_store}"
 state = "{node.folder / "run"}"
 disabled_plugins = [
     "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
     "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
-    "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
+    "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing", {off}
 ]
 
 [grpc]
@@ -192,7 +201,8 @@ def kubelet_spec(node: Node, programs: Path) -> Spec:
 
 def prepare(node: Node) -> None:
     """Write a node's files and create its cgroup; harmless to repeat."""
-    for folder in ("containerd", "run", "cni", "kubelet", "volume-plugins", "pod-logs"):
+    node.image_store.mkdir(parents=True, exist_ok=True)
+    for folder in ("run", "cni", "kubelet", "volume-plugins", "pod-logs"):
         (node.folder / folder).mkdir(parents=True, exist_ok=True)
     cgroups.ensure(node.cgroup)
     write_atomic(node.folder / "containerd.toml", containerd_config(node))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from devcluster import credentials, fleet, network, nodes, processes
+from devcluster import containers, credentials, fleet, network, nodes
 from devcluster.archive import single_program_image
 from devcluster.cluster import Cluster, wait_for
 from devcluster.components import corefile, dns_objects
 from devcluster.paths import write_atomic
-from devcluster.shell import run, succeeds
+from devcluster.shell import run
 from devcluster.steps import Step
 
 Note = Callable[[str], None]
@@ -43,6 +43,10 @@ def cluster_steps(cluster: Cluster) -> list[Step]:
         cluster.apply(dns_objects(plan))
         cluster.start("coredns")
 
+    def forwards(_: Note) -> str:
+        cluster.start("forwarder")
+        return ", ".join(f"{name} 127.0.0.1:{port}" for name, port in plan.ports.items())
+
     def simulated(note: Note) -> str:
         cluster.start("kwok")
         return fleet.ensure(cluster, note)
@@ -53,6 +57,7 @@ def cluster_steps(cluster: Cluster) -> list[Step]:
         Step("API server", api_server, ("etcd",)),
         Step("controllers", controllers, ("API server",)),
         Step("cluster DNS", dns, ("API server",)),
+        Step("forwards", forwards, ("network and credentials",)),
         Step("simulated nodes", simulated, ("controllers",)),
     ]
     for node in cluster.nodes:
@@ -63,9 +68,7 @@ def cluster_steps(cluster: Cluster) -> list[Step]:
 def _node_steps(cluster: Cluster, node: nodes.Node) -> list[Step]:
     def runtime(_: Note) -> None:
         nodes.prepare(node)
-        spec = nodes.containerd_spec(node)
-        processes.ensure(cluster.plan.state, spec)
-        wait_for(lambda: succeeds([*node.ctr(), "version"]), 60, f"containerd of {node.name}")
+        containers.start_runtime(node)
         ensure_pause_image(cluster, node)
 
     def register(_: Note) -> str:
