@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from controlplane.model.resource import Condition, ObjectMeta, Part, StatusPart
+from controlplane.model.resource import Condition, LabelKey, LabelValue, ObjectMeta, Part, StatusPart
 
 # Topology levels from broad to narrow. The names are Grove's, plus the NVLink domain, which is a rack on GB200
 # and a host on HGX boards, so it stands beside the tree rather than in it.
@@ -15,9 +15,9 @@ TopologyLevel = Literal["region", "zone", "datacenter", "block", "rack", "nvlink
 class LabelExpression(Part):
     """One requirement on node labels, as in a Kubernetes label selector."""
 
-    key: str = Field(min_length=1, max_length=316, description="Label key.")
+    key: LabelKey = Field(description="Label key.")
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="How key and values relate.")
-    values: list[str] = Field(
+    values: list[LabelValue] = Field(
         default_factory=list,
         max_length=64,
         description="Values for In and NotIn; empty for Exists and DoesNotExist.",
@@ -27,7 +27,9 @@ class LabelExpression(Part):
 class NodeSelector(Part):
     """Which nodes belong to a pool: all labels and all expressions must match. Empty selects every node."""
 
-    match_labels: dict[str, str] = Field(default_factory=dict, max_length=32, description="Labels a node must carry.")
+    match_labels: dict[str, LabelValue] = Field(
+        default_factory=dict, max_length=32, description="Labels a node must carry."
+    )
     match_expressions: list[LabelExpression] = Field(
         default_factory=list, max_length=32, description="Requirements a node's labels must meet."
     )
@@ -48,7 +50,7 @@ class PoolNic(Part):
 class PoolToleration(Part):
     """A taint that this pool's nodes carry on purpose: such nodes count as usable and pods get the toleration."""
 
-    key: str = Field(min_length=1, max_length=316, description="Taint key.")
+    key: LabelKey = Field(description="Taint key.")
     value: str | None = Field(default=None, max_length=63, description="Taint value; any value when absent.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         default=None, description="Taint effect; every effect when absent."
@@ -73,7 +75,7 @@ class GPUPoolSpec(Part):
         "labels and capacity when absent; a pool whose nodes disagree is not Ready.",
     )
     nic: PoolNic = Field(default_factory=PoolNic, description="Network facts, where detection cannot know them.")
-    topology_keys: dict[TopologyLevel, str] = Field(
+    topology_keys: dict[TopologyLevel, LabelKey] = Field(
         default_factory=dict,
         description="Node label that names a node's domain at each topology level. Well-known labels are used for levels "
         "not listed here.",

@@ -14,6 +14,9 @@ DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 LABEL_VALUE_MAX = 63
 
 DnsLabel = Annotated[str, Field(pattern=DNS_LABEL_PATTERN, min_length=1, max_length=LABEL_VALUE_MAX)]
+# A label key is PREFIX/NAME: a prefix of at most 253 characters, a name of at most 63.
+LabelKey = Annotated[str, Field(min_length=1, max_length=253 + 1 + LABEL_VALUE_MAX)]
+LabelValue = Annotated[str, Field(max_length=LABEL_VALUE_MAX)]
 
 
 class Part(BaseModel):

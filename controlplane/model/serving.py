@@ -11,6 +11,12 @@ from controlplane.model.resource import Condition, DnsLabel, ObjectMeta, Part, S
 EngineName = Literal["openvino", "vllm", "sglang", "trtllm-serve"]
 KnobValue = bool | int | float | str
 
+# The parts of spec.podTemplate as its schema tells them; what may stand inside is the renderer's to judge.
+POD_TEMPLATE_PARTS: dict[str, JsonValue] = {
+    "metadata": {"type": "object", "description": "Labels and annotations to add."},
+    "spec": {"type": "object", "description": "Pod spec fields; the engine's container is named engine."},
+}
+
 
 class ModelCache(Part):
     """Where downloaded or unpacked weights are kept between pod starts."""
@@ -22,6 +28,7 @@ class ModelCache(Part):
     )
     size_limit: str = Field(
         default="100Gi",
+        max_length=16,
         pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti)?$",
         description="Size limit of the emptyDir used when no claim is named.",
     )
@@ -38,7 +45,7 @@ class Model(Part):
     source: str = Field(
         min_length=4,
         max_length=512,
-        description="Where the weights are. pvc:CLAIM/PATH (a claim in this namespace), image:PATH (baked into the engine "
+        description="Where the weights are. pvc:CLAIM/PATH (a claim in this namespace), image:/PATH (baked into the engine "
         "image), or hf:ORG/REPO[@REVISION] (downloaded by the engine). Host paths and URLs are not accepted.",
     )
     served_name: str | None = Field(
@@ -114,7 +121,8 @@ class AcceleratorChoice(Part):
     knobs: dict[str, KnobValue] = Field(
         default_factory=dict,
         max_length=64,
-        description="Engine settings by field name, for example maxNumSeqs: 256. Unknown names are refused with the nearest known.",
+        description="Engine settings by field name, for example maxNumSeqs: 256. Values are true or false, numbers or text. "
+        "Unknown names are refused with the nearest known.",
     )
     cpu_millicores: int | None = Field(
         default=None,
@@ -135,7 +143,7 @@ class AcceleratorChoice(Part):
     image: str | None = Field(
         default=None,
         max_length=512,
-        description="Engine image. The installation's default for the engine when absent.",
+        description="Engine image, REGISTRY/NAME:TAG or @DIGEST. The installation's default for the engine when absent.",
     )
 
 
@@ -207,6 +215,7 @@ class ServingDeploymentSpec(Part):
         default_factory=dict,
         description="Strategic merge patch on the rendered pod: pull and model secrets, env, volumes such as /dev/shm, RDMA "
         "resources, tolerations, security. What the controller owns (node affinity, command, probes, ports) cannot be changed.",
+        json_schema_extra={"properties": POD_TEMPLATE_PARTS},
     )
 
 

@@ -1,5 +1,7 @@
 """The two definitions: names, columns, scale, and the schema with its rules."""
 
+import hashlib
+import json
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,6 +11,10 @@ from controlplane.model.resource import GROUP, VERSION
 from controlplane.model.serving import ServingDeploymentSpec, ServingDeploymentStatus
 from operators.crds.rules import POOL, SERVING, Rule, install
 from operators.crds.schema import Schema, structural
+
+
+# The chart compares it with what the cluster has before it upgrades (helm/templates/crd-check.yaml).
+SCHEMA_ANNOTATION = f"{GROUP}/schema"
 
 
 def _column(name: str, kind: str, path: str, description: str, priority: int = 0) -> Schema:
@@ -37,31 +43,40 @@ def _root(description: str, spec: type[BaseModel], status: type[BaseModel], rule
 
 
 def _definition(names: Schema, scope: str, schema: Schema, columns: list[Schema], subresources: Schema) -> Schema:
+    spec: Schema = {
+        "group": GROUP,
+        "scope": scope,
+        "names": names,
+        "versions": [
+            {
+                "name": VERSION,
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": schema},
+                "subresources": subresources,
+                "additionalPrinterColumns": columns,
+            }
+        ],
+    }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
             "name": f"{names['plural']}.{GROUP}",
             "labels": {"app.kubernetes.io/name": "trimtab"},
-            # Uninstalling the chart must not delete the objects users made.
-            "annotations": {"helm.sh/resource-policy": "keep"},
+            "annotations": {
+                # Deleting a definition deletes every object users made of it. Helm never deletes what lies in crds/;
+                # this tells tools that render the chart and manage the result to do the same.
+                "helm.sh/resource-policy": "keep",
+                SCHEMA_ANNOTATION: _fingerprint(spec),
+            },
         },
-        "spec": {
-            "group": GROUP,
-            "scope": scope,
-            "names": names,
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    "schema": {"openAPIV3Schema": schema},
-                    "subresources": subresources,
-                    "additionalPrinterColumns": columns,
-                }
-            ],
-        },
+        "spec": spec,
     }
+
+
+def _fingerprint(spec: Schema) -> str:
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _without_defaults(node: Any) -> Any:
@@ -118,12 +133,12 @@ def serving_deployment() -> Schema:
         "categories": ["trimtab", "all"],
     }
     columns = [
-        _column("Model", "string", ".spec.model.name", "Model served."),
         _column("Desired", "integer", ".spec.replicas", "Replicas asked for."),
         _column("Ready", "integer", ".status.readyReplicas", "Replicas whose engine answers."),
         _column("Updated", "integer", ".status.updatedReplicas", "Replicas of the current revision."),
         _column("Accelerator", "string", ".status.accelerator", "Accelerator most replicas run on."),
         _column("Reason", "string", f"{_READY}.reason", "The dominant reason."),
+        _column("Model", "string", ".spec.model.name", "Model served.", 1),
         _column("Revision", "string", ".status.revision", "Hash of what the pods are rendered from.", 1),
         _column("URL", "string", ".status.endpoints[0].url", "Endpoint inside the cluster.", 1),
         _column("Message", "string", f"{_READY}.message", "The reason in words.", 1),

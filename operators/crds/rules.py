@@ -27,13 +27,26 @@ class Rule:
 # Pods are named DEPLOYMENT-REVISION-SLOT-RANK (10 + 4 + 3 characters and separators) inside the 63 of a label.
 DEPLOYMENT_NAME_MAX = 43
 
-_SOURCE = (
-    "self.source.matches('^(pvc:[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9._-]+)*"
-    "|image:(/[A-Za-z0-9._-]+)+"
-    "|hf:[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?)$')"
+_SEGMENT = "[A-Za-z0-9_][A-Za-z0-9._+-]*"
+_PATH = f"{_SEGMENT}(/{_SEGMENT})*/?"
+_REPO_PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+SOURCE_PATTERN = (
+    f"^(pvc:[a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?(/({_PATH})?)?"
+    f"|image:/{_PATH}"
+    f"|hf:{_REPO_PART}/{_REPO_PART}(@[A-Za-z0-9][A-Za-z0-9._/-]{{0,127}})?)$"
 )
+SERVED_NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"
+IMAGE_PATTERN = "^[a-z0-9][A-Za-z0-9._:/@-]*$"
 _RISING = "!has(self.{a}) || !has(self.{b}) || self.{a} <= self.{b}"
 _PERCENTILES = ("p50", "p90", "p95", "p99")
+
+# Fields that decide where a choice can be placed, and the engine. Where these are equal the earlier choice always wins.
+_ALWAYS_SET = ("accelerator", "engine", "tensorParallel", "pipelineParallel", "dataParallel", "expertParallel")
+_OFTEN_ABSENT = ("pools", "acceleratorsPerPod", "cpuMillicores", "quantization", "nic", "topology")
+_SAME_CHOICE = " && ".join(
+    [f"a.{name} == b.{name}" for name in _ALWAYS_SET]
+    + [f"has(a.{name}) == has(b.{name}) && (!has(a.{name}) || a.{name} == b.{name})" for name in _OFTEN_ABSENT]
+)
 
 SERVING: tuple[Rule, ...] = (
     Rule(
@@ -44,20 +57,27 @@ SERVING: tuple[Rule, ...] = (
     Rule(
         "",
         "!self.metadata.name.endsWith('-gang')",
-        "metadata.name must not end in -gang: Services of gangs are named so",
+        "metadata.name must not end in -gang: the headless Services of other deployments are named so",
     ),
     Rule(
         "",
-        "!self.metadata.name.contains('.')",
-        "metadata.name must not contain dots: it becomes the name of a Service; use dashes",
+        "self.metadata.name.matches('^[a-z][-a-z0-9]*$')",
+        "metadata.name must start with a letter and hold no dots: it becomes the name of a Service",
     ),
     Rule(
         "spec.model",
-        _SOURCE,
-        "must be pvc:CLAIM/PATH, image:/PATH or hf:ORG/REPO[@REVISION]; host paths and URLs are not accepted",
+        f"self.source.matches('{SOURCE_PATTERN}')",
+        "must be pvc:CLAIM/PATH, image:/PATH or hf:ORG/REPO[@REVISION], no path segment starting with a dot; host paths "
+        "and URLs are not accepted: put the weights on a claim or into the engine image",
         ".source",
     ),
     Rule("spec.model", "!self.source.contains('..')", "must not contain '..': name the directory itself", ".source"),
+    Rule(
+        "spec.model",
+        f"!has(self.servedName) || self.servedName.matches('{SERVED_NAME_PATTERN}')",
+        "may hold letters, digits and ._:/@- and must start with a letter or digit",
+        ".servedName",
+    ),
     *(
         Rule(
             f"spec.slo.{metric}",
@@ -112,6 +132,18 @@ SERVING: tuple[Rule, ...] = (
         "!has(self.pools) || self.pools.all(a, self.pools.exists_one(b, a == b))",
         "names a pool twice",
         ".pools",
+    ),
+    Rule(
+        "spec.explicit.choices[]",
+        f"!has(self.image) || self.image.matches('{IMAGE_PATTERN}')",
+        "is no image reference; allowed: REGISTRY/NAME:TAG or REGISTRY/NAME@DIGEST",
+        ".image",
+    ),
+    Rule(
+        "spec.explicit",
+        f"self.choices.all(a, self.choices.exists_one(b, {_SAME_CHOICE}))",
+        "two choices ask for the same place with the same engine: the later one could never be used; change or remove it",
+        ".choices",
     ),
     Rule(
         "spec.explicit.choices[].nic",

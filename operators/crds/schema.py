@@ -26,6 +26,7 @@ _KEPT = (
     "maxProperties",
     "required",
 )
+_SCALAR: Schema = {"maxLength": 1024, "maxItems": 0, "maxProperties": 0}
 # Pydantic says these for exclusive bounds; OpenAPI v3.0, which the API server speaks, has a flag beside the bound.
 _EXCLUSIVE = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
 
@@ -89,12 +90,12 @@ def _convert_object(node: Schema, out: Schema, defs: dict[str, Schema], path: st
     names = node.get("propertyNames", {})
     values = node.get("additionalProperties", True)
     child = {} if values is True else _convert(values, defs, f"{path}.*")
-    if child.get("x-kubernetes-preserve-unknown-fields"):
-        out["x-kubernetes-preserve-unknown-fields"] = True
-    elif "enum" in names:
+    if "enum" in names:
         # A map over a closed set of keys is an object with optional properties.
-        out["properties"] = {name: {**child, "maxLength": 316} for name in names["enum"]}
+        out["properties"] = {name: {**child, "description": f"For {name}."} for name in names["enum"]}
         out.pop("maxProperties", None)
+    elif not child or child == {"x-kubernetes-preserve-unknown-fields": True}:
+        out["x-kubernetes-preserve-unknown-fields"] = True
     else:
         if child.get("type") == "string":
             child.setdefault("maxLength", 1024)
@@ -109,8 +110,9 @@ def _without_null(node: Schema, path: str) -> Schema:
         return {**options[0], **rest}
     kinds = {option.get("type") for option in options}
     if kinds <= {"boolean", "integer", "number", "string"}:
-        # The API server has no unions of scalars: the value stays free-form and a CEL rule limits it.
-        return {key: value for key, value in rest.items() if key == "description"}
+        # The API server has no unions of scalars and CEL cannot look into a free-form value, but limits of each kind
+        # hold for values of that kind: a scalar is what is neither a filled list nor a filled object.
+        return {key: value for key, value in rest.items() if key == "description"} | _SCALAR
     if kinds <= {"string", None}:
         return {**options[0], **rest}
     raise SchemaError(f"{path}: the API server knows no unions ({sorted(map(str, kinds))})")
