@@ -128,15 +128,12 @@ def _cpu(seen: _Node, id: str) -> str | None:
 
 
 def _devices(seen: _Node, source: Source) -> int | None:
-    if seen.lookup.resource(seen.accelerator) == "cpu":
-        return None
+    resource = seen.lookup.resource(seen.accelerator)
     whole = _whole(seen, source.key)
-    if not whole:
+    if resource is None or resource == "cpu" or not whole:
         return None
     count = sum(number for device, number in whole if not device.tainted)
-    resource = seen.lookup.resource(seen.accelerator)
-    plugin = seen.amounts.get(resource) if resource is not None else None
-    return count if plugin is None else min(count, plugin)
+    return min(count, seen.amounts.get(resource, count))
 
 
 def _resource(seen: _Node, _: Source) -> int | None:
