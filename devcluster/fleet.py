@@ -207,7 +207,7 @@ def ensure(cluster: Cluster, note: Callable[[str], None]) -> str:
     escaped = DIGEST_ANNOTATION.replace(".", "\\.")
     template = f'{{range .items[*]}}{{.metadata.name}} {{.metadata.annotations.{escaped}}}{{"\\n"}}{{end}}'
     listed = cluster.kubectl("get", "nodes", "-l", f"{FAKE_LABEL}=simulated", "-o", f"jsonpath={template}")
-    present = dict((line.split() + [""])[:2] for line in listed.splitlines() if line.strip())
+    present = dict([*line.split(), ""][:2] for line in listed.splitlines() if line.strip())
     surplus = sorted(present.keys() - wanted.keys())
     if surplus:
         cluster.kubectl("delete", "nodes", "--wait=false", *surplus)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import tempfile
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from trimtab_engine.options import EngineOptions
@@ -47,7 +53,24 @@ def build_pipeline(options: EngineOptions) -> Any:
     }
     if options.kv_cache_precision is not None:
         properties["KV_CACHE_PRECISION"] = options.kv_cache_precision
-    return genai.ContinuousBatchingPipeline(options.model, scheduler, "CPU", properties)
+    with _openable(Path(options.model)) as model:
+        return genai.ContinuousBatchingPipeline(str(model), scheduler, "CPU", properties)
+
+
+@contextmanager
+def _openable(model: Path) -> Iterator[Path]:
+    """The model, or a short-lived copy of it in the temporary folder.
+
+    GenAI's GGUF reader opens the file for reading and writing, though it writes nothing: a file of an image layer or of
+    a read-only claim cannot be opened that way by a plain user. The copy goes once the weights are loaded.
+    """
+    if model.is_dir() or os.access(model, os.W_OK):
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="trimtab-model-") as folder:
+        copy = Path(folder) / model.name
+        shutil.copyfile(model, copy)
+        yield copy
 
 
 def generation_config(submit: Submit, eos_token_id: int) -> Any:
