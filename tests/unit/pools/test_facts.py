@@ -15,7 +15,11 @@ from operators.pools.lookup import Lookup
 from operators.pools.rows import NodeView, NodeWire, SliceView, SliceWire, project_node, project_slice
 
 LOOKUP = Lookup(load())
-H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.memory": "81559", "nvidia.com/gpu.count": "8"}
+H100 = {
+    "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
+    "nvidia.com/gpu.memory": "81559",
+    "nvidia.com/gpu.count": "8",
+}
 
 
 def node(
@@ -38,7 +42,12 @@ def node(
 def resource_slice(driver: str, devices: list[dict[str, Any]], generation: int = 1, name: str = "s") -> SliceView:
     body = {
         "metadata": {"name": name},
-        "spec": {"driver": driver, "nodeName": "n1", "pool": {"name": "n1", "generation": generation}, "devices": devices},
+        "spec": {
+            "driver": driver,
+            "nodeName": "n1",
+            "pool": {"name": "n1", "generation": generation},
+            "devices": devices,
+        },
     }
     return project_slice(msgspec.json.decode(json.dumps(body), type=SliceWire))
 
@@ -107,7 +116,10 @@ def test_amd_labels() -> None:
 
 def test_the_cloud_node_type_names_accelerator_and_network() -> None:
     seen = facts(
-        node({"node.kubernetes.io/instance-type": "p5en.48xlarge"}, {"nvidia.com/gpu": "8", "vpc.amazonaws.com/efa": "16"})
+        node(
+            {"node.kubernetes.io/instance-type": "p5en.48xlarge"},
+            {"nvidia.com/gpu": "8", "vpc.amazonaws.com/efa": "16"},
+        )
     )
     assert (seen.accelerator, seen.nic_class, seen.nic_count) == ("h200-sxm-141gb", "efa-v3-200", 16)
     assert seen.sources["nic"] == "label node.kubernetes.io/instance-type"
