@@ -12,8 +12,7 @@ from controlplane.model.serving import ServingDeploymentSpec, ServingDeploymentS
 from operators.crds.rules import POOL, SERVING, Rule, install
 from operators.crds.schema import Schema, structural
 
-
-# The chart compares it with what the cluster has before it upgrades (helm/templates/crd-check.yaml).
+# The chart compares it with what the cluster has before it upgrades (helm/templates/crds.yaml).
 SCHEMA_ANNOTATION = f"{GROUP}/schema"
 
 
