@@ -24,8 +24,7 @@ REVISION_FLAGS = {"vllm": "--revision", "sglang": "--revision", "trtllm-serve": 
 # "non-zero rank nodes"); vLLM's headless ranks and MPI workers listen on nothing that speaks HTTP.
 WORKERS_ANSWER_HEALTH = frozenset({"sglang"})
 
-# vLLM, "Data Parallel Deployment": ranks of other nodes reach rank 0's coordinator here.
-_DATA_PARALLEL_RPC_PORT = 13345
+POD_IP = "POD_IP"  # variable of the engine container in gangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,7 @@ def _serve_args(launch: EngineLaunch, drain_s: int) -> list[str]:
     if launch.source.revision is not None:
         args += [REVISION_FLAGS[launch.engine.id], launch.source.revision]
     args += [words.host_flag, "0.0.0.0", words.port_flag, str(launch.engine.port)]  # noqa: S104 - a pod's own address
-    args += launch.settings.args
+    args += [_literal(text) for text in launch.settings.args]
     if launch.config and words.config_flag is not None:
         args += [words.config_flag, f"{CONFIG_FOLDER}/{CONFIG_FILE}"]
     if launch.engine.drain.timeout_flag is not None:
@@ -139,28 +138,28 @@ def _serve_args(launch: EngineLaunch, drain_s: int) -> list[str]:
     return args
 
 
+def _literal(text: str) -> str:
+    """Kubernetes replaces $(NAME) in arguments; a setting must not pull a secret variable onto the command line."""
+    return text.replace("$(", "$$(")
+
+
 def _gang_args(launch: EngineLaunch, multi: MultiNode, rank: int, gang: Gang) -> list[str]:
-    data_parallel = launch.choice.data_parallel
-    whole_ranks, cut = divmod(launch.shape.ranks_per_pod * data_parallel, launch.shape.ranks)
-    if launch.engine.id == "vllm" and data_parallel > 1 and not cut:
-        # Each pod holds whole data parallel ranks: vLLM wants them spread with its data parallel flags.
-        args = ["--data-parallel-size-local", str(whole_ranks), "--data-parallel-address", gang.leader]
-        args += ["--data-parallel-rpc-port", str(_DATA_PARALLEL_RPC_PORT)]
-        if rank > 0:
-            args += ["--data-parallel-start-rank", str(rank * whole_ranks)]
-    else:
-        args = []
-        for flag, value in (
-            (multi.node_count_flag, str(launch.shape.pods)),
-            (multi.node_rank_flag, str(rank)),
-            (
-                multi.leader_flag,
-                f"{gang.leader}:{multi.leader_port}" if multi.leader_address == "host:port" else gang.leader,
-            ),
-            (multi.leader_port_flag, str(multi.leader_port)),
-        ):
-            if flag is not None:
-                args += [flag, value]
+    """Flags by which the pods of a gang find each other. Data parallel ranks need none of their own: vLLM and SGLang
+    infer them from the node rank."""
+    leader = gang.leader
+    if multi.leader_address == "host:port":
+        leader = f"{gang.leader}:{multi.leader_port}"
+    elif rank == 0:
+        leader = f"$({POD_IP})"  # it listens here, and ZeroMQ binds to addresses, not to names
+    args: list[str] = []
+    for flag, value in (
+        (multi.node_count_flag, launch.shape.pods),
+        (multi.node_rank_flag, rank),
+        (multi.leader_flag, leader),
+        (multi.leader_port_flag, multi.leader_port),
+    ):
+        if flag is not None:
+            args += [flag, str(value)]
     return args + list(multi.worker_args) if rank > 0 else args
 
 

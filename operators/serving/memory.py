@@ -1,6 +1,8 @@
 """Whether a model and one request's KV cache fit the accelerators of a choice. A lower bound: no activations, no
 buffers, so that what is refused here cannot start."""
 
+import math
+import re
 from collections.abc import Mapping
 
 from controlplane.catalog import Accelerator, Engine, ModelShape
@@ -13,7 +15,7 @@ from controlplane.catalog.params import (
     weight_bytes_per_rank,
 )
 from controlplane.model.errors import InvalidSpec
-from controlplane.model.serving import AcceleratorChoice
+from controlplane.model.serving import AcceleratorChoice, ModelCache
 
 # The engines' quantisation words whose weight format follows from the word alone. Words that only name a file layout
 # (compressed-tensors, modelopt, quark) say nothing about bytes: unknown, so nothing is refused.
@@ -32,6 +34,8 @@ _FORMATS = {
 }
 # Engine settings that bound the share of device memory they may use, by field name.
 _SHARE_KNOBS = ("gpuMemoryUtilization", "memFractionStatic")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|Ti)?")
+_UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _FP8_CACHES = ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla")
 
 
@@ -88,6 +92,27 @@ def does_not_fit(
         value=tokens,
         limit=f"about {fits_tokens} tokens",
         hint="set maxModelLen below that, use an 8-bit KV cache (kvCacheDtype), or split the model further",
+    )
+
+
+def download_does_not_fit(cache: ModelCache, model: ModelShape) -> InvalidSpec | None:
+    """The error when a download would outgrow the emptyDir it lands in (the kubelet would evict the pod in the middle of
+    it); None with a claim, or when the checkpoint's format is unknown."""
+    format_ = weight_format(model, None)
+    if cache.claim is not None or format_ is None:
+        return None
+    size = _SIZE.fullmatch(cache.size_limit)
+    if size is None:
+        return None  # the schema refuses it
+    limit_bytes, needed_bytes = float(size[1]) * _UNITS[size[2] or ""], weight_bytes(model, format_)
+    if needed_bytes <= limit_bytes:
+        return None
+    return InvalidSpec(
+        f"{model.id} is {_gb(needed_bytes)} to download",
+        field="spec.model.cache.sizeLimit",
+        value=cache.size_limit,
+        limit=f"at least {math.ceil(needed_bytes * 1.05 / 2**30)}Gi",
+        hint="or name a claim (spec.model.cache.claim), which also spares the next pod the download",
     )
 
 

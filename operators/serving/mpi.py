@@ -41,7 +41,7 @@ exec /usr/sbin/sshd -D -e -f "$HOME/.ssh/sshd_config"
 _LEADER = (
     _PREPARE
     + f"""\
-echo "gang $(cat "$HOME/.ssh/gang.pub")" > "$HOME/.ssh/known_gang"
+{{ printf 'gang '; cat "$HOME/.ssh/gang.pub"; }} > "$HOME/.ssh/known_gang"
 cat > "$HOME/.ssh/ssh_config" <<CONFIG
 Host *
   Port {SSH_PORT}

@@ -25,7 +25,7 @@ SHM, SCRATCH = "shm", "scratch"
 OWN_VOLUMES = frozenset({"model", "cache", "engine-config", "mpi-ssh"})
 
 # Names the renderer sets on the engine container, and paths it mounts.
-OWNED_ENV = frozenset({"HOME", "HF_HOME", "VLLM_HOST_IP", "VLLM_API_KEY", "TRIMTAB_ENGINE_API_KEY"})
+OWNED_ENV = frozenset({"HOME", "USER", "HF_HOME", "POD_IP", "VLLM_HOST_IP", "VLLM_API_KEY", "TRIMTAB_API_KEY"})
 OWNED_MOUNTS = frozenset({"/model", "/cache", "/tmp", "/dev/shm", "/etc/trimtab"})  # noqa: S108 - paths inside the pod
 
 # Merge keys of the pod's lists (patchMergeKey in the core/v1 API types). Lists not named here are replaced.

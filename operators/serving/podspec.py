@@ -9,7 +9,7 @@ from controlplane.catalog import Accelerator, ModelShape
 from controlplane.model import labels
 from controlplane.model.serving import ServingDeployment
 from operators.serving import mpi
-from operators.serving.launch import CONFIG_FILE, CONFIG_FOLDER, REVISION_FLAGS, EngineLaunch
+from operators.serving.launch import CONFIG_FILE, CONFIG_FOLDER, POD_IP, REVISION_FLAGS, EngineLaunch
 from operators.serving.memory import host_memory_bytes
 from operators.serving.names import mpi_secret_name
 from operators.serving.overlay import ENGINE_CONTAINER, SCRATCH, SHM
@@ -96,22 +96,29 @@ def _volumes(
     if launch.config:
         item = {"path": CONFIG_FILE, "fieldRef": {"fieldPath": f"metadata.annotations['{labels.ENGINE_CONFIG}']"}}
         add("engine-config", {"downwardAPI": {"items": [item]}}, CONFIG_FOLDER, read_only=True)
-    if launch.shape.pods > 1 and launch.engine.multi_node is not None and launch.engine.multi_node.style == "mpi":
+    if launch.shape.pods > 1 and _by_mpi(launch):
         secret = {"secret": {"secretName": mpi_secret_name(deployment.metadata.name), "defaultMode": 0o440}}
         add("mpi-ssh", secret, mpi.KEY_FOLDER, read_only=True)
     return volumes, mounts
 
 
+def _by_mpi(launch: EngineLaunch) -> bool:
+    return launch.engine.multi_node is not None and launch.engine.multi_node.style == "mpi"
+
+
 def _environment(deployment: ServingDeployment, launch: EngineLaunch) -> list[dict[str, Any]]:
-    env: list[dict[str, Any]] = [{"name": "HOME", "value": SCRATCH_FOLDER}]  # the uid has no home in most images
+    # Most images know no user of this uid: without these two, compile caches find neither home nor user name.
+    env: list[dict[str, Any]] = [{"name": "HOME", "value": SCRATCH_FOLDER}, {"name": "USER", "value": "engine"}]
     if uses_cache(deployment, launch):
         env.append({"name": "HF_HOME", "value": f"{CACHE_FOLDER}/huggingface"})
     if launch.source.scheme != "hf" and launch.engine.id in REVISION_FLAGS:
         env.append({"name": "HF_HUB_OFFLINE", "value": "1"})
+    if launch.shape.pods > 1 and not _by_mpi(launch):
+        env.append({"name": POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
     if launch.engine.id == "vllm":
         env.append({"name": "VLLM_NO_USAGE_STATS", "value": "1"})
         if launch.shape.pods > 1:
-            env.append({"name": "VLLM_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
+            env.append({"name": "VLLM_HOST_IP", "value": f"$({POD_IP})"})
     key = deployment.spec.api_key_secret
     if key is not None and launch.engine.launch.api_key_env is not None:
         reference = {"secretKeyRef": {"name": key.name, "key": key.key}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -14,7 +13,7 @@ from controlplane.model.errors import InvalidSpec, TrimtabError, UnknownName, Un
 from controlplane.model.serving import AcceleratorChoice, LatencyTarget, ServingDeployment
 from operators.serving import source as sources
 from operators.serving.launch import REVISION_FLAGS, shape_fields, why_no_data_parallel
-from operators.serving.memory import does_not_fit
+from operators.serving.memory import does_not_fit, download_does_not_fit
 from operators.serving.names import GANG_SUFFIX, NAME_MAX
 from operators.serving.overlay import check_template
 from operators.serving.render import RenderSettings, choice_image, no_image
@@ -22,8 +21,6 @@ from operators.serving.shape import ranks_of, resolve
 from operators.serving.source import Source
 
 T = TypeVar("T")
-_SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
-_IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/@-]*")
 
 
 def validate(
@@ -42,15 +39,10 @@ def validate(
         source = sources.parse(spec.model.source)
     except InvalidSpec as error:
         errors.append(error)
-    if spec.model.served_name is not None and _SERVED_NAME.fullmatch(spec.model.served_name) is None:
-        errors.append(
-            InvalidSpec(
-                "not a model name",
-                field="spec.model.servedName",
-                value=spec.model.served_name,
-                limit="letters, digits and ._:/@-, starting with a letter or digit",
-            )
-        )
+    if source is not None and source.scheme == "hf" and model is not None:
+        too_big = download_does_not_fit(spec.model.cache, model)
+        if too_big is not None:
+            errors.append(too_big)
     errors += _check_slo(spec.slo.ttft_ms, "spec.slo.ttftMs") + _check_slo(spec.slo.tpot_ms, "spec.slo.tpotMs")
     if spec.rollout.max_surge == 0 and spec.rollout.max_unavailable == 0:
         errors.append(
@@ -159,15 +151,8 @@ def _check_names_of_choice(choice: AcceleratorChoice, catalog: Catalog, path: st
     if choice.nic is not None and choice.nic.nic_class is not None:
         _find(catalog.nics, "NIC class", choice.nic.nic_class, f"{path}.nic.class", errors)
     if len(set(choice.pools)) < len(choice.pools):
-        errors.append(InvalidSpec("a pool is listed twice", field=f"{path}.pools", value=list(choice.pools)))
-    if choice.image is not None and _IMAGE.fullmatch(choice.image) is None:
         errors.append(
-            InvalidSpec(
-                "not an image reference",
-                field=f"{path}.image",
-                value=choice.image,
-                limit="REGISTRY/NAME:TAG or @DIGEST",
-            )
+            InvalidSpec("a pool is listed twice", field=f"{path}.pools", value=list(choice.pools), hint="list it once")
         )
 
 
@@ -185,7 +170,8 @@ def _check_engine(
         errors.append(
             Unsupported(why_not, field=f"{path}.engine", value=engine.id, hint="choose another engine or accelerator")
         )
-    errors += check_knobs(engine, choice.knobs, shape_fields(engine, choice), field=f"{path}.knobs")
+    settings = shape_fields(engine, choice)
+    errors += check_knobs(engine, choice.knobs, settings, field=f"{path}.knobs", accelerator=accelerator)
     quantization = choice.quantization
     if quantization is not None and quantization not in engine.quantizations:
         errors.append(
