@@ -84,8 +84,8 @@ class HttpConnection(asyncio.Protocol):
             await self._wait()
         return self.status
 
-    async def read_some(self) -> bytes | None:
-        """What has arrived since the last call, at least one byte; None once the answer has ended or was cut."""
+    async def read_pieces(self) -> list[bytes] | None:
+        """What has arrived since the last call, as it came; None once the answer has ended or was cut."""
         while not self._chunks:
             if self._complete or self._error is not None:
                 error = self._error
@@ -93,17 +93,19 @@ class HttpConnection(asyncio.Protocol):
                     raise error
                 return None
             await self._wait(raise_on_cut=False)
-        return self._take()
+        pieces = self._chunks
+        self._drained()
+        return pieces
 
     async def read_rest(self) -> bytes:
         """The remaining body of a stream that turned out to be a short answer."""
         parts: list[bytes] = []
         size = 0
-        while (piece := await self.read_some()) is not None:
-            size += len(piece)
+        while (pieces := await self.read_pieces()) is not None:
+            size += sum(map(len, pieces))
             if size > self._max_response_bytes:
                 raise self._too_large()
-            parts.append(piece)
+            parts += pieces
         return b"".join(parts)
 
     @property
@@ -149,13 +151,15 @@ class HttpConnection(asyncio.Protocol):
 
     def _take(self) -> bytes:
         chunks = self._chunks
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._drained()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _drained(self) -> None:
         self._chunks = []
         self._buffered_bytes = 0
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-        return data
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:

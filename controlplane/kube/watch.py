@@ -19,24 +19,32 @@ class LineSplitter:
         self._rest: list[bytes] = []
         self._rest_bytes = 0
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        """The lines completed by `piece`, without their newline. Raises ResponseTooLarge."""
-        lines = piece.split(b"\n")
-        last = lines.pop()
-        if lines:
-            if self._rest:
-                self._rest.append(lines[0])
-                lines[0] = b"".join(self._rest)
-                self._rest.clear()
-                self._rest_bytes = 0
-            if len(lines[0]) > self._max_line_bytes:
-                raise self._too_long()
-        if last:
-            self._rest.append(last)
-            self._rest_bytes += len(last)
-            if self._rest_bytes > self._max_line_bytes:
-                raise self._too_long()
-        return [line for line in lines if line]
+    def feed(self, pieces: list[bytes]) -> list[bytes]:
+        """The lines completed by `pieces`; a newline may remain at a line's end. Raises ResponseTooLarge."""
+        out: list[bytes] = []
+        for piece in pieces:
+            # The API server sends each event as one HTTP chunk, so most pieces are exactly one line: not copied.
+            if not self._rest and piece.find(b"\n") == len(piece) - 1 and len(piece) <= self._max_line_bytes:
+                if len(piece) > 1:
+                    out.append(piece)
+                continue
+            lines = piece.split(b"\n")
+            last = lines.pop()
+            if lines:
+                if self._rest:
+                    self._rest.append(lines[0])
+                    lines[0] = b"".join(self._rest)
+                    self._rest.clear()
+                    self._rest_bytes = 0
+                if len(lines[0]) > self._max_line_bytes:
+                    raise self._too_long()
+                out += filter(None, lines)
+            if last:
+                self._rest.append(last)
+                self._rest_bytes += len(last)
+                if self._rest_bytes > self._max_line_bytes:
+                    raise self._too_long()
+        return out
 
     def _too_long(self) -> ResponseTooLarge:
         return ResponseTooLarge(200, "ResponseTooLarge", f"one event of the watch exceeds {self._max_line_bytes} bytes")
@@ -59,11 +67,11 @@ class WatchStream:
         while True:
             try:
                 async with asyncio.timeout(inactivity_timeout_s):
-                    piece = await self._connection.read_some()
+                    pieces = await self._connection.read_pieces()
             except TimeoutError as error:
                 raise Timeout(0, "Timeout", f"the watch was silent for {inactivity_timeout_s:g} s") from error
-            if piece is None:
+            if pieces is None:
                 return None
-            lines = self._splitter.feed(piece)
+            lines = self._splitter.feed(pieces)
             if lines:
                 return lines

@@ -107,7 +107,7 @@ class Informer(Generic[W, T]):
             return cached
         if cached is not None and not _newer(row.resource_version, cached.resource_version):
             return cached
-        self.store.put(row)
+        self.store.put(key, row)
         self._unconfirmed.add(key)
         return row
 
@@ -122,7 +122,7 @@ class Informer(Generic[W, T]):
         if listed and self._seen is not None:
             self._seen.add(key)
         if old is None:
-            self.store.put(row)
+            self.store.put(key, row)
             self._emit(None, row)
             return
         if old.uid != row.uid:
@@ -131,7 +131,7 @@ class Informer(Generic[W, T]):
             self._unconfirmed.discard(key)
             self.store.remove(key)
             self._emit(old, None)
-            self.store.put(row)
+            self.store.put(key, row)
             self._emit(None, row)
             return
         if old.resource_version == row.resource_version:
@@ -145,7 +145,7 @@ class Informer(Generic[W, T]):
             self._emit(old, old)  # somebody else's change, older than the answer that already includes it
             return
         self._unconfirmed.discard(key)
-        self.store.put(row)
+        self.store.put(key, row)
         self._emit(old, row)
 
     def deleted(self, row: T) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -15,6 +14,7 @@ from operators.runtime.fence import Fence
 from operators.runtime.informer import Informer
 from operators.runtime.informer_metrics import InformerCollector
 from operators.runtime.leader import LeaderElector
+from operators.runtime.memory import settle_memory
 from operators.runtime.metrics import RuntimeMetrics
 from operators.runtime.offload import Offload
 from operators.runtime.watchdog import FenceWatchdog
@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 
 # Within Kubernetes' default terminationGracePeriodSeconds of 30, with time left to release the lease.
 STOP_GRACE_S = 20.0
-# Cached rows are invisible to the collector; what remains is small and short-lived, so collect rarely.
-_GC_THRESHOLDS = (50_000, 20, 50)
 
 
 class Manager:
@@ -89,7 +87,7 @@ class Manager:
         try:
             if not await self._or_stop(self._synced()):
                 return
-            tune_garbage_collection()
+            settle_memory()
             if self._elector is None:
                 self.fence.extend_to(float("inf"))
             else:
@@ -163,13 +161,6 @@ class Manager:
             if not informer.synced
         ]
         return self._unhealthy() or ("; ".join(waiting) or None)
-
-
-def tune_garbage_collection() -> None:
-    """After the caches are filled: move what lives for ever out of the collector's sight."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 async def _end(tasks: list[Any]) -> None:

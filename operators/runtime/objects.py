@@ -83,7 +83,10 @@ def split_key(key: Key) -> tuple[str, str]:
 
 def controller_of(owners: Iterable[OwnerReference]) -> OwnerReference | None:
     """The owner that controls the object, of which the API server allows one."""
-    return next((owner for owner in owners if owner.controller), None)
+    for owner in owners:
+        if owner.controller:
+            return owner
+    return None
 
 
 intern = sys.intern
@@ -96,19 +99,35 @@ _LABEL_TABLE_LIMIT = 100_000
 def intern_labels(labels: Mapping[str, str]) -> Labels:
     """Sorted, interned pairs; objects with equal labels share the tuple. For labels many objects have in common:
     pick those with `pick_labels` first when some value is unique to each object."""
-    pairs = tuple(sorted((intern(key), intern(value)) for key, value in labels.items()))
-    known = _label_table.get(pairs)
+    if not labels:
+        return ()
+    # The table is asked with the pairs as they came: objects of one template come in one order, and hit here.
+    as_given = tuple(labels.items())
+    known = _label_table.get(as_given)
     if known is not None:
         return known
+    pairs = tuple(sorted([(intern(key), intern(value)) for key, value in as_given]))
     if len(_label_table) >= _LABEL_TABLE_LIMIT:
         _label_table.clear()  # rows keep their tuples; only future sharing starts anew
-    _label_table[pairs] = pairs
-    return pairs
+    shared = _label_table.setdefault(pairs, pairs)
+    _label_table[as_given] = shared
+    return shared
 
 
-def pick_labels(labels: Mapping[str, str], keys: Iterable[str]) -> Labels:
+_picked_table: dict[tuple[tuple[str, ...], tuple[str | None, ...]], Labels] = {}
+
+
+def pick_labels(labels: Mapping[str, str], keys: tuple[str, ...]) -> Labels:
     """Only the named labels, interned; what a selector never asks for need not be kept."""
-    return intern_labels({key: labels[key] for key in keys if key in labels})
+    picked = (keys, tuple(map(labels.get, keys)))
+    known = _picked_table.get(picked)
+    if known is not None:
+        return known
+    if len(_picked_table) >= _LABEL_TABLE_LIMIT:
+        _picked_table.clear()
+    pairs = sorted((intern(key), intern(value)) for key, value in zip(*picked, strict=True) if value is not None)
+    shared = _picked_table[picked] = tuple(pairs)
+    return shared
 
 
 def label(labels: Labels, key: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from operators.runtime.objects import Cached, Key, key_of
+from operators.runtime.objects import Cached, Key
 
 T = TypeVar("T", bound=Cached)
 Indexer = Callable[[T], Iterable[str]]
@@ -54,9 +54,8 @@ class Store(Generic[T]):
         """Every value that leads to at least one row. Raises KeyError for an undeclared index."""
         return list(self._indexes[index])
 
-    def put(self, row: T) -> T | None:
-        """Insert or replace; returns what was there."""
-        key = key_of(row.namespace, row.name)
+    def put(self, key: Key, row: T) -> T | None:
+        """Insert or replace the row of `key`; returns what was there."""
         old = self._rows.get(key)
         self._rows[key] = row
         for name, indexer in self._indexers.items():
