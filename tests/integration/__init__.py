@@ -1,0 +1,1 @@
+"""Tests on real parts: the development cluster's API server, kubelets and engines."""
