@@ -20,7 +20,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 .venv: $(VENV)/.ready
 
 up:  ## Start a cluster on this machine, install Trimtab, deploy the sample (KUBECONFIG= REGISTRY= for your own cluster)
-	@$(PYTHON) -m devcluster up $(if $(KUBECONFIG),--kubeconfig $(KUBECONFIG)) $(if $(REGISTRY),--registry $(REGISTRY))
+	@# KUBECONFIG counts only when given to make: an exported one must not send a plain `make up` to some other cluster.
+	@$(PYTHON) -m devcluster up $(if $(filter command,$(origin KUBECONFIG)),--kubeconfig $(KUBECONFIG)) $(if $(REGISTRY),--registry $(REGISTRY))
 
 down:  ## Stop the cluster and remove every process, mount, namespace and rule it made
 	@$(PYTHON) -m devcluster down

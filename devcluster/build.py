@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,16 +49,17 @@ def binary_dir(versions: Versions) -> Path:
     return cache_root() / "bin" / versions.cache_key()
 
 
-def missing(versions: Versions) -> list[Program]:
-    """Programs not built yet."""
+def missing(versions: Versions, names: Collection[str] | None = None) -> list[Program]:
+    """Programs not built yet, among `names` when given."""
     folder = binary_dir(versions)
-    return [program for program in PROGRAMS if not (folder / program.name).is_file()]
+    wanted = [program for program in PROGRAMS if names is None or program.name in names]
+    return [program for program in wanted if not (folder / program.name).is_file()]
 
 
-def build_all(versions: Versions, note: Callable[[str], None]) -> str:
+def build_all(versions: Versions, note: Callable[[str], None], names: Collection[str] | None = None) -> str:
     """Build whatever is missing; safe to interrupt and to run twice at once. Returns a line for the reader."""
     with _lock(versions):
-        todo = missing(versions)
+        todo = missing(versions, names)
         if not todo:
             return "all programs in the cache"
         go = find_go(versions, note)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from devcluster import lifecycle, plan
 from devcluster.errors import DevclusterError
@@ -20,6 +19,19 @@ EXAMPLES = """examples:
   eval "$(python3 -m devcluster env)"               KUBECONFIG and PATH for kubectl and helm
   python3 -m devcluster down                        stop and remove everything
 """
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "up": lifecycle.up,
+    "down": lifecycle.down,
+    "preflight": lifecycle.check_host,
+    "status": lifecycle.status,
+    "build": lifecycle.build,
+    "nodes": lifecycle.nodes,
+    "load-image": lifecycle.load_image,
+    "logs": lifecycle.logs,
+    "env": lifecycle.env,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="with --kubeconfig: where that cluster pulls the images from",
     )
 
+    add("preflight", "Say whether this machine can run a cluster, and what it lacks.")
     down = add("down", "Stop the cluster and remove every process, mount, namespace, cgroup and rule it made.")
     down.add_argument("--purge", action="store_true", help="delete the nodes' image stores in the cache too")
     status = add("status", "What runs, where it listens and how much memory it takes.")
@@ -84,15 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         plan.check_name(options.name)
-        return int(getattr(lifecycle, options.command.replace("-", "_"))(options) or 0)
+        return int(COMMANDS[options.command](options) or 0)
     except DevclusterError as error:
         print(f"devcluster: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndevcluster: interrupted; run the same command again to go on, or `make down`", file=sys.stderr)
         return 130
-
-
-def as_json(value: object) -> str:
-    """One JSON document."""
-    return json.dumps(value, indent=1, default=str)

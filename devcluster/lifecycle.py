@@ -11,11 +11,11 @@ from pathlib import Path
 
 from devcluster import build as build_programs
 from devcluster import down as removal
-from devcluster import imageload, images, network, plan, preflight, processes, versions
+from devcluster import external, imageload, images, install, network, plan, preflight, processes, versions
 from devcluster.cluster import Cluster
 from devcluster.errors import DevclusterError
 from devcluster.lock import exclusive
-from devcluster.paths import STATE_ROOT, write_atomic
+from devcluster.paths import STATE_ROOT, cache_root, write_atomic
 from devcluster.plan import Plan
 from devcluster.progress import Progress
 from devcluster.steps import Step, run_all
@@ -54,36 +54,76 @@ def make_plan(options: argparse.Namespace) -> Plan:
 
 def up(options: argparse.Namespace) -> None:
     """`devcluster up`."""
+    if options.kubeconfig is not None or options.registry is not None:
+        external.up(options.kubeconfig, options.registry)
+        return
     preflight.require_host(STATE_ROOT)
     progress = Progress()
-    started = time.time()
     try:
         with exclusive(options.name):
-            with exclusive("plans"):
-                wanted = make_plan(options)
-                plan.save(wanted)
-            pins = versions.load(wanted.kubernetes_minor)
-            cluster = Cluster(wanted, build_programs.binary_dir(pins))
-            missing = build_programs.missing(pins)
-            about = f"about {COLD_S // 60} minutes" if missing else f"less than {WARM_S} s"
-            progress.say(
-                f"Kubernetes {pins.kubernetes} as cluster {wanted.name!r}: {wanted.real_nodes} real and "
-                f"{wanted.kwok_nodes} simulated nodes. This takes {about}"
-                + (", because its programs are compiled once." if missing else ".")
-            )
-            first = [
-                Step("packages", lambda note: preflight.install_packages(pins, note)),
-                Step("programs", lambda note: build_programs.build_all(pins, note), ("packages",)),
-            ]
-            run_all([*first, *cluster_steps(cluster)], progress)
-            record = {"started_unix_s": started, "total_s": round(progress.elapsed_s(), 2)}
-            record["phases_s"] = progress.durations_s()  # type: ignore[assignment]
-            write_atomic(wanted.state / "timing.json", json.dumps(record, indent=1) + "\n")
-            progress.say(
-                f"cluster {wanted.name} is up after {progress.elapsed_s():.0f} s: KUBECONFIG={wanted.kubeconfig}"
-            )
+            _up(options, progress)
     finally:
         progress.close()
+
+
+def _up(options: argparse.Namespace, progress: Progress) -> None:
+    started_s = time.time()
+    with exclusive("plans", wait=True):  # two clusters must not choose the same link or port
+        wanted = make_plan(options)
+        plan.save(wanted)
+    pins = versions.load(wanted.kubernetes_minor)
+    cluster = Cluster(wanted, build_programs.binary_dir(pins))
+    progress.say(announcement(wanted, pins, bool(build_programs.missing(pins)), not options.no_install))
+    todo = [
+        Step("packages", lambda note: preflight.install_packages(pins, note)),
+        Step("programs", lambda note: build_programs.build_all(pins, note), ("packages",)),
+        *cluster_steps(cluster),
+    ]
+    if not options.no_install:
+        todo += install.steps(cluster, pins)
+    try:
+        run_all(todo, progress)
+        outcome = "up"
+    except BaseException:
+        outcome = "failed"
+        raise
+    finally:
+        record = {
+            "outcome": outcome,
+            "started_unix_s": round(started_s, 1),
+            "total_s": round(progress.elapsed_s(), 2),
+            "phases_s": progress.durations_s(),
+        }
+        write_atomic(wanted.state / "timing.json", json.dumps(record, indent=1) + "\n")
+    progress.say(f"cluster {wanted.name} is up after {progress.elapsed_s():.0f} s: KUBECONFIG={wanted.kubeconfig}")
+    if not options.no_install:
+        progress.say(install.things_to_try(cluster, install.served_model(install.target_of(cluster))))
+
+
+def announcement(wanted: Plan, pins: versions.Versions, cold: bool, installing: bool) -> str:
+    """What `up` is about to do, and how long it takes."""
+    parts = [
+        f"Starting cluster {wanted.name!r} on this machine: Kubernetes {pins.kubernetes}, {wanted.real_nodes} real and "
+        f"{wanted.kwok_nodes} simulated nodes"
+        + (", Trimtab from its chart, one sample deployment." if installing else "."),
+        f"It lives in a network namespace of its own; files go to {wanted.state} and {cache_root()}.",
+    ]
+    if cold:
+        parts.append(
+            f"The first time takes about {COLD_S // 60} minutes on two cores: Kubernetes is compiled from its Go modules "
+            "and the images are built. Later starts take less than a minute."
+        )
+    else:
+        parts.append(
+            f"The programs are built already: this takes less than {WARM_S} s, longer where images must be built."
+        )
+    return "\n".join(parts)
+
+
+def check_host(_: argparse.Namespace) -> None:
+    """`devcluster preflight`."""
+    preflight.require_host(STATE_ROOT)
+    print("this machine can run a cluster")
 
 
 def down(options: argparse.Namespace) -> None:

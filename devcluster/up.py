@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def cluster_steps(cluster: Cluster) -> list[Step]:
     def link(_: Note) -> str:
         network.ensure(plan)
         credentials.ensure(plan)
+        write_atomic(plan.state / "kubectl", kubectl_script(cluster), 0o755)
         return plan.netns
 
     def etcd(_: Note) -> None:
@@ -81,6 +83,12 @@ def _node_steps(cluster: Cluster, node: nodes.Node) -> list[Step]:
         Step(f"{node.name} runtime", runtime, ("network and credentials",)),
         Step(f"{node.name}", register, ("API server", f"{node.name} runtime")),
     ]
+
+
+def kubectl_script(cluster: Cluster) -> str:
+    """A `kubectl` that speaks to this cluster wherever it is called from."""
+    program = shlex.quote(str(cluster.programs / "kubectl"))
+    return f'#!/bin/sh\nexec {program} --kubeconfig={shlex.quote(str(cluster.kubeconfig))} "$@"\n'
 
 
 def node_labels(name: str) -> dict[str, object]:
