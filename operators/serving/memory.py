@@ -34,6 +34,8 @@ _FORMATS = {
 }
 # Engine settings that bound the share of device memory they may use, by field name.
 _SHARE_KNOBS = ("gpuMemoryUtilization", "memFractionStatic")
+_OPENVINO_BLOCK_TOKENS = 32  # OpenVINO GenAI 2026.4, paged KV cache
+_OPENVINO_CACHE_GIB = 1  # the embedded engine's cache when no flag sets it
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|Ti)?")
 _UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _FP8_CACHES = ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla")
@@ -118,15 +120,16 @@ def download_does_not_fit(cache: ModelCache, model: ModelShape) -> InvalidSpec |
 
 def host_memory_bytes(choice: AcceleratorChoice, model: ModelShape) -> int | None:
     """Memory a CPU engine's pod asks for: weights twice (the file's pages and the packed copy, of which the first can be
-    dropped), the KV cache where a knob fixes it, and 384 MiB for the process (367 MB resident were measured with a
-    31 MB model). None when the weight format is unknown."""
+    dropped), the KV cache, and 384 MiB for the processes (367 MB resident were measured with a 31 MB model). None when
+    the weight format is unknown."""
     format_ = weight_format(model, choice.quantization)
     if format_ is None:
         return None
-    blocks, cache_gb = choice.knobs.get("numKvBlocks", 0), choice.knobs.get("cacheSizeGb", 0)
-    kv_bytes = float(cache_gb) * 1e9 if not isinstance(cache_gb, str) else 0.0
-    if not isinstance(blocks, str) and blocks:
-        kv_bytes = int(blocks) * 32 * kv_bytes_per_token(model)  # OpenVINO GenAI: blocks of 32 tokens
+    blocks, cache_gib = choice.knobs.get("numKvBlocks"), choice.knobs.get("cacheSizeGb")
+    if isinstance(blocks, int) and blocks > 0:
+        kv_bytes = blocks * _OPENVINO_BLOCK_TOKENS * kv_bytes_per_token(model)
+    else:
+        kv_bytes = (cache_gib if isinstance(cache_gib, int) and cache_gib > 0 else _OPENVINO_CACHE_GIB) * 2**30
     mib = 2**20
     return -(-int(2 * weight_bytes(model, format_) + kv_bytes + 384 * mib) // mib) * mib
 

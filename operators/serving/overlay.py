@@ -25,7 +25,7 @@ SHM, SCRATCH = "shm", "scratch"
 OWN_VOLUMES = frozenset({"model", "cache", "engine-config", "mpi-ssh"})
 
 # Names the renderer sets on the engine container, and paths it mounts.
-OWNED_ENV = frozenset({"HOME", "USER", "HF_HOME", "POD_IP", "VLLM_HOST_IP", "VLLM_API_KEY", "TRIMTAB_API_KEY"})
+OWNED_ENV = frozenset({"HOME", "USER", "HF_HOME", "POD_IP", "VLLM_HOST_IP"})
 OWNED_MOUNTS = frozenset({"/model", "/cache", "/tmp", "/dev/shm", "/etc/trimtab"})  # noqa: S108 - paths inside the pod
 
 # Merge keys of the pod's lists (patchMergeKey in the core/v1 API types). Lists not named here are replaced.
@@ -115,8 +115,14 @@ _OWNED_ENGINE_FIELDS = {
 _OWNED_METADATA = ("name", "generateName", "namespace", "ownerReferences", "finalizers", "uid", "resourceVersion")
 
 
-def check_template(template: Mapping[str, Any], *, accelerator_resources: frozenset[str]) -> list[TrimtabError]:
-    """Everything in a podTemplate that would be refused, without rendering. Empty when it may be merged."""
+def check_template(
+    template: Mapping[str, Any], *, accelerator_resources: frozenset[str], key_variables: frozenset[str] = frozenset()
+) -> list[TrimtabError]:
+    """Everything in a podTemplate that would be refused, without rendering. Empty when it may be merged.
+
+    `accelerator_resources` are the resources placement counts; `key_variables` the variables engines read an API key
+    from.
+    """
     errors: list[TrimtabError] = []
     _refuse_unmergeable(template, FIELD, errors)
     _check_fields(template, FIELD, {"metadata", "spec"}, {}, errors)
@@ -144,7 +150,7 @@ def check_template(template: Mapping[str, Any], *, accelerator_resources: frozen
     for index, container in _items(spec, "containers", path, errors):
         where = f"{path}.containers[{index}]"
         if container.get("name") == ENGINE_CONTAINER:
-            _check_engine(container, where, accelerator_resources, errors)
+            _check_engine(container, where, accelerator_resources, OWNED_ENV | key_variables, errors)
         elif "image" not in container:
             errors.append(
                 InvalidSpec(
@@ -172,7 +178,11 @@ def merge_pod(pod: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, 
 
 
 def _check_engine(
-    container: Mapping[str, Any], path: str, accelerator_resources: frozenset[str], errors: list[TrimtabError]
+    container: Mapping[str, Any],
+    path: str,
+    accelerator_resources: frozenset[str],
+    owned_variables: frozenset[str],
+    errors: list[TrimtabError],
 ) -> None:
     _check_fields(container, path, _ENGINE_FIELDS, _OWNED_ENGINE_FIELDS, errors)
     resources = _object(container, "resources", path, errors)
@@ -187,9 +197,16 @@ def _check_engine(
                     )
                 )
     for index, variable in _items(container, "env", path, errors):
-        if variable["name"] in OWNED_ENV:
+        if variable["name"] in owned_variables:
             name = variable["name"]
-            errors.append(Refused(f"{name} belongs to the controller", field=f"{path}.env[{index}].name", value=name))
+            errors.append(
+                Refused(
+                    f"{name} belongs to the controller",
+                    field=f"{path}.env[{index}].name",
+                    value=name,
+                    hint="use spec.apiKeySecret" if name not in OWNED_ENV else "use spec.model",
+                )
+            )
     for index, mount in _items(container, "volumeMounts", path, errors, key="mountPath"):
         if mount.get("name") in OWN_VOLUMES or str(mount.get("mountPath", "")).rstrip("/") in OWNED_MOUNTS:
             errors.append(

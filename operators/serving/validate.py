@@ -67,7 +67,8 @@ def validate(
         errors += _check_shape(choice, accelerator, engine, model, path)
         if settings is not None and choice_image(choice, engine, accelerator, settings) is None:
             errors.append(no_image(engine, accelerator, path))
-    return errors + check_template(spec.pod_template, accelerator_resources=frozenset(resources))
+    keys = frozenset(engine.launch.api_key_env for engine in catalog.engines.values() if engine.launch.api_key_env)
+    return errors + check_template(spec.pod_template, accelerator_resources=frozenset(resources), key_variables=keys)
 
 
 def _check_name(deployment: ServingDeployment) -> list[TrimtabError]:

@@ -50,6 +50,24 @@ RULES = {rule.message for engine in CATALOG.engines.values() for rule in engine.
         (choice(tensorParallel=4, knobs={"maxNumSeq": 1}), f"{C}.knobs.maxNumSeq", ["maxNumSeqs"]),
         (choice(tensorParallel=4, knobs={"maxNumSeqs": 0}), f"{C}.knobs.maxNumSeqs", ["1 to"]),
         (choice(tensorParallel=4, knobs={"maxNumSeqs": "many"}), f"{C}.knobs.maxNumSeqs", ["whole number"]),
+        (
+            one_choice(
+                "tiny-random-llama",
+                PVC,
+                {"accelerator": "cpu-x86", "engine": "openvino", "knobs": {"inferencePrecision": "bf16"}},
+            ),
+            f"{C}.knobs.inferencePrecision",
+            ["amx"],
+        ),
+        (
+            deployment(
+                podTemplate={
+                    "spec": {"containers": [{"name": "engine", "env": [{"name": "VLLM_API_KEY", "value": "x"}]}]}
+                }
+            ),
+            "spec.podTemplate.spec.containers[0].env[0].name",
+            ["apiKeySecret"],
+        ),
         (choice(tensorParallel=4, nic={"class": "ib-ndr"}), f"{C}.nic.class", ["ib-ndr-400"]),
         (choice(tensorParallel=3), f"{C}.tensorParallel", ["64 attention heads", "4"]),
         (choice("llama-3.1-8b", tensorParallel=64), f"{C}.tensorParallel", ["32 attention heads"]),
