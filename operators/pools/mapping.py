@@ -167,3 +167,16 @@ def bad_status(condition_type: str) -> str | None:
 def sources_of(fact: Fact) -> tuple[Source, ...]:
     """The sources of a fact, most trusted first."""
     return tuple(source for source in TABLE if source.fact == fact)
+
+
+def markdown() -> str:
+    """The table as `docs/node-facts.md` shows it."""
+    lines = ["| Fact | Kind | Key | Read as | Written by |", "|---|---|---|---|---|"]
+    lines += [f"| {s.fact} | {s.kind} | `{s.key}` | {s.reading} | {s.by} |" for s in TABLE]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(markdown() + "\n")
