@@ -62,4 +62,19 @@ class Requeue:
     after_s: float
 
 
-Action = CreatePod | DeletePod | Apply | Delete | Record | WriteStatus | Requeue
+@dataclass(frozen=True, slots=True)
+class AwaitRoom:
+    """Look again when accelerators may have become free; lower `rank` first, then the older (`since_s`) object."""
+
+    rank: int
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Hand `notes` to the next decision on this object. They die with the process: nothing may depend on them."""
+
+    notes: object
+
+
+Action = CreatePod | DeletePod | Apply | Delete | Record | WriteStatus | Requeue | AwaitRoom | Remember

@@ -1,0 +1,262 @@
+"""The decision: from a snapshot of one deployment to actions. Pure: clock, room and memory come in as arguments."""
+
+from __future__ import annotations
+
+from controlplane.model.actions import Action, Apply, AwaitRoom, Delete, DeletePod, Remember, Requeue, WriteStatus
+from operators.placement import GangRequest, Placement, Refusal, TopologyNeed
+from operators.placement.reasons import ORDER
+from operators.placement.reasons import Reason as PlacementReason
+from operators.serving import status
+from operators.serving.better import move_up
+from operators.serving.draft import Draft
+from operators.serving.names import gang_service_name
+from operators.serving.owned import BUDGETS, SERVICES, shape_of
+from operators.serving.placing import BackingOff, Placed, attempt, hold, peers_of, request_of
+from operators.serving.render import headless_service, pod_disruption_budget, pod_name, service
+from operators.serving.repair import Repair, backed_off, repairs
+from operators.serving.replicas import gather, trouble
+from operators.serving.rollout import Stock, moving, to_create, to_leave
+from operators.serving.slots import free_slot
+from operators.serving.snapshot import NodeState, PlanSettings, Snapshot
+
+# How often a replica is looked at that waits for something nobody announces.
+_IDLE_LOOK_S = 30.0
+_PRIORITY_RANK = {"High": 0, "Normal": 1, "Low": 2}
+
+
+def decide(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> list[Action]:
+    """What to do about one deployment now. Order matters: objects, deletions, creations, then the status that tells of
+    them. Raises nothing of its own; `snapshot.placer` holds the room of every pod to be created."""
+    gathered = gather(snapshot, settings, now_s)
+    notes = snapshot.notes
+    draft = Draft(
+        snapshot,
+        settings,
+        now_s,
+        gathered,
+        kept=[replica for replica in gathered.replicas if not replica.leaving],
+        back_off={
+            revision: note for revision, note in notes.back_off.items() if _counts(note.until_s, settings, now_s)
+        },
+        avoid={node: until_s for node, until_s in notes.avoid.items() if until_s > now_s},
+    )
+    for pod in gathered.stuck:
+        draft.actions.append(DeletePod(pod.name, pod.uid, 0, f"its node {pod.node_name} does not exist any more"))
+    if snapshot.deployment.spec.suspend:
+        for replica in list(draft.kept):
+            draft.remove(replica, "suspended")
+    elif snapshot.errors:
+        _scale_down_only(draft)
+    else:
+        _repair(draft)
+        _roll(draft)
+    _watch_starting(draft)
+    return _finish(draft)
+
+
+def _counts(until_s: float, settings: PlanSettings, now_s: float) -> bool:
+    """A note is forgotten when a failure now would start again at the shortest pause."""
+    return now_s <= until_s + 2 * settings.back_off_max_s
+
+
+def _scale_down_only(draft: Draft) -> None:
+    """The spec cannot be rendered: what runs goes on, except what the user no longer wants at all."""
+    stock = Stock(tuple(draft.kept), (), draft.desired)
+    for replica, why in to_leave(stock, draft.snapshot.deployment.spec.rollout, draft.settings, draft.now_s, dip=False):
+        draft.remove(replica, why)
+
+
+def _repair(draft: Draft) -> None:
+    for repair in repairs(draft.kept, draft.snapshot):
+        if repair.fails:
+            draft.back_off = backed_off(draft.back_off, repair, draft.settings, draft.now_s)
+        for node in repair.avoid:
+            draft.avoid[node] = draft.now_s + draft.settings.avoid_node_s
+        if repair.in_place:
+            draft.remove_pods(repair.pods, repair.message)
+            _recreate(draft, repair)
+        else:
+            draft.remove(repair.replica, repair.message)
+        draft.repaired.append(repair)
+        if repair.pods or repair.ranks:
+            draft.record("Warning", "ReplicaReplaced", repair.message)
+
+
+def _recreate(draft: Draft, repair: Repair) -> None:
+    """New pods for the missing ranks of a gang that goes on, in the pool and domain of the others."""
+    template, replica = repair.replica.template, repair.replica
+    if template is None or not repair.ranks:
+        return
+    snapshot, peers = draft.snapshot, peers_of(draft.kept)
+    base = request_of(template, snapshot, peers, frozenset(draft.avoid))
+    topology = base.topology
+    node = next((pod.node_name for pod in replica.alive if pod.node_name), None)
+    if topology is not None and node is not None:
+        topology = TopologyNeed(topology.level, topology.mode, snapshot.placer.domain_of(node, topology.level))
+    for rank in repair.ranks:
+        request = GangRequest(
+            accelerator=base.accelerator,
+            pods=1,
+            units_per_pod=base.units_per_pod,
+            pools=(replica.pool,) if replica.pool else base.pools,
+            nic_class=base.nic_class,
+            nic_min_per_node=base.nic_min_per_node,
+            topology=topology,
+            spread=base.spread,
+            avoid_nodes=base.avoid_nodes,
+            peer_nodes=peers,
+            tolerations=base.tolerations,
+        )
+        answer = snapshot.placer.place(request)
+        if isinstance(answer, Refusal):
+            draft.refused = answer
+            return
+        metadata = snapshot.deployment.metadata
+        name = pod_name(metadata.name, template.revision, replica.slot, rank)
+        snapshot.placer.hold(f"{metadata.namespace}/{name}", answer.nodes[0], template.units_per_pod)
+        draft.make_pod(template, replica.slot, rank, answer.nodes[0], answer.pool)
+
+
+def _roll(draft: Draft) -> None:
+    """Create what is missing, drain what is too much, move up when there is room."""
+    rollout = draft.snapshot.deployment.spec.rollout
+    stock = _stock(draft)
+    bad = next((found for replica in stock.current if (found := trouble(replica)) is not None), None)
+    draft.trouble = bad
+    wanted = to_create(stock, rollout)
+    hopeless = _create(draft, wanted)
+    incomplete = len(stock.current) + len(draft.made) < stock.desired
+    if incomplete and not wanted and stock.old:
+        hopeless = _probe(draft)
+    draft.stalled = bool(stock.old) and (bad is not None or draft.held is not None)
+    draft.no_room = bool(stock.old) and draft.refused is not None and (rollout.max_unavailable == 0 or hopeless)
+    # Nothing that answers goes before its successor does when the successor may never come.
+    dip = not draft.stalled and not hopeless
+    for replica, why in to_leave(stock, rollout, draft.settings, draft.now_s, dip=dip):
+        draft.remove(replica, why)
+    if any(not replica.ready for replica in stock.old):
+        draft.later(draft.now_s + draft.settings.unready_grace_s)
+    if draft.refused is None and draft.held is None:
+        move_up(draft, stock)
+
+
+def _stock(draft: Draft) -> Stock:
+    current = tuple(replica for replica in draft.kept if replica.template is not None)
+    old = tuple(replica for replica in draft.kept if replica.template is None)
+    up = draft.snapshot.deployment.spec.rollout.prefer_better != "Never" and moving(current, draft.desired)
+    draft.moving = up
+    return Stock(current, old, draft.desired, up)
+
+
+def _create(draft: Draft, count: int) -> bool:
+    """Place and create up to `count` replicas. True when no choice can ever be placed as things are."""
+    peers = peers_of(draft.kept)
+    avoid = frozenset(draft.avoid)
+    pods = 0
+    waiting = {revision: note for revision, note in draft.back_off.items() if note.until_s > draft.now_s}
+    for _ in range(count):
+        if pods >= draft.settings.batch_pods:
+            draft.later(draft.now_s)
+            return False
+        answer = attempt(draft.snapshot, waiting, peers, avoid, draft.refusals)
+        if isinstance(answer, Placed):
+            slot = free_slot(draft.gathered.occupied, answer.template.revision)
+            hold(draft.snapshot, answer, slot, peers)
+            draft.make(answer, slot)
+            pods += answer.template.pods
+        elif isinstance(answer, BackingOff):
+            draft.held = answer.back_off
+            draft.later(answer.back_off.until_s)
+            return False
+        else:
+            draft.refused = answer.dominant
+            for until_s in draft.avoid.values():
+                draft.later(until_s)
+            return _hopeless(draft)
+    return False
+
+
+def _probe(draft: Draft) -> bool:
+    """Whether a successor could be placed at all, when none may be created before an old replica leaves."""
+    peers = peers_of(draft.kept)
+    for template in draft.snapshot.templates:
+        request = request_of(template, draft.snapshot, peers, frozenset(draft.avoid))
+        answer = draft.snapshot.placer.place(request)
+        if isinstance(answer, Placement):
+            return False
+        draft.refusals[template.choice_index] = answer
+    draft.refused = draft.refusals[0]
+    return _hopeless(draft)
+
+
+def _hopeless(draft: Draft) -> bool:
+    """Every choice fails on a constraint that no draining of ours can meet."""
+    limit = ORDER[PlacementReason.NODES_AVOIDED]
+    return all(ORDER[refusal.reason] < limit for refusal in draft.refusals.values())
+
+
+def _watch_starting(draft: Draft) -> None:
+    """Look again when a starting replica is overdue, stranded, or its node has been silent for too long."""
+    deadline_s = draft.snapshot.deployment.spec.startup_deadline_seconds
+    if draft.made:
+        draft.later(draft.now_s + deadline_s)
+    for replica in draft.kept:
+        for pod in replica.alive:
+            if pod.ready:
+                continue
+            due_s: list[float] = [replica.unready_since_s + deadline_s]
+            if pod.node_name is None:
+                due_s.append(pod.created_s + draft.settings.lost_race_after_s)
+            elif draft.snapshot.node_state(pod.node_name) is not NodeState.READY:
+                due_s.append(replica.unready_since_s + draft.settings.silent_after_s)
+            coming = [moment_s for moment_s in due_s if moment_s > draft.now_s]
+            draft.later(min(coming, default=draft.now_s + _IDLE_LOOK_S))
+
+
+def _finish(draft: Draft) -> list[Action]:
+    out = _objects(draft)
+    out += [action for action in draft.actions if isinstance(action, DeletePod)]
+    out += [action for action in draft.actions if not isinstance(action, DeletePod)]
+    written, events = status.build(draft)
+    out += events
+    if written is not None:
+        out.append(WriteStatus(written))
+    if draft.notes != draft.snapshot.notes:
+        out.append(Remember(draft.notes))
+    if draft.refused is not None or draft.wants_better:
+        deployment = draft.snapshot.deployment
+        created = deployment.metadata.creation_timestamp
+        rank = _PRIORITY_RANK[deployment.spec.priority]
+        # Those that miss replicas come before those that only wish for better ones.
+        rank += 0 if draft.refused is not None else len(_PRIORITY_RANK)
+        out.append(AwaitRoom(rank, 0.0 if created is None else created.timestamp()))
+    if draft.look_again_s:
+        out.append(Requeue(min(draft.look_again_s)))
+    return out
+
+
+def _objects(draft: Draft) -> list[Action]:
+    """Service, headless Service and budget, where what the API server has is not what we would write."""
+    snapshot = draft.snapshot
+    if snapshot.errors:
+        return []
+    deployment = snapshot.deployment
+    gang_pods = _gang_pods(draft)
+    wanted = [(SERVICES, service(deployment)), (BUDGETS, pod_disruption_budget(deployment, gang_pods))]
+    headless = gang_service_name(deployment.metadata.name)
+    out: list[Action] = []
+    if gang_pods is not None:
+        wanted.insert(0, (SERVICES, headless_service(deployment)))
+    elif (SERVICES, headless) in snapshot.owned and not any(p.rank for p in snapshot.pods):
+        out.append(Delete(SERVICES, headless))
+    for resource, manifest in wanted:
+        if snapshot.owned.get((resource, manifest["metadata"]["name"])) != shape_of(resource, manifest):
+            out.append(Apply(resource, manifest))
+    return out
+
+
+def _gang_pods(draft: Draft) -> int | None:
+    """Pods that the placed replicas should have, when a replica of several pods is among them."""
+    sizes = [made.template.pods for made in draft.made]
+    sizes += [replica.template.pods if replica.template is not None else len(replica.alive) for replica in draft.kept]
+    return sum(sizes) if any(size > 1 for size in sizes) else None

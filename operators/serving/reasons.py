@@ -1,0 +1,31 @@
+"""Why a deployment is as it is: the one word on its conditions.
+
+Two other sources give words: placement refusals (`operators.placement.reasons`) and the error tree
+(`controlplane.model.errors`). `docs/serving-controller.md` explains each; a test keeps the two in step.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Reasons of the conditions Ready and Progressing."""
+
+    ALL_READY = "AllReady"
+    SCALED_TO_ZERO = "ScaledToZero"
+    SUSPENDED = "Suspended"
+    DEGRADED = "Degraded"  # enough replicas for the rollout's promise, fewer than wanted
+    ROLLING_OUT = "RollingOut"
+    SCALING = "Scaling"
+    MOVING_TO_BETTER = "MovingToBetterChoice"
+    NO_ROOM_FOR_SURGE = "NoRoomForSurge"
+    ROLLOUT_STALLED = "RolloutStalled"
+    ENGINE_STARTING = "EngineStarting"
+    ENGINE_CRASHING = "EngineCrashing"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    CONTAINER_REFUSED = "ContainerRefused"  # the kubelet cannot make the container: missing Secret, bad mount
+    STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
+    PODS_REFUSED = "PodsRefused"  # the API server does not let us create the pods: quota, admission
+    NODE_LOST = "NodeLost"
+    UNREADABLE_SPEC = "UnreadableSpec"  # stored under an older or newer schema
