@@ -59,7 +59,7 @@ def _convert(node: Schema, defs: dict[str, Schema], path: str) -> Schema:
     if kind == "object":
         _convert_object(node, out, defs, path)
     elif kind == "array":
-        if "items" not in node:
+        if not node.get("items"):
             raise SchemaError(f"{path}: a list must say what it holds")
         out["items"] = _convert(node["items"], defs, f"{path}[]")
         out["x-kubernetes-list-type"] = "atomic"
