@@ -1,0 +1,114 @@
+{{/* Name of everything in this release: the release's own name, marked as Trimtab's. */}}
+{{- define "trimtab.fullname" -}}
+{{- if contains "trimtab" .Release.Name -}}
+{{- .Release.Name | trunc 43 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-trimtab" (.Release.Name | trunc 35 | trimSuffix "-") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels pods are selected by. Call with (list $ "operator"). The API finds its own replicas by name and component. */}}
+{{- define "trimtab.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: trimtab
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* Labels of every object. Call with (list $ "operator"). */}}
+{{- define "trimtab.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "trimtab.selector" . }}
+app.kubernetes.io/part-of: trimtab
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "trimtab.image" -}}
+{{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) }}
+{{- end -}}
+
+{{/* What both pods share, above their containers. Call with (list $ "operator"). */}}
+{{- define "trimtab.podSpec" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $own := index $root.Values $component -}}
+serviceAccountName: {{ include "trimtab.fullname" $root }}-{{ $component }}
+automountServiceAccountToken: true
+enableServiceLinks: false
+{{- with $root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $root.Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $own.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $own.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+topologySpreadConstraints:
+  - topologyKey: kubernetes.io/hostname
+    maxSkew: 1
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "trimtab.selector" . | nindent 8 }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile: {type: RuntimeDefault}
+volumes:
+  - name: tmp
+    emptyDir: {sizeLimit: 256Mi}
+{{- end -}}
+
+{{/* What both containers share. Call with (list $ "operator"). */}}
+{{- define "trimtab.container" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+name: {{ $component }}
+image: {{ include "trimtab.image" $root | quote }}
+imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+args: [{{ $component }}]
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+resources:
+  {{- toYaml (index $root.Values $component).resources | nindent 2 }}
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+startupProbe:
+  httpGet: {path: /healthz, port: http}
+  periodSeconds: 1
+  failureThreshold: 60
+livenessProbe:
+  httpGet: {path: /healthz, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 3
+readinessProbe:
+  httpGet: {path: /readyz, port: http}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 3
+{{- end -}}
+
+{{- define "trimtab.commonEnv" -}}
+- name: TRIMTAB_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- name: TRIMTAB_POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: TRIMTAB_LOG_LEVEL
+  value: {{ .Values.logLevel }}
+- name: HOME
+  value: /tmp
+{{- end -}}
