@@ -129,7 +129,7 @@ def _by_room(request: GangRequest, filtered: Filtered) -> PoolVerdict:
             verdict,
             reason=Reason.SPARES_RESERVED,
             fits=fits,
-            message=f"{fits} of {pods} pods fit while {spare} empty nodes are kept as spares",
+            message=f"{fits} of {pods} pods fit while {_nodes(spare, 'empty')} {_are(spare)} kept as spare",
             fix="lower spec.spareNodes of the GPUPool or wait for room on nodes in use",
         )
     return _topology(request, filtered, verdict)
@@ -241,13 +241,13 @@ def _nic_fix(_: GangRequest, filtered: Filtered) -> str:
     pool = filtered.candidates.arrays
     unknown = int(((pool.nic < 0) | (pool.nic_count < 0))[filtered.usable].sum())
     if unknown:
-        return f"NIC class or count is unknown on {unknown} nodes: state spec.nic of the GPUPool"
+        return f"NIC class or count is unknown on {_nodes(unknown)}: state spec.nic of the GPUPool"
     return "ask for a NIC class and count the pool has"
 
 
 def _avoided_text(request: GangRequest, filtered: Filtered) -> str:
     avoided = int(filtered.with_nic.sum()) - int(filtered.allowed.sum())
-    return f"{avoided} suitable nodes are avoided after failures there"
+    return f"{_nodes(avoided, 'suitable')} {_are(avoided)} avoided after failures there"
 
 
 def _avoided_fix(_: GangRequest, __: Filtered) -> str:
@@ -264,8 +264,16 @@ def _free_more(request: GangRequest, filtered: Filtered, missing: int) -> str:
     cost = per_pod - free[nodes] % per_pod
     order = np.argsort(cost, kind="stable")[:missing]
     total = int(cost[order].sum()) + per_pod * (missing - len(order))
-    where = f"node {pool.names[int(nodes[order[0]])]}" if missing == 1 else f"{len(order)} nodes"
+    where = f"node {pool.names[int(nodes[order[0]])]}" if len(order) == 1 else f"{len(order)} nodes"
     return f"free {total} more on {where}"
+
+
+def _nodes(count: int, kind: str = "") -> str:
+    return f"{count} {kind} node{'s' * (count != 1)}".replace("  ", " ")
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _some(names: Sequence[str]) -> str:

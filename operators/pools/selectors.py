@@ -47,7 +47,7 @@ def nearest_miss(required: Sequence[LabelExpression], nodes: Iterable[Mapping[st
             before = (
                 f"{len(left)} of {total} nodes met the requirements before it"
                 if len(left) < total
-                else f"{total} nodes"
+                else f"{total} looked at"
             )
             return f"no node meets {words(item)}; {before}; {found}"
         left = passed

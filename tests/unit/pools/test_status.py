@@ -180,5 +180,5 @@ def test_the_requirement_that_eliminates_all_nodes_is_named_with_what_they_carry
     assert nearest_miss(required, nodes) == (
         "no node meets zone=c; 2 of 3 nodes met the requirements before it; they carry a (1), b (1)"
     )
-    assert nearest_miss(required, [{}]) == "no node meets kind=h100; 1 nodes; none of them carries that label"
+    assert nearest_miss(required, [{}]) == "no node meets kind=h100; 1 looked at; none of them carries that label"
     assert nearest_miss(required, []) == "the cluster has no nodes"
