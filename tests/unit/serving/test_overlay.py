@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.model.cluster import PoolToleration
-from operators.serving.overlay import check_template, merge_pod
+from operators.serving.overlay import merge_pod
+from operators.serving.overlay_check import check_template
 from operators.serving.render import pod, replica_template
 from operators.serving.validate import validate
 from tests.unit.serving.cases import CATALOG, SETTINGS, deployment, one_choice
