@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from secrets import token_hex
@@ -150,11 +151,14 @@ class App:
         return len(self._live)
 
     def handle(self, request: Request, responder: Responder) -> None:
-        """One HTTP request. Never raises."""
+        """One HTTP request. Never raises: a defect in one request must not end the connections of others."""
         try:
             self._route(request, responder)
         except ApiError as error:
             send_error(responder, error)
+        except Exception:
+            traceback.print_exc()
+            send_error(responder, ApiError(500, "internal error; the server's log has the details", "internal_error"))
 
     def _route(self, request: Request, responder: Responder) -> None:
         path = request.path
@@ -270,7 +274,9 @@ class App:
         """The engine process has gone; what it was working on cannot be finished."""
         self.metrics.engine_up = False
         self.metrics.engine_restarts += 1
-        self.fail_all(ApiError(502, f"the engine process {cause}; send the request again", "engine_lost"))
+        self.fail_all(
+            ApiError(502, f"the engine process {cause}; send the request again", "engine_lost", retry_after_s=_RETRY_S)
+        )
         self.metrics.running = self.metrics.waiting = 0
         self.metrics.kv_usage = 0.0
 

@@ -25,8 +25,8 @@ from trimtab_engine.errors import ApiError
 from trimtab_engine.options import EngineOptions
 
 _PR_SET_PDEATHSIG: Final = 1
-_WARM_UP_TOKENS: Final = 16
-_WARM_UP_PROMPTS: Final = (16, 1)  # prompt lengths: kernels for a batch of tokens and for single tokens
+_WARM_UP_TOKENS: Final = 8
+_WARM_UP_PROMPT_TOKENS: Final = 256  # at most: a full step of prompt tokens; then single tokens are generated
 
 
 class Live:
@@ -58,12 +58,14 @@ class Engine:
 
     def warm_up(self) -> None:
         """Run small requests so that the kernels are compiled before the first client waits for them."""
-        for number, length in enumerate(_WARM_UP_PROMPTS):
+        options = self._options
+        room = min(options.context_tokens, options.kv_capacity_tokens or options.context_tokens) - _WARM_UP_TOKENS
+        longest = max(1, min(_WARM_UP_PROMPT_TOKENS, options.max_num_batched_tokens, room))
+        for number, length in enumerate((longest, 1)):
             submit = wire.Submit(number, wire.PROMPT_TOKENS, b"", _WARM_UP_TOKENS, ignore_eos=True)
-            ids = [token % self.vocab_tokens for token in range(3, 3 + length)]
-            self._pipe.add_request(
-                number, backend.prompt_tensor(ids), backend.generation_config(submit, self._eos_token_id)
-            )
+            ids = [token % self.vocab_tokens for token in range(length)]
+            config = backend.generation_config(submit, self._eos_token_id)
+            self._pipe.add_request(number, backend.prompt_tensor(ids), config)
         while self._pipe.has_non_finished_requests():
             self._pipe.step()
 
@@ -257,8 +259,12 @@ def _first_line(error: Exception) -> str:
 
 def run(link: socket.socket, options: EngineOptions) -> None:
     """Load, report READY, then serve until the socket closes or QUIT comes."""
-    engine = Engine(options)
-    engine.warm_up()
+    try:
+        engine = Engine(options)
+        engine.warm_up()
+    except (RuntimeError, ValueError) as error:
+        reason = [line.strip() for line in str(error).splitlines() if line.strip()]
+        sys.exit("\n".join(["cannot load the model:", *reason]))
     gc.collect()
     gc.freeze()  # the loaded modules never become garbage; the collector need not look at them again
     link.sendall(wire.frame(wire.READY, json.dumps(engine.facts()).encode()))

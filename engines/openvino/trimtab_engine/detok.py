@@ -98,11 +98,11 @@ class StopFilter:
         if self.matched:
             return ""
         pending = self._held + text
-        found = [at for at in map(pending.find, self._stops) if at >= 0]
-        if found:
+        found = [(at + len(stop), at) for stop in self._stops if (at := pending.find(stop)) >= 0]
+        if found:  # the one that is complete first, so that the answer does not depend on how the text was cut
             self.matched = True
             self._held = ""
-            return pending[: min(found)]
+            return pending[: min(found)[1]]
         keep = 0
         for length in range(min(self._longest - 1, len(pending)), 0, -1):
             tail = pending[-length:]

@@ -147,13 +147,15 @@ class Connection(asyncio.Protocol):
         self._request = Request()
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self._head_bytes = 0
+        self._head_bytes = 0  # received since the head began, complete or not
+        self._field_bytes = 0  # of complete fields, exact
         self._headers = 0
         self._reading_head = True
         self._mid_request = False
         self._queue: deque[Request] = deque()
         self._active: Responder | None = None
-        self._refused = False
+        self._raw_left = 0  # bytes still to come of a body that the parser leaves to "the other protocol"
+        self._deaf = False  # nothing more is read from this client
 
     # asyncio's side
 
@@ -180,7 +182,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, counting header bytes."""
-        if self._refused:
+        if self._raw_left:
+            self._raw_body(data)
+            return
+        if self._deaf:
             return
         if not self._mid_request:
             self._mid_request = True
@@ -191,8 +196,10 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(ApiError(400, "protocol upgrades are not supported", "bad_http"))
+        except httptools.HttpParserUpgrade as upgrade:
+            self._deaf = True  # the request itself is answered in HTTP/1.1; the parser cannot go on after it
+            if self._raw_left:
+                self._raw_body(data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, ApiError) else ApiError(400, str(error), "bad_http"))
@@ -221,6 +228,7 @@ class Connection(asyncio.Protocol):
         self._request = Request()
         self._body = []
         self._body_bytes = 0
+        self._field_bytes = 0
         self._headers = 0
         self._reading_head = True
         self._mid_request = True
@@ -228,6 +236,7 @@ class Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """Part of the target."""
         self._request.target += url
+        self._count_field(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header line."""
@@ -235,6 +244,7 @@ class Connection(asyncio.Protocol):
         if self._headers > self.server.limits.max_headers:
             limit = self.server.limits.max_headers
             raise ApiError(431, f"more than {limit} header lines, the limit", "headers_too_large")
+        self._count_field(len(name) + len(value) + 4)
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1")
         headers = self._request.headers
@@ -244,13 +254,17 @@ class Connection(asyncio.Protocol):
         """Check the announced size before any of the body is taken."""
         request = self._request
         request.method = self._parser.get_method().decode("latin-1")
-        request.keep_alive = self._parser.should_keep_alive()
+        request.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         request.chunked_allowed = self._parser.get_http_version() != "1.0"
         self._reading_head = False
         limit = self.server.limits.max_body_bytes
         announced = request.headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > limit:
             raise _too_large(int(announced), limit)
+        if self._parser.should_upgrade():  # an offer, which may be ignored; the parser takes it for granted
+            if "transfer-encoding" in request.headers:
+                raise ApiError(400, "a chunked body with a protocol upgrade is not supported", "bad_http")
+            self._raw_left = int(announced)
         if self._active is None:
             self.deadline_s = self.server.now() + self.server.limits.body_timeout_s
             if request.headers.get("expect", "").lower() == "100-continue":
@@ -265,6 +279,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Hand the request over, or queue it behind the one being answered."""
+        if self._raw_left:
+            return
         request = self._request
         request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
@@ -278,12 +294,19 @@ class Connection(asyncio.Protocol):
         else:
             raise ApiError(400, f"more than {_MAX_PIPELINED} pipelined requests", "bad_http")
 
+    def _raw_body(self, data: bytes) -> None:
+        taken = data[: self._raw_left]
+        self._raw_left -= len(taken)
+        self._body.append(taken)
+        if not self._raw_left:
+            self.on_message_complete()
+
     # the responder's side
 
     def write(self, data: bytes) -> None:
         """Queue bytes; a client that does not take them in reasonable amounts is cut off."""
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
         transport.write(data)
         if transport.get_write_buffer_size() > self.server.limits.max_unsent_bytes:
@@ -306,17 +329,14 @@ class Connection(asyncio.Protocol):
             self.deadline_s = self.server.now() + self.server.limits.write_stall_timeout_s
             self._transport.close()
 
-    @property
-    def idle(self) -> bool:
-        """No request is being answered or read."""
-        return self._active is None and not self._mid_request
-
     def expire(self) -> None:
         """The deadline has passed."""
         if self._transport is None:
             return
-        if self._active is None and self._mid_request and not self._refused:
+        if self._active is None and self._mid_request and not self._deaf:
             self._refuse(ApiError(408, "the request did not arrive in time", "request_timeout"))
+        elif self._active is None and not self._transport.is_closing():
+            self.close()
         else:
             self._transport.abort()
 
@@ -328,15 +348,21 @@ class Connection(asyncio.Protocol):
         self.server.handler(request, responder)
 
     def _check_head(self) -> None:
+        if self._head_bytes > self.server.limits.max_head_bytes:
+            self._refuse(self._head_too_large())
+
+    def _count_field(self, size: int) -> None:
+        self._field_bytes += size
+        if self._field_bytes > self.server.limits.max_head_bytes:
+            raise self._head_too_large()
+
+    def _head_too_large(self) -> ApiError:
         limit = self.server.limits.max_head_bytes
-        if self._head_bytes > limit:
-            self._refuse(
-                ApiError(431, f"request line and headers are over {limit} bytes, the limit", "headers_too_large")
-            )
+        return ApiError(431, f"request line and headers are over {limit} bytes, the limit", "headers_too_large")
 
     def _refuse(self, error: ApiError) -> None:
         """Answer a request that could not be read, then close: the rest of the byte stream has no meaning."""
-        self._refused = True
+        self._deaf = True
         self._queue.clear()
         if self._active is not None:  # a response is under way: it cannot be followed by an orderly error
             if self._transport is not None:

@@ -6,6 +6,7 @@ Only the header of a GGUF file is read (its tensors are not), and of an OpenVINO
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,13 @@ from trimtab_engine.errors import UsageError
 DEFAULT_CONTEXT_TOKENS: Final = 4096
 _MAX_STRING_BYTES: Final = 1 << 20
 _MAX_ENTRIES: Final = 10_000
+_MAX_TENSORS: Final = 100_000
 _MAX_ARRAY: Final = 4_000_000
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING: Final = 8
 _ARRAY: Final = 9
+# Bytes and elements of a block, by tensor type (ggml's numbering); other types are not size-checked.
+_BLOCKS: Final = {0: (4, 1), 1: (2, 1), 2: (18, 32), 3: (20, 32), 8: (34, 32), 30: (2, 1)}
 _FTYPE_NAMES: Final = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 32: "BF16"}
 
 
@@ -73,7 +77,8 @@ def _inspect_ir(path: Path) -> ModelInfo:
 
 
 def _read_gguf_keys(file: BinaryIO) -> dict[str, int | float | str]:
-    magic, version, _tensors, entries = struct.unpack("<4sIQQ", file.read(24))
+    """The scalar metadata. Raises struct.error when the file is not GGUF or ends before its last tensor does."""
+    magic, version, tensors, entries = struct.unpack("<4sIQQ", file.read(24))
     if magic != b"GGUF" or version not in (2, 3):
         raise struct.error(f"magic {magic!r} version {version}; expected b'GGUF' version 2 or 3")
     if entries > _MAX_ENTRIES:
@@ -88,7 +93,29 @@ def _read_gguf_keys(file: BinaryIO) -> dict[str, int | float | str]:
             _skip_array(file)
         else:
             keys[key] = _read_scalar(file, kind)
+    alignment = keys.get("general.alignment", 32)
+    _check_size(file, tensors, alignment if isinstance(alignment, int) and alignment > 0 else 32)
     return keys
+
+
+def _check_size(file: BinaryIO, tensors: int, alignment: int) -> None:
+    """A file cut short crashes the engine's reader, so it is refused here."""
+    if tensors > _MAX_TENSORS:
+        raise struct.error(f"{tensors} tensors; the limit is {_MAX_TENSORS}")
+    needed = 0
+    for _ in range(tensors):
+        name = _read_string(file)
+        (dimensions,) = struct.unpack("<I", file.read(4))
+        if dimensions > 8:
+            raise struct.error(f"tensor {name[:80]!r} has {dimensions} dimensions")
+        sizes = struct.unpack(f"<{dimensions}Q", file.read(8 * dimensions))
+        kind, offset = struct.unpack("<IQ", file.read(12))
+        block_bytes, block_elements = _BLOCKS.get(kind, (0, 1))
+        needed = max(needed, offset + math.prod(sizes) // block_elements * block_bytes)
+    start = -(-file.tell() // alignment) * alignment
+    size = file.seek(0, 2)
+    if size < start + needed:
+        raise struct.error(f"the file has {size} bytes and its tensors end at {start + needed}: it was cut short")
 
 
 def _read_scalar(file: BinaryIO, kind: int) -> int | float:

@@ -51,6 +51,13 @@ class Limits:
     max_prompt_tokens: int
     max_tokens: int
 
+    @property
+    def why_prompt(self) -> str:
+        """Where the limit on prompts comes from."""
+        if self.max_prompt_tokens < self.context_tokens - 1:
+            return "with --no-dynamic-split-fuse a prompt must fit --max-num-batched-tokens"
+        return f"the context length is {self.context_tokens}"
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -188,7 +195,7 @@ def _prompt(body: dict[str, Any], limits: Limits) -> tuple[int, bytes, int]:
     if len(prompt) > limits.max_prompt_tokens:
         raise ApiError(
             400,
-            f"prompt: {len(prompt)} tokens; the limit is {limits.max_prompt_tokens}",
+            f"prompt: {len(prompt)} tokens; the limit is {limits.max_prompt_tokens} ({limits.why_prompt})",
             "context_length_exceeded",
             param="prompt",
         )

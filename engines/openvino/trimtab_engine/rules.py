@@ -18,7 +18,7 @@ DEFAULT_BATCHED_TOKENS: Final = 256  # the engine's own default: best first-toke
 DEFAULT_SEQS: Final = 256  # the engine's own default
 DEFAULT_CACHE_GB: Final = 1
 PRECISIONS: Final = ("f32", "bf16")
-KV_PRECISIONS: Final = ("u8", "bf16", "f16", "f32")
+KV_PRECISIONS: Final = ("u8", "u4", "bf16", "f16", "f32")
 _SIXTEEN_BIT: Final = ("F16", "BF16")
 
 
@@ -129,6 +129,11 @@ def _check_precision(flags: EngineFlags, model: ModelInfo, host: Host, threads: 
     if kv is not None and kv not in KV_PRECISIONS:
         raise UsageError(f"--kv-cache-precision {kv}: must be one of {', '.join(KV_PRECISIONS)}")
     if precision != "bf16":
+        if kv == "bf16":
+            raise UsageError(
+                "--kv-cache-precision bf16 needs --inference-precision bf16 (the engine refuses to load otherwise); "
+                "use u8, u4, f16 or f32, or leave it out"
+            )
         return
     if not host.amx_bf16:
         raise UsageError(

@@ -98,16 +98,15 @@ class Service:
         if self._engine.ready:
             await self._grace()
         app.refusing = True
-        status = EXIT_OK
         if app.live:
             sys.stderr.write(f"draining {app.live} requests, at most {self._settings.drain_timeout_s:g} s\n")
             await self._wait(self._idle, self._settings.drain_timeout_s)
         if app.live:
             sys.stderr.write(f"ending {app.live} requests that have not finished\n")
             app.fail_all(ApiError(503, "the server is shutting down", "draining", retry_after_s=1))
-        if self._lost_while_draining:
-            status = EXIT_FAILED
-        return status
+            if self._abort.is_set():
+                return EXIT_FAILED
+        return EXIT_FAILED if self._lost_while_draining else EXIT_OK
 
     async def _grace(self) -> None:
         """Go on serving for a moment: clients hear of the drain from `connection: close`, not from a refusal."""
@@ -127,9 +126,9 @@ class Service:
             task.cancel()
 
     async def _flush(self) -> None:
-        """Give the last bytes a second to leave."""
-        for _ in range(100):
-            if not self._http.connections or self._abort.is_set():
+        """Give the last bytes a second to leave; after a second signal one turn of the loop."""
+        for _ in range(2 if self._abort.is_set() else 100):
+            if not self._http.connections:
                 return
             await asyncio.sleep(0.01)
 

@@ -139,7 +139,8 @@ class Supervisor:
                 if load_failures >= self._max_load_failures or (returncode > 0 and not ever_ready):
                     raise EngineFailed(self._explain(cause, load_failures))
             self.restarts += 1
-            sys.stderr.write(f"engine process {cause}; starting it again in {backoff_s:g} s\n")
+            news = "; ".join([f"engine process {cause}", *self._hints(cause)])
+            sys.stderr.write(f"{news}; starting it again in {backoff_s:g} s\n")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff_s)
             backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
@@ -220,17 +221,19 @@ class Supervisor:
             sys.stderr.write(f"engine: {text}\n")
 
     def _explain(self, cause: str, failures: int) -> str:
-        lines = [f"the engine process {cause} while loading ({failures} in a row)"]
-        options = self._options
-        if "SIGILL" in cause and options.inference_precision == "bf16":
-            lines.append(
-                "--inference-precision bf16: the CPU announces AMX but does not execute it (seen on virtual machines); "
-                "use --inference-precision f32"
-            )
-        if "SIGFPE" in cause:
-            lines.append("known with 16-bit weights, bf16 and one thread: use f32, two threads, or a Q8_0 model")
+        lines = [f"the engine process {cause} while loading ({failures} in a row)", *self._hints(cause)]
         lines.append("the end of its log:")
         return "\n".join([*lines, *(f"  {line}" for line in self._tail)])
+
+    def _hints(self, cause: str) -> list[str]:
+        """What is known about such an end."""
+        if self._options.inference_precision != "bf16":
+            return []
+        if "SIGILL" in cause:
+            return ["this CPU announces AMX but traps on it (seen on virtual machines); use --inference-precision f32"]
+        if "SIGFPE" in cause:
+            return ["known with 16-bit weights, bf16 and one thread: use f32, two threads, or a Q8_0 model"]
+        return []
 
 
 def describe_exit(returncode: int) -> str:
