@@ -26,7 +26,7 @@ def server() -> Iterator[httpx.Client]:
     trust = ssl.create_default_context(cadata=b64decode(cluster["certificate-authority-data"]).decode())
     headers = {"Authorization": f"Bearer {user['token']}"}
     with httpx.Client(base_url=cluster["server"], headers=headers, verify=trust, timeout=30) as client:
-        for file in sorted((ROOT / "helm" / "crds").glob("*.yaml")):
+        for file in sorted((ROOT / "helm" / "files" / "crds").glob("*.yaml")):
             definition = yaml.safe_load(file.read_text())
             answer = client.patch(
                 f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}",

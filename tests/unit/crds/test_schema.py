@@ -16,7 +16,7 @@ from operators.crds.definitions import all_definitions, gpu_pool, serving_deploy
 from operators.crds.schema import SchemaError, structural
 from tests.unit.crds.bad_objects import BAD, GOOD, GOOD_POOL, GOOD_SERVING, changed
 
-EXAMPLES = TARGET.parents[1] / "examples"
+EXAMPLES = TARGET.parents[2] / "examples"
 SPECS: dict[str, type[BaseModel]] = {"GPUPool": GPUPoolSpec, "ServingDeployment": ServingDeploymentSpec}
 # What the API server accepts inside a structural schema and we use; anything else would be refused or ignored.
 KNOWN = {
