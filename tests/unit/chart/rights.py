@@ -1,0 +1,77 @@
+"""The rights the chart grants, one by one: the table that rendering and cluster are compared with."""
+
+from typing import NamedTuple
+
+
+class Right(NamedTuple):
+    """`name` empty: every object of the resource."""
+
+    group: str
+    resource: str
+    verb: str
+    name: str = ""
+
+
+def _rights(group: str, resources: str, verbs: str, name: str = "") -> set[Right]:
+    return {Right(group, resource, verb, name) for resource in resources.split() for verb in verbs.split()}
+
+
+READ = "get list watch"
+OURS = "trimtab.dev"
+
+RIGHTS: dict[tuple[str, str], set[Right]] = {
+    ("ClusterRole", "trimtab-operator"): (
+        _rights(OURS, "gpupools servingdeployments", READ)
+        | _rights(OURS, "gpupools gpupools/status servingdeployments/status", "patch")
+        | _rights(OURS, "servingdeployments/finalizers", "update")
+        | _rights("", "pods", f"{READ} create delete")
+        | _rights("", "services", f"{READ} create patch delete")
+        | _rights("policy", "poddisruptionbudgets", f"{READ} create patch delete")
+        | _rights("", "nodes", READ)
+        | _rights("resource.k8s.io", "resourceslices", READ)
+        | _rights("events.k8s.io", "events", "create patch")
+    ),
+    ("Role", "trimtab-operator"): (
+        _rights("coordination.k8s.io", "leases", "create")
+        | _rights("coordination.k8s.io", "leases", "get update", "trimtab-operator")
+    ),
+    ("ClusterRole", "trimtab-api"): (
+        _rights(OURS, "gpupools servingdeployments", READ)
+        | _rights("", "pods events", READ)
+        | _rights("authentication.k8s.io", "tokenreviews", "create")
+        | _rights("authorization.k8s.io", "subjectaccessreviews", "create")
+    ),
+    ("ClusterRole", "trimtab-view"): _rights(
+        OURS,
+        "gpupools gpupools/status servingdeployments servingdeployments/status servingdeployments/scale",
+        READ,
+    ),
+    ("ClusterRole", "trimtab-edit"): (
+        _rights(OURS, "servingdeployments", "create update patch delete deletecollection")
+        | _rights(OURS, "servingdeployments/scale", "update patch")
+    ),
+    ("ClusterRole", "trimtab-admin"): _rights(OURS, "gpupools", "create update patch delete deletecollection"),
+}
+
+# Whoever has one of these can become somebody else or read what is not theirs.
+FORBIDDEN_VERBS = {"impersonate", "escalate", "bind", "approve", "sign", "use", "proxy"}
+FORBIDDEN_RESOURCES = {
+    "secrets",
+    "configmaps",
+    "serviceaccounts",
+    "serviceaccounts/token",
+    "pods/exec",
+    "pods/attach",
+    "pods/portforward",
+    "pods/proxy",
+    "pods/ephemeralcontainers",
+    "services/proxy",
+    "nodes/proxy",
+    "roles",
+    "rolebindings",
+    "clusterroles",
+    "clusterrolebindings",
+    "customresourcedefinitions",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+}
