@@ -1,0 +1,111 @@
+"""What an installation sets: environment variables `TRIMTAB_*`, one reader for all processes.
+
+Every value has a default that works from a shell; the chart sets the rest. A value that cannot be read names the
+variable, what stood there and what would be allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from controlplane.model.errors import InvalidSpec
+
+_PORT_MAX = 65_535
+_WORKERS_MAX = 256
+_IMAGES_MAX = 64
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """What every process has. `kubeconfig` None: the usual places, or the cluster the process runs in."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    namespace: str = "default"
+    pod_name: str = ""
+    kubeconfig: str | None = None
+    log_level: str = "info"
+    log_format: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """`trimtab operator`. `engine_images`: `ENGINE` or `ENGINE/VENDOR` -> image."""
+
+    process: ProcessSettings = field(default_factory=ProcessSettings)
+    leader_election: bool = True
+    lease_name: str = "trimtab-operator"
+    workers: int = 8
+    engine_images: Mapping[str, str] = field(default_factory=dict)
+    cluster_domain: str = "cluster.local"
+
+
+def process_settings(env: Mapping[str, str], *, port: int) -> ProcessSettings:
+    """The common part. Raises InvalidSpec."""
+    return ProcessSettings(
+        host=env.get("TRIMTAB_HOST", "127.0.0.1"),
+        port=_integer(env, "TRIMTAB_PORT", port, 0, _PORT_MAX),
+        namespace=env.get("TRIMTAB_NAMESPACE") or "default",
+        pod_name=env.get("TRIMTAB_POD_NAME", ""),
+        kubeconfig=env.get("TRIMTAB_KUBECONFIG") or None,
+        log_level=_word(env, "TRIMTAB_LOG_LEVEL", "info", LOG_LEVELS),
+        log_format=_word(env, "TRIMTAB_LOG_FORMAT", "text", LOG_FORMATS),
+    )
+
+
+def operator_settings(env: Mapping[str, str]) -> OperatorSettings:
+    """Settings of `trimtab operator`. Raises InvalidSpec."""
+    return OperatorSettings(
+        process=process_settings(env, port=8080),
+        leader_election=_truth(env, "TRIMTAB_LEADER_ELECTION", True),
+        lease_name=env.get("TRIMTAB_LEASE_NAME") or "trimtab-operator",
+        workers=_integer(env, "TRIMTAB_WORKERS", 8, 1, _WORKERS_MAX),
+        engine_images=_images(env, "TRIMTAB_ENGINE_IMAGES"),
+        cluster_domain=env.get("TRIMTAB_CLUSTER_DOMAIN") or "cluster.local",
+    )
+
+
+def _integer(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
+        raise InvalidSpec(f"{text!r} is no usable number", field=name, value=text, limit=f"{low} to {high}")
+    return int(text)
+
+
+def _truth(env: Mapping[str, str], name: str, default: bool) -> bool:
+    text = env.get(name, "").strip().lower()
+    if text and text not in _TRUTH:
+        raise InvalidSpec(f"{text!r} is neither true nor false", field=name, value=text, limit="true or false")
+    return _TRUTH[text] if text else default
+
+
+def _word(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
+    text = env.get(name, "").strip().lower() or default
+    if text not in allowed:
+        raise InvalidSpec(f"{text!r} is not offered", field=name, value=text, limit=", ".join(allowed))
+    return text
+
+
+def _images(env: Mapping[str, str], name: str) -> dict[str, str]:
+    text = env.get(name, "").strip()
+    if not text:
+        return {}
+    limit = f'a JSON object of at most {_IMAGES_MAX} images, such as {{"openvino": "registry/engine:1"}}'
+    try:
+        images = json.loads(text)
+    except ValueError as error:
+        raise InvalidSpec(f"no JSON: {error}", field=name, value=text[:200], limit=limit) from error
+    if (
+        not isinstance(images, dict)
+        or len(images) > _IMAGES_MAX
+        or not all(isinstance(image, str) for image in images.values())
+    ):
+        raise InvalidSpec("not a map of images", field=name, value=text[:200], limit=limit)
+    return {engine: image for engine, image in images.items() if image}

@@ -1,0 +1,301 @@
+"""The thin controller: snapshot in, decision, actions out. All knowledge is in `plan`; all writes are in `executor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from controlplane.catalog import Catalog
+from controlplane.model.actions import Action, AwaitRoom, Record, Remember, Requeue, WriteStatus
+from controlplane.model.serving import ServingDeployment
+from operators.pools.rows import NodeView
+from operators.runtime import (
+    DONE,
+    Clock,
+    Controller,
+    ControllerMetrics,
+    EventRecorder,
+    Expectations,
+    Fence,
+    Informer,
+    Key,
+    Regarding,
+    Result,
+    SystemClock,
+    Writer,
+    key_of,
+)
+from operators.serving.executor import Executor, Outcome, Refused
+from operators.serving.names import gang_service_name
+from operators.serving.owned import BUDGETS, SERVICES, OwnedRow, Shape
+from operators.serving.plan import decide
+from operators.serving.prepared import Prepared, Preparer, deployment_of, status_of
+from operators.serving.reasons import Reason
+from operators.serving.repair import with_failure
+from operators.serving.room import Room, Supply
+from operators.serving.rows import DeploymentRow
+from operators.serving.snapshot import NodeState, Notes, PlanSettings, Snapshot
+from operators.serving.status import unreadable
+from operators.serving.waiting import Waiting
+from operators.workloads.podview import PodView
+
+# A delete that was answered but never seen in the watch (lost with a relist) is forgotten after this long.
+_DELETE_SEEN_WITHIN_S = 60.0
+_EVENT_ACTION = "Reconcile"
+
+POD_INDEXES: dict[str, Callable[[PodView], tuple[str, ...]]] = {
+    "deployment": lambda pod: () if pod.deployment is None else (key_of(pod.namespace, pod.deployment),),
+    "node": lambda pod: () if pod.deployment is None or pod.node_name is None else (pod.node_name,),
+}
+"""Indexes the pods informer must have."""
+
+
+class ServingController:
+    """Feed the inventory from the same informers first, so that it has seen a change before a deployment is looked at."""
+
+    def __init__(
+        self,
+        *,
+        deployments: Informer[Any, DeploymentRow],
+        pods: Informer[Any, PodView],
+        nodes: Informer[Any, NodeView],
+        services: Informer[Any, OwnedRow],
+        budgets: Informer[Any, OwnedRow],
+        supply: Supply,
+        inventory_pod: Callable[[PodView], None],
+        catalog: Catalog,
+        settings: PlanSettings,
+        writer: Writer,
+        fence: Fence,
+        recorder: EventRecorder | None = None,
+        metrics: ControllerMetrics | None = None,
+        workers: int = 8,
+        clock: Clock | None = None,
+    ) -> None:
+        self._deployments, self._pods, self._nodes = deployments, pods, nodes
+        self._services, self._budgets = services, budgets
+        self._supply, self._settings, self._writer = supply, settings, writer
+        self._recorder = recorder
+        self._clock: Clock = clock or SystemClock()
+        self._preparer = Preparer(catalog, settings.render)
+        self._expectations = Expectations(self._clock, _DELETE_SEEN_WITHIN_S)
+        self._executor = Executor(
+            writer,
+            fence,
+            pods=pods,
+            services=services,
+            budgets=budgets,
+            supply=supply,
+            inventory_pod=inventory_pod,
+            expectations=self._expectations,
+        )
+        self._notes: dict[Key, Notes] = {}
+        self._revision = supply.revision
+        self.controller = Controller(
+            "servingdeployment",
+            self.reconcile,
+            workers=workers,
+            metrics=metrics,
+            seeds=self._seeds,
+            clock=self._clock,
+        )
+        self.waiting = Waiting(self.controller.enqueue, self._clock)
+        deployments.add_handler(self._deployment_changed)
+        pods.add_handler(self._pod_changed)
+        nodes.add_handler(self._node_changed)
+        services.add_handler(self._owned_changed)
+        budgets.add_handler(self._owned_changed)
+
+    def room_changed(self, _pool: str) -> None:
+        """Subscribe this to the inventory."""
+        if self._supply.revision != self._revision:
+            self._revision = self._supply.revision
+            self.waiting.room()
+
+    # ---- one reconcile
+
+    async def reconcile(self, key: Key) -> Result:
+        """Bring one deployment a step closer to its spec."""
+        row = self._deployments.store.get(key)
+        if row is None or row.deleting:
+            self._forget(key)  # what it owned goes with it, by owner reference
+            return DONE
+        prepared = self._preparer.prepare(row)
+        if prepared.spec is None:
+            await self._say_unreadable(row, prepared)
+            return DONE
+        if self.waiting.due and key not in self.waiting and self._may_take_room(key, prepared):
+            # Room has just appeared: those who wait for it are asked first, in their order.
+            self.waiting.flush()
+            self.controller.queue.add(key)
+            return DONE
+        stored, status = status_of(row)
+        snapshot = self._snapshot(row, prepared, deployment_of(row, prepared.spec, status))
+        actions = decide(snapshot, self._settings, self._clock.utc_now().timestamp())
+        self._note(key, actions)
+        outcome = await self._executor.run(key, row.uid, row.namespace, actions)
+        self._publish(row, actions)
+        if outcome.refused:
+            self._back_off(key, outcome)
+            return Result(0.0)
+        if outcome.error is not None:
+            raise outcome.error
+        written = next((action.status for action in actions if isinstance(action, WriteStatus)), None)
+        if written is not None:
+            body = await self._writer.apply_status(
+                self._deployments.resource, row.name, row.namespace, written, current=stored
+            )
+            if body is not None:
+                self._deployments.absorb(body)
+        again = next((action.after_s for action in actions if isinstance(action, Requeue)), None)
+        return DONE if again is None else Result(again)
+
+    def _snapshot(self, row: DeploymentRow, prepared: Prepared, deployment: ServingDeployment) -> Snapshot:
+        now_s = int(self._clock.utc_now().timestamp())
+        _, doomed = self._expectations.pending(row.key)
+        pods = self._pods.store.by_index("deployment", row.key)
+        if doomed and not self._expectations.satisfied(row.key):
+            # Our own deletes that the watch has not shown yet.
+            pods = [_leaving(pod, now_s) if pod.uid in doomed else pod for pod in pods]
+        return Snapshot(
+            deployment=deployment,
+            templates=prepared.templates,
+            errors=prepared.errors,
+            pods=pods,
+            placer=Room(self._supply, self._clock.monotonic_s()),
+            node_state=self._node_state,
+            owned=self._owned(row),
+            notes=self._notes.get(row.key, Notes()),
+        )
+
+    def _owned(self, row: DeploymentRow) -> dict[tuple[str, str], Shape]:
+        found: dict[tuple[str, str], Shape] = {}
+        for name in (row.name, gang_service_name(row.name)):
+            service = self._services.store.get(key_of(row.namespace, name))
+            if service is not None:
+                found[SERVICES, name] = service.shape
+        budget = self._budgets.store.get(row.key)
+        if budget is not None:
+            found[BUDGETS, row.name] = budget.shape
+        return found
+
+    def _node_state(self, name: str) -> NodeState:
+        node = self._nodes.store.get(name)
+        if node is None:
+            return NodeState.GONE
+        return NodeState.READY if node.ready else NodeState.SILENT
+
+    def _may_take_room(self, key: Key, prepared: Prepared) -> bool:
+        wanted = 0 if prepared.spec is None or prepared.spec.suspend else prepared.spec.replicas
+        return len(self._pods.store.index_keys("deployment", key)) < wanted
+
+    async def _say_unreadable(self, row: DeploymentRow, prepared: Prepared) -> None:
+        stored, status = status_of(row)
+        now_s = self._clock.utc_now().timestamp()
+        body = await self._writer.apply_status(
+            self._deployments.resource,
+            row.name,
+            row.namespace,
+            unreadable(row.name, row.generation, status, prepared.problem, now_s),
+            current=stored,
+        )
+        if body is not None:
+            self._deployments.absorb(body)
+
+    # ---- what a decision leaves behind
+
+    def _note(self, key: Key, actions: list[Action]) -> None:
+        waits = False
+        for action in actions:
+            if isinstance(action, Remember) and isinstance(action.notes, Notes):
+                self._notes[key] = action.notes
+            elif isinstance(action, AwaitRoom):
+                self.waiting.add(key, action.rank, action.since_s)
+                waits = True
+        if not waits:
+            self.waiting.discard(key)
+
+    def _back_off(self, key: Key, outcome: Outcome) -> None:
+        """The API server refuses our pods: try again later, and let the next decision say so."""
+        notes = self._notes.get(key, Notes())
+        now_s = self._clock.utc_now().timestamp()
+        back_off = dict(notes.back_off)
+        first: dict[str, Refused] = {}
+        for refused in outcome.refused:
+            first.setdefault(refused.revision, refused)
+        for revision, refused in first.items():
+            back_off = with_failure(back_off, revision, Reason.PODS_REFUSED, refused.message, self._settings, now_s)
+        self._notes[key] = Notes(back_off, notes.avoid, notes.better_since_s)
+
+    def _publish(self, row: DeploymentRow, actions: list[Action]) -> None:
+        if self._recorder is None:
+            return
+        resource = self._deployments.resource
+        about = Regarding(resource.api_version, resource.kind, row.name, row.namespace, row.uid)
+        for action in actions:
+            if isinstance(action, Record):
+                self._recorder.event(about, action.type, action.reason, action.message, _EVENT_ACTION)
+
+    def _forget(self, key: Key) -> None:
+        self._notes.pop(key, None)
+        self.waiting.discard(key)
+        self._expectations.forget(key)
+
+    # ---- what makes a deployment worth a look
+
+    def _seeds(self) -> list[Key]:
+        """All deployments, those first that are placed first."""
+        rows = sorted(self._deployments.store.values(), key=lambda row: row.created or "")
+        return [row.key for row in rows]
+
+    def _deployment_changed(self, old: DeploymentRow | None, new: DeploymentRow | None) -> None:
+        row = new or old
+        if row is None:
+            return
+        if new is None or (old is not None and old.uid != new.uid):
+            self._preparer.forget(row.uid if old is None else old.uid)
+            self._forget(row.key)
+        self.controller.enqueue(row.key)
+
+    def _pod_changed(self, old: PodView | None, new: PodView | None) -> None:
+        row = new or old
+        if row is None or row.deployment is None:
+            return
+        key = key_of(row.namespace, row.deployment)
+        if new is None or new.deleting:
+            self._expectations.deleted(key, row.uid)
+        if old is None or new is None or old is new or _told(old) != _told(new):
+            self.controller.enqueue(key)
+
+    def _node_changed(self, old: NodeView | None, new: NodeView | None) -> None:
+        row = new or old
+        if row is None or (old is not None and new is not None and old.ready == new.ready):
+            return
+        for pod in self._pods.store.by_index("node", row.name):
+            if pod.deployment is not None:
+                self.controller.enqueue(key_of(pod.namespace, pod.deployment))
+
+    def _owned_changed(self, old: OwnedRow | None, new: OwnedRow | None) -> None:
+        row = new or old
+        if row is not None and row.deployment and (old is None or new is None or old.shape != new.shape):
+            self.controller.enqueue(key_of(row.namespace, row.deployment))
+
+
+def _told(pod: PodView) -> tuple[object, ...]:
+    """The fields of a pod that a decision looks at: a change elsewhere is no news."""
+    return (
+        pod.uid,
+        pod.ready,
+        pod.deleting_s,
+        pod.phase in ("Failed", "Succeeded"),
+        pod.unschedulable_reason == "Unschedulable",
+        pod.waiting_reason if pod.waiting_reason not in ("ContainerCreating", "PodInitializing") else None,
+        pod.exit_code,
+        pod.status_reason,
+    )
+
+
+def _leaving(pod: PodView, now_s: int) -> PodView:
+    return msgspec.structs.replace(pod, deleting_s=now_s)

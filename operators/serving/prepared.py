@@ -1,0 +1,114 @@
+"""A deployment read, validated and rendered as far as it can be without a placement; kept while its spec stays."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+from pydantic import ValidationError
+
+from controlplane.catalog import Catalog
+from controlplane.model.errors import InvalidSpec, TrimtabError
+from controlplane.model.resource import ObjectMeta
+from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec, ServingDeploymentStatus
+from operators.placement import GangRequest
+from operators.serving.render import RenderSettings, ReplicaTemplate, replica_template
+from operators.serving.rows import DeploymentRow
+from operators.serving.validate import validate
+
+_KEPT = 1_024
+_ERRORS_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`spec` None: it does not parse, `problem` says why. `templates` is empty when there are `errors`."""
+
+    generation: int
+    uid: str
+    spec: ServingDeploymentSpec | None
+    problem: str
+    errors: tuple[TrimtabError, ...]
+    templates: tuple[ReplicaTemplate, ...]
+
+
+class Preparer:
+    """Remembers the latest `_KEPT` deployments: the rendered base of a pod is tens of kilobytes."""
+
+    def __init__(self, catalog: Catalog, settings: RenderSettings) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._kept: OrderedDict[str, Prepared] = OrderedDict()
+
+    def prepare(self, row: DeploymentRow) -> Prepared:
+        """What the row's generation asks for. Never raises."""
+        known = self._kept.get(row.uid)
+        if known is not None and known.generation == row.generation:
+            self._kept.move_to_end(row.uid)
+            return known
+        prepared = self._prepare(row)
+        self._kept[row.uid] = prepared
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return prepared
+
+    def forget(self, uid: str) -> None:
+        """The deployment is gone."""
+        self._kept.pop(uid, None)
+
+    def _prepare(self, row: DeploymentRow) -> Prepared:
+        try:
+            spec = ServingDeploymentSpec.model_validate_json(row.spec or b"{}")
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)[:_ERRORS_SHOWN]
+            problem = "; ".join(f"spec.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in found)
+            return Prepared(row.generation, row.uid, None, problem, (), ())
+        wanted = deployment_of(row, spec, ServingDeploymentStatus())
+        errors = validate(wanted, self._catalog, self._settings)
+        templates: list[ReplicaTemplate] = []
+        if not errors:
+            try:
+                for index in range(len(spec.explicit.choices)):
+                    template = replica_template(wanted, index, self._catalog, self._settings)
+                    GangRequest(template.accelerator, template.pods, template.units_per_pod)
+                    templates.append(template)
+            except TrimtabError as error:
+                errors, templates = [error], []
+            except (ValueError, RecursionError) as error:
+                errors, templates = [InvalidSpec(str(error), field="spec")], []
+        return Prepared(row.generation, row.uid, spec, "", tuple(errors), tuple(templates))
+
+
+def deployment_of(
+    row: DeploymentRow, spec: ServingDeploymentSpec, status: ServingDeploymentStatus
+) -> ServingDeployment:
+    """The row as the floor's type. Its parts are validated already."""
+    metadata = ObjectMeta.model_construct(
+        name=row.name,
+        namespace=row.namespace,
+        uid=row.uid,
+        resource_version=row.resource_version,
+        generation=row.generation,
+        creation_timestamp=None if row.created is None else datetime.fromisoformat(row.created),
+        deletion_timestamp=None,
+        labels={},
+        annotations={},
+        finalizers=[],
+    )
+    return ServingDeployment.model_construct(metadata=metadata, spec=spec, status=status)
+
+
+def status_of(row: DeploymentRow) -> tuple[dict[str, object], ServingDeploymentStatus]:
+    """The stored status as JSON and as type; what cannot be read counts as empty and is written anew."""
+    try:
+        stored = msgspec.json.decode(row.status or b"{}")
+    except msgspec.DecodeError:
+        stored = {}
+    if not isinstance(stored, dict):
+        return {}, ServingDeploymentStatus()
+    try:
+        return stored, ServingDeploymentStatus.model_validate(stored)
+    except ValidationError:
+        return stored, ServingDeploymentStatus()
