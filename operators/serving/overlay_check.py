@@ -18,6 +18,8 @@ from operators.serving.overlay_security import check_security
 
 FIELD = "spec.podTemplate"
 ENGINE_CONTAINER = "engine"
+_DEPTH_MAX = 24
+_ERRORS_MAX = 20  # a person reads the first few; an object of 1 MB could hold 200,000
 
 # Volumes and mounts that the renderer makes; the template may resize `shm` and `scratch`, nothing else of them.
 SHM, SCRATCH = "shm", "scratch"
@@ -107,6 +109,8 @@ def check_template(
     """
     errors: list[TrimtabError] = []
     _refuse_unmergeable(template, FIELD, errors)
+    if errors:
+        return errors
     _check_fields(template, FIELD, {"metadata", "spec"}, {}, errors)
     metadata = _object(template, "metadata", FIELD, errors)
     _check_fields(
@@ -221,6 +225,8 @@ def _check_fields(
     errors: list[TrimtabError],
 ) -> None:
     for key in value:
+        if len(errors) >= _ERRORS_MAX:
+            return
         if key in owned:
             errors.append(Refused(f"{key} belongs to the controller", field=f"{path}.{key}", hint=owned[key]))
         elif key not in allowed:
@@ -236,9 +242,14 @@ def _check_fields(
             )
 
 
-def _refuse_unmergeable(value: Any, path: str, errors: list[TrimtabError]) -> None:
-    """Merge directives, and null outside securityContext: it would remove what the renderer put there."""
-    if isinstance(value, Mapping):
+def _refuse_unmergeable(value: Any, path: str, errors: list[TrimtabError], depth: int = 0) -> None:
+    """Merge directives, null outside securityContext (it would remove what the renderer put there), and nesting that
+    no pod has."""
+    if len(errors) >= _ERRORS_MAX:
+        return
+    if depth > _DEPTH_MAX:
+        errors.append(InvalidSpec("nested too deeply", field=path, limit=f"{_DEPTH_MAX} levels"))
+    elif isinstance(value, Mapping):
         for key, item in value.items():
             where = f"{path}.{key}"
             if key.startswith("$"):
@@ -255,10 +266,10 @@ def _refuse_unmergeable(value: Any, path: str, errors: list[TrimtabError]) -> No
                     InvalidSpec("null removes a field only inside securityContext", field=where, hint="leave it out")
                 )
             else:
-                _refuse_unmergeable(item, where, errors)
+                _refuse_unmergeable(item, where, errors, depth + 1)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _refuse_unmergeable(item, f"{path}[{index}]", errors)
+            _refuse_unmergeable(item, f"{path}[{index}]", errors, depth + 1)
 
 
 def _object(parent: Mapping[str, Any], key: str, path: str, errors: list[TrimtabError]) -> Mapping[str, Any]:
@@ -284,6 +295,8 @@ def _items(
     found: list[tuple[int, Mapping[str, Any]]] = []
     seen: set[str] = set()
     for index, item in enumerate(value):
+        if len(errors) >= _ERRORS_MAX:
+            break
         where = f"{path}.{list_key}[{index}]"
         name = item.get(key) if isinstance(item, Mapping) else None
         if not isinstance(name, str) or not name:

@@ -117,6 +117,23 @@ def test_refused_with_the_field_and_what_to_use_instead(template: dict[str, Any]
     assert word in str(found[0])
 
 
+def test_nesting_that_no_pod_has_is_refused_and_not_walked() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    found = check_template({"spec": {"securityContext": deep}}, accelerator_resources=GPU)
+    assert [error.message for error in found] == ["nested too deeply"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [{"spec": {f"field{index}": 1 for index in range(5000)}}, engine(env=[None] * 5000)],
+    ids=["map", "list"],
+)
+def test_a_huge_template_gives_the_first_errors_only(template: dict[str, Any]) -> None:
+    assert 10 <= len(check_template(template, accelerator_resources=GPU)) <= 25
+
+
 def test_secrets_environment_and_rdma_reach_the_engine() -> None:
     template = {
         "spec": {
