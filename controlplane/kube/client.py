@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -35,6 +36,8 @@ _RETRY_AFTER_CAP_S = 10.0
 # The server retries nothing for us: 503 comes while it starts or stops, 429 from priority and fairness.
 _SHED_STATUSES = frozenset({429, 503})
 
+# Values that mean themselves in a query string; urlencode costs ten times as much as asking.
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9.\-_]*")
 Query = Mapping[str, str | int | bool | None]
 Body = bytes | Mapping[str, Any] | msgspec.Struct
 _encode = msgspec.json.Encoder().encode
@@ -353,7 +356,11 @@ class KubeClient:
             for key, value in query.items()
             if value is not None
         }
-        return f"{self.access.base_path}{path}?{urlencode(pairs)}" if pairs else self.access.base_path + path
+        if not pairs:
+            return self.access.base_path + path
+        plain = all(map(_PLAIN_VALUE.fullmatch, pairs.values()))
+        encoded = "&".join([f"{key}={value}" for key, value in pairs.items()]) if plain else urlencode(pairs)
+        return f"{self.access.base_path}{path}?{encoded}"
 
     def _observe(self, method: str, code: str, started_s: float) -> None:
         if self.observer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -49,7 +50,13 @@ class Resource:
         return "/".join(parts)
 
 
+# What every valid Kubernetes name consists of; such a value needs no quoting, and nearly all values are such.
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]*")
+
+
 def _segment(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
     # An empty or dotted segment would be normalised away by a proxy and address the parent.
     if value in ("", ".", ".."):
         raise ValueError(f"{value!r} is no name of a Kubernetes object")

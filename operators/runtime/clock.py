@@ -52,9 +52,9 @@ class SystemClock:
 
 def rfc3339(moment: datetime) -> str:
     """`2026-01-31T12:00:00Z`, the form of `metav1.Time`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).isoformat(timespec="seconds")[:-6] + "Z"
 
 
 def rfc3339_micro(moment: datetime) -> str:
     """`2026-01-31T12:00:00.000000Z`, the form of `metav1.MicroTime` (leases, events)."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"

@@ -74,22 +74,37 @@ def status_changed(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> boo
     Absent, null and empty values are equal (the API server drops what a schema calls empty), and of conditions the
     transition time alone is no news.
     """
-    return bool(_canonical(old or {}) != _canonical(new))
+    return not _same(old or {}, new, in_condition=False)
 
 
-def _canonical(value: Any, *, in_condition: bool = False) -> Any:
-    if isinstance(value, msgspec.Struct):
-        value = msgspec.to_builtins(value)
-    if isinstance(value, Mapping):
-        pairs = (
-            (key, _canonical(item, in_condition=key == "conditions"))
-            for key, item in value.items()
-            if not (in_condition and key == "lastTransitionTime")
+def _same(old: Any, new: Any, *, in_condition: bool) -> bool:
+    # Walks both sides at once and builds nothing: this runs in every reconcile.
+    if isinstance(old, msgspec.Struct):
+        old = msgspec.to_builtins(old)
+    if isinstance(new, msgspec.Struct):
+        new = msgspec.to_builtins(new)
+    if isinstance(new, Mapping) and isinstance(old, Mapping):
+        for key, value in new.items():
+            if in_condition and key == "lastTransitionTime":
+                continue
+            before = old.get(key)
+            if _empty(value):
+                if not _empty(before):
+                    return False
+            elif not _same(before, value, in_condition=key == "conditions"):
+                return False
+        return all(
+            key in new or _empty(value) or (in_condition and key == "lastTransitionTime") for key, value in old.items()
         )
-        return {key: item for key, item in pairs if item not in (None, {}, [], "")}
-    if isinstance(value, list | tuple):
-        return [_canonical(item, in_condition=in_condition) for item in value]
-    return value
+    if isinstance(new, list | tuple) and isinstance(old, list | tuple):
+        return len(new) == len(old) and all(
+            _same(before, value, in_condition=in_condition) for before, value in zip(old, new, strict=True)
+        )
+    return bool(old == new)
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (not value and value.__class__ in (dict, list, tuple, str))
 
 
 def with_finalizer(finalizers: Sequence[str], name: str) -> tuple[str, ...] | None:

@@ -103,6 +103,7 @@ class RuntimeMetrics:
             buckets=_REQUEST_BUCKETS_S,
         )
         self.leader = Gauge("leader_election_master_status", "1 while this process leads", ["name"], registry=r)
+        self._request_children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._queues = _QueueCollector(self.clock)
         r.register(self._queues)
 
@@ -112,8 +113,12 @@ class RuntimeMetrics:
 
     def observe_request(self, method: str, host: str, code: str, duration_s: float) -> None:
         """A `RequestObserver` for the client."""
-        self.requests.labels(code, method, host).inc()
-        self.request_duration.labels(method, host).observe(duration_s)
+        known = self._request_children.get((method, host, code))
+        if known is None:
+            known = self.requests.labels(code, method, host), self.request_duration.labels(method, host)
+            self._request_children[method, host, code] = known
+        known[0].inc()
+        known[1].observe(duration_s)
 
     def watch_queue(self, name: str, queue: WorkQueue) -> None:
         self._queues.queues[name] = queue
