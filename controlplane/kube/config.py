@@ -8,10 +8,11 @@ when their token expires, and a 401 asks at once.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from controlplane.kube.errors import ConfigError
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import Configuration
+
+log = logging.getLogger(__name__)
 
 # Service-account tokens are replaced well before they expire; kubelet syncs the file about once a minute.
 TOKEN_REREAD_S = 60.0
@@ -61,7 +64,7 @@ class ClusterAccess:
         # A client certificate outranks any bearer token: whoever forwards tokens must not connect with one.
         self.has_client_certificate = False
         self._header: str | None = f"Bearer {token}" if token else None
-        self._reload: Callable[[], Any] | None = None
+        self._reload: Callable[[], Awaitable[ClusterAccess]] | None = None
         self._due_s = float("inf")
         self._last_reload_s = 0.0
 
@@ -89,7 +92,12 @@ class ClusterAccess:
         # Set first: concurrent requests go on with the old header instead of queueing behind an exec plug-in.
         self._last_reload_s = time.monotonic()
         self._due_s = self._last_reload_s + TOKEN_REREAD_S
-        fresh: ClusterAccess = await self._reload()
+        try:
+            fresh: ClusterAccess = await self._reload()
+        except ConfigError as error:
+            # The credentials we hold may still be good; if not, the server's 401 says so and asks here again.
+            log.warning("credentials cannot be read anew: %s", error)
+            return
         self._header = fresh._header
         self._due_s = fresh._due_s
         if fresh.tls is not None:
