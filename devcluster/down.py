@@ -31,6 +31,8 @@ def remove(plan: Plan, note: Callable[[str], None], purge: bool = False) -> None
     cgroups.remove(plan.cgroup)
     _end(plan, _LAST)
     processes.end(processes.scan(plan.state), grace_s=0.5)
+    for node in nodes.all_nodes(plan):
+        containers.sweep_sockets(node, [])
     note("removing mounts and network")
     unmount(plan.state)
     network.remove(plan)
