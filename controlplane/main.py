@@ -11,6 +11,7 @@ from controlplane.model.errors import TrimtabError
 
 # name -> (module:attribute, one line of help). The modules import clients and frameworks: not before they are needed.
 _COMMANDS: dict[str, tuple[str, str]] = {
+    "api": ("controlplane.cli.api:api", "Serve the REST API and event streams."),
     "operator": ("controlplane.cli.operator:operator", "Run the operator: pools, placement, serving deployments."),
 }
 

@@ -45,6 +45,15 @@ class OperatorSettings:
     cluster_domain: str = "cluster.local"
 
 
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """`trimtab api`. `audience` None: tokens for the API server itself are accepted."""
+
+    process: ProcessSettings = field(default_factory=lambda: ProcessSettings(port=8000))
+    audience: str | None = "trimtab"
+    event_log_capacity: int = 10_000
+
+
 def process_settings(env: Mapping[str, str], *, port: int) -> ProcessSettings:
     """The common part. Raises InvalidSpec."""
     return ProcessSettings(
@@ -67,6 +76,15 @@ def operator_settings(env: Mapping[str, str]) -> OperatorSettings:
         workers=_integer(env, "TRIMTAB_WORKERS", 8, 1, _WORKERS_MAX),
         engine_images=_images(env, "TRIMTAB_ENGINE_IMAGES"),
         cluster_domain=env.get("TRIMTAB_CLUSTER_DOMAIN") or "cluster.local",
+    )
+
+
+def api_settings(env: Mapping[str, str]) -> ApiSettings:
+    """Settings of `trimtab api`. An empty audience means the API server's own. Raises InvalidSpec."""
+    return ApiSettings(
+        process=process_settings(env, port=8000),
+        audience=env.get("TRIMTAB_API_AUDIENCE", "trimtab").strip() or None,
+        event_log_capacity=_integer(env, "TRIMTAB_EVENT_LOG_CAPACITY", 10_000, 100, 1_000_000),
     )
 
 

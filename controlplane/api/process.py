@@ -5,7 +5,6 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,25 +17,14 @@ from controlplane.api.cache import ClusterCache
 from controlplane.api.engines import fetch_page, scrape_forever, session
 from controlplane.bus import EventLog
 from controlplane.kube import ConfigError, KubeClient, load_access
+from controlplane.logs import configure
+from controlplane.settings import ApiSettings
 from telemetry.collectors.scrape import EngineMetrics
 
 log = logging.getLogger(__name__)
 
 # Open event streams are cut this long after SIGTERM; their readers resume elsewhere with Last-Event-ID.
 _SHUTDOWN_GRACE_S = 5
-
-
-@dataclass(frozen=True, slots=True)
-class ApiSettings:
-    """How the API process is set up. `audience` None: tokens for the API server itself are accepted."""
-
-    host: str
-    port: int
-    audience: str | None
-    namespace: str
-    pod_name: str
-    kubeconfig: str | None
-    event_log_capacity: int = 10_000
 
 
 def _watch_metrics(registry: CollectorRegistry, cache: ClusterCache, metrics: EngineMetrics) -> None:
@@ -59,22 +47,23 @@ def _watch_metrics(registry: CollectorRegistry, cache: ClusterCache, metrics: En
 def build(settings: ApiSettings) -> FastAPI:
     """The application; the cluster is contacted when it starts."""
     registry = CollectorRegistry()
+    process = settings.process
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Backend]:
-        access = await load_access(settings.kubeconfig)
+        access = await load_access(process.kubeconfig)
         if access.has_client_certificate:
             raise ConfigError(
                 "The API forwards its callers' tokens, and a client certificate would outrank them: every caller would "
                 "act as its user. Use a kubeconfig with a token, or run inside the cluster."
             )
         async with KubeClient(access, user_agent="trimtab-api") as client, session() as http:
-            cache = ClusterCache(client, EventLog(settings.event_log_capacity), settings.namespace)
+            cache = ClusterCache(client, EventLog(settings.event_log_capacity), process.namespace)
             metrics = EngineMetrics(lambda url: fetch_page(http, url))
             _watch_metrics(registry, cache, metrics)
             authority = Authority(client, settings.audience)
             tasks = [asyncio.create_task(informer.run()) for informer in cache.informers]
-            tasks.append(asyncio.create_task(scrape_forever(cache, metrics, settings.pod_name)))
+            tasks.append(asyncio.create_task(scrape_forever(cache, metrics, process.pod_name or "api")))
             try:
                 yield Backend(client, authority, cache, metrics)
             finally:
@@ -88,11 +77,12 @@ def build(settings: ApiSettings) -> FastAPI:
 
 def serve(settings: ApiSettings) -> None:
     """Run until SIGTERM."""
+    configure(settings.process.log_level, settings.process.log_format)
     uvicorn.run(
         build(settings),
-        host=settings.host,
-        port=settings.port,
-        log_level="info",
+        host=settings.process.host,
+        port=settings.process.port,
+        log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
         server_header=False,

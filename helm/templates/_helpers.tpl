@@ -107,6 +107,8 @@ readinessProbe:
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 - name: TRIMTAB_POD_NAME
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: TRIMTAB_HOST
+  value: 0.0.0.0
 - name: TRIMTAB_LOG_LEVEL
   value: {{ .Values.logLevel }}
 - name: HOME

@@ -24,11 +24,6 @@ from tests.integration.conftest import ROOT, Kubectl
 pytestmark = pytest.mark.cluster
 
 AUDIENCE = "trimtab"
-_SERVE = """
-import sys
-from controlplane.api.process import ApiSettings, serve
-serve(ApiSettings("127.0.0.1", int(sys.argv[1]), "trimtab", "default", "api-under-test", None))
-"""
 SPEC: dict[str, Any] = {
     "model": {"name": "tiny-random-llama", "source": "image:/models/m.gguf"},
     # A name no pool has: these objects are read and written here, never placed.
@@ -55,7 +50,11 @@ def api(cluster_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     log_path = tmp_path_factory.mktemp("api") / "log"
     with log_path.open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, str(port)], env=cluster_env, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "controlplane", "api", f"--port={port}", f"--audience={AUDIENCE}"],
+            env=cluster_env,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     url = f"http://127.0.0.1:{port}"
     try:
