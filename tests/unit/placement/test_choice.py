@@ -89,6 +89,19 @@ def test_nodes_that_do_not_say_their_rack_are_no_rack() -> None:
     assert placed(made, pods=2, units_per_pod=8, topology=TopologyNeed("rack")).nodes == ("c", "d")
 
 
+def test_the_unknown_is_no_domain_even_where_it_would_fit_tightest() -> None:
+    made = fleet({"a": (8, 4), "b": (8, 4), "c": (8, 0), "d": (8, 0)}, rack={"c": "r", "d": "r"})
+    assert placed(made, pods=4, units_per_pod=2, topology=TopologyNeed("rack")).nodes == ("c",) * 4
+    assert placed(made, pods=2, units_per_pod=4, topology=TopologyNeed("rack")).domain == "r"
+    wide = fleet({"a": (4, 0), "b": (4, 0), "c": (4, 0), "d": (5, 0)}, rack={"c": "r", "d": "r"})
+    assert placed(wide, pods=2, units_per_pod=4, topology=TopologyNeed("rack")).nodes == ("c", "d")
+
+
+def test_the_last_node_of_a_gang_has_room_for_what_is_left() -> None:
+    made = fleet({"a": (8, 7), "b": (8, 0), "c": (8, 6), "d": (8, 5)})
+    assert placed(made, pods=10, units_per_pod=1).units_by_node == {"b": 8, "c": 2}
+
+
 def test_a_pinned_domain_and_the_host_level() -> None:
     racks = {"a": "r1", "b": "r2", "c": "r2"}
     made = fleet({"a": (8, 4), "b": (8, 0), "c": (8, 0)}, rack=racks)

@@ -149,9 +149,35 @@ def a_request(draw: st.DrawFn) -> GangRequest:
     )
 
 
-@given(a_world(), a_request())
-@settings(max_examples=400, deadline=None)
-def test_a_placement_keeps_every_rule_and_a_refusal_is_never_wrong(world: World, request: GangRequest) -> None:
+@st.composite
+def a_tight_case(draw: st.DrawFn) -> tuple[World, GangRequest]:
+    """Healthy nodes, gangs of several nodes, spares and few racks: where the choice of empty nodes matters."""
+    nodes = []
+    for index in range(draw(st.integers(3, 7))):
+        rack = draw(st.sampled_from(["r0", "r0", "r1", None]))
+        capacity = draw(st.sampled_from([3, 4, 8]))
+        domains = {"block": "b0"} | ({"rack": rack} if rack else {})
+        facts = NodeFacts(f"n{index}", GPU, "nvidia.com/gpu", capacity, "ib", 8, domains)
+        nodes.append(Node(facts, min(capacity, draw(st.sampled_from([0, 0, 0, 1, 3])))))
+    need = draw(st.sampled_from([None, TopologyNeed("rack"), TopologyNeed("rack", "preferred"), TopologyNeed("block")]))
+    request = GangRequest(
+        accelerator=GPU,
+        pods=draw(st.integers(2, 8)),
+        units_per_pod=draw(st.sampled_from([1, 2, 3, 4])),
+        topology=need,
+        peer_nodes=draw(st.dictionaries(st.sampled_from(["n0", "n1"]), st.integers(1, 2))),
+        spread=draw(st.sampled_from(["Pack", "Spread"])),
+    )
+    return World(tuple(nodes), draw(st.integers(0, 3)), tolerated=False), request
+
+
+CASES = st.one_of(st.tuples(a_world(), a_request()), a_tight_case())
+
+
+@given(CASES)
+@settings(max_examples=600, deadline=None)
+def test_a_placement_keeps_every_rule_and_a_refusal_is_never_wrong(case: tuple[World, GangRequest]) -> None:
+    world, request = case
     answer = world.fleet().place(request)
     assert isinstance(answer, Placement) == world.possible(request), answer
     if isinstance(answer, Refusal):
@@ -171,9 +197,10 @@ def test_a_placement_keeps_every_rule_and_a_refusal_is_never_wrong(world: World,
         assert one or request.topology.mode == "preferred"
 
 
-@given(a_world(), a_request())
+@given(CASES)
 @settings(max_examples=200, deadline=None)
-def test_a_preference_that_can_be_met_is_met(world: World, request: GangRequest) -> None:
+def test_a_preference_that_can_be_met_is_met(case: tuple[World, GangRequest]) -> None:
+    world, request = case
     if request.topology is None:
         return
     strict = replace(request, topology=replace(request.topology, mode="required"))
@@ -218,9 +245,10 @@ def test_freeing_units_never_turns_success_into_refusal_without_spares(world: Wo
         assert isinstance(freed.fleet().place(request), Placement)
 
 
-@given(a_world(), a_request())
+@given(CASES)
 @settings(max_examples=400, deadline=None)
-def test_the_numbers_of_a_refusal_are_true(world: World, request: GangRequest) -> None:
+def test_the_numbers_of_a_refusal_are_true(case: tuple[World, GangRequest]) -> None:
+    world, request = case
     answer = world.fleet().place(request)
     if isinstance(answer, Placement):
         return

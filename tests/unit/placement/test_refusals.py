@@ -102,6 +102,8 @@ def test_tolerations_of_the_pool_and_of_the_request_open_tainted_nodes_but_not_a
     assert isinstance(fleet(tainted, pool=tolerated).place(GangRequest("h100")), Placement)
     wrong = PoolSupply("a", "h100", tolerations=(PoolToleration(key="team", value="y"),))
     assert refused(fleet(tainted, pool=wrong)).reason is Reason.NODES_UNAVAILABLE
+    nothing = PoolSupply("a", "h100", tolerations=(PoolToleration(key="team", value=""),))
+    assert refused(fleet(tainted, pool=nothing)).reason is Reason.NODES_UNAVAILABLE
     asked = GangRequest("h100", tolerations=(PoolToleration(key="team", effect="NoSchedule"),))
     assert isinstance(fleet(tainted).place(asked), Placement)
     assert isinstance(fleet(tainted, n1=8).place(asked), Refusal)

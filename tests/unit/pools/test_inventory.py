@@ -167,6 +167,29 @@ def test_a_cpu_pool_counts_millicores_and_daemons_leave_its_nodes_empty() -> Non
     assert free(made) == 63_500 - 4100
 
 
+def test_a_pool_that_changes_its_accelerator_counts_its_pods_anew() -> None:
+    made = inventory("n1")
+    made.set_pod(pod("other", gpus=2, cpu=4000, node_name="n1"))
+    made.set_pod(ours("mine", 4, cpu=500, node_name="n1"))
+    assert free(made) == 2
+    made.set_pool("a", h100(accelerator="cpu-x86"))
+    assert free(made) == 64_000 - 4500
+    made.set_pool("a", h100())
+    assert free(made) == 2
+
+
+def test_one_of_two_replicas_leaves_a_node() -> None:
+    made = inventory("n1", pool=h100(spareNodes=1))
+    first, second = ours("one", 2, node_name="n1"), ours("two", 2, node_name="n1")
+    made.set_pod(first)
+    made.set_pod(second)
+    assert (made.replicas_in("a"), made.fleet.totals("a").spare_nodes) == (2, 0)
+    made.remove_pod(first)
+    assert made.replicas_in("a") == 1
+    made.remove_pod(second)
+    assert (made.replicas_in("a"), made.fleet.totals("a").spare_nodes) == (0, 1)
+
+
 def test_a_node_selected_twice_counts_in_the_first_pool_and_moves_when_that_goes() -> None:
     made = inventory("n1", pool=h100())
     made.set_pool("b", h100())
@@ -241,6 +264,8 @@ class Events(RuleBasedStateMachine):
         self.reserved: dict[str, tuple[str, int]] = {}
         self.present: dict[str, NodeView] = {}
         self.made.set_pool("a", h100())
+        for name in ("n0", "n1"):
+            self.set_node(name, "h100", ready=True)
 
     @rule(name=names, where=nodes, units=st.integers(0, 8), state=st.sampled_from(["new", "bound", "done", "leaving"]))
     def set_pod(self, name: str, where: str, units: int, state: str) -> None:
@@ -277,7 +302,7 @@ class Events(RuleBasedStateMachine):
         self.made.expire(2)
         self.reserved.clear()
 
-    @rule(name=nodes, kind=st.sampled_from(["h100", "l4"]), ready=st.booleans())
+    @rule(name=nodes, kind=st.sampled_from(["h100", "h100", "l4"]), ready=st.booleans())
     def set_node(self, name: str, kind: str, ready: bool) -> None:
         self.present[name] = node(name, kind=kind, ready=ready)
         self.made.set_node(self.present[name])
