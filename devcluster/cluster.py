@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from devcluster import build, components, nodes, plan, processes, versions
-from devcluster.errors import CommandError, DevclusterError
+from devcluster.errors import DevclusterError
 from devcluster.kubeapi import Api
 from devcluster.network import enter
 from devcluster.plan import Plan
@@ -58,7 +58,7 @@ class Cluster:
     # -- talking to it ------------------------------------------------------------------------------------------
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120) -> str:
-        """Run kubectl as the administrator; its standard output. Raises CommandError when it fails."""
+        """Run kubectl as the administrator; its standard output. Raises CommandError when kubectl fails."""
         argv = [self.programs / "kubectl", f"--kubeconfig={self.kubeconfig}", *arguments]
         return run(argv, stdin=stdin, timeout_s=timeout_s, env={"KUBECACHEDIR": str(self.plan.state / "kubectl-cache")})
 
@@ -152,6 +152,10 @@ class Cluster:
         return revision
 
 
+class Ended(DevclusterError):
+    """A process that was waited for is gone: no use in waiting longer."""
+
+
 def wait_for(condition: Callable[[], object], patience_s: float, what: str, pause_s: float = 0.1) -> None:
     """Poll `condition` until it is true. Raises DevclusterError after `patience_s`; its own errors count as not yet."""
     deadline = time.monotonic() + patience_s
@@ -160,7 +164,9 @@ def wait_for(condition: Callable[[], object], patience_s: float, what: str, paus
         try:
             if condition():
                 return
-        except (CommandError, DevclusterError) as error:
+        except Ended:
+            raise
+        except DevclusterError as error:
             last = error
         if time.monotonic() >= deadline:
             raise DevclusterError(f"waited {patience_s:g} s for {what}{f': {last}' if last else ''}")

@@ -18,6 +18,7 @@ from devcluster.errors import DevclusterError
 
 CLUSTER_MARK = "TRIMTAB_DEVCLUSTER"
 COMPONENT_MARK = "TRIMTAB_COMPONENT"
+SETTLE_S = 0.15  # a program that dislikes its arguments or a taken port has ended by then
 LOG_LIMIT_BYTES = 64 * 1024 * 1024
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -113,16 +114,17 @@ def start(state: Path, spec: Spec) -> Process:
             cwd="/",
         )
     _unreaped[child.pid] = child
-    deadline = time.monotonic() + 5
+    settled = time.monotonic() + SETTLE_S
+    deadline = settled + 5
     while time.monotonic() < deadline:
         if child.poll() is not None:
             raise DevclusterError(
                 f"{spec.name} ended at once with status {child.returncode}:\n{tail(state, spec.name)}"
             )
         running = find(state, spec.name)
-        if running is not None and running.argv == spec.argv:
+        if running is not None and running.argv == spec.argv and time.monotonic() > settled:
             return running
-        time.sleep(0.02)  # nsenter has not become the program yet
+        time.sleep(0.02)  # nsenter has not become the program yet, or the program may still refuse its arguments
     raise DevclusterError(f"{spec.name} did not start within 5 s:\n{tail(state, spec.name)}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from devcluster import containers, credentials, fleet, network, nodes
 from devcluster.archive import single_program_image
-from devcluster.cluster import Cluster, wait_for
+from devcluster.cluster import Cluster, Ended, wait_for
 from devcluster.components import corefile, dns_objects
 from devcluster.paths import write_atomic
 from devcluster.shell import run
@@ -32,7 +32,10 @@ def cluster_steps(cluster: Cluster) -> list[Step]:
 
     def api_server(_: Note) -> str:
         cluster.start("kube-apiserver")
-        wait_for(cluster.api_ready, 120, f"the API server (log: {plan.state / 'logs'})")
+        patience_s = 120
+        wait_for(
+            lambda: cluster.api_ready() or _all_alive(cluster, "etcd", "kube-apiserver"), patience_s, "the API server"
+        )
         return plan.api_url
 
     def controllers(_: Note) -> None:
@@ -83,6 +86,14 @@ def _node_steps(cluster: Cluster, node: nodes.Node) -> list[Step]:
         Step(f"{node.name} runtime", runtime, ("network and credentials",)),
         Step(f"{node.name}", register, ("API server", f"{node.name} runtime")),
     ]
+
+
+def _all_alive(cluster: Cluster, *components: str) -> bool:
+    """False while they live. Raises Ended with the log when one has ended, as waiting longer is of no use."""
+    for component in components:
+        if processes.find(cluster.plan.state, component) is None:
+            raise Ended(f"{component} ended:\n{processes.tail(cluster.plan.state, component)}")
+    return False
 
 
 def kubectl_script(cluster: Cluster) -> str:
