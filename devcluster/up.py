@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from devcluster import containers, credentials, fleet, network, nodes
+from devcluster import containers, credentials, fleet, network, nodes, processes
 from devcluster.archive import single_program_image
 from devcluster.cluster import Cluster, Ended, wait_for
 from devcluster.components import corefile, dns_objects
