@@ -111,6 +111,8 @@ readinessProbe:
   value: 0.0.0.0
 - name: TRIMTAB_LOG_LEVEL
   value: {{ .Values.logLevel }}
+- name: TRIMTAB_LOG_FORMAT
+  value: {{ .Values.logFormat }}
 - name: HOME
   value: /tmp
 {{- end -}}

@@ -57,6 +57,7 @@ EVERYTHING = Case(
         },
         "priorityClassName": "system-cluster-critical",
         "logLevel": "debug",
+        "logFormat": "text",
         "clusterDomain": "cluster.example",
         "crds": {"install": False},
         "operator": {

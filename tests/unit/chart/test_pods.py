@@ -1,11 +1,11 @@
 """The two pods: hardened, probed, told what the processes read, found by the API."""
 
-import json
 from typing import Any
 
 import pytest
 
 from controlplane.api.cache import API_POD_SELECTOR
+from controlplane.settings import ProcessSettings, api_settings, operator_settings
 from operators.runtime.manager import STOP_GRACE_S
 from tests.unit.chart.rendering import CASES, DEFAULT, EVERYTHING, Case
 
@@ -89,24 +89,44 @@ def test_the_api_finds_its_own_replicas() -> None:
 
 @ALL
 @BOTH
-def test_processes_are_told_who_they_are(case: Case, component: str) -> None:
+def test_processes_are_told_who_they_are_and_read_everything_they_are_told(case: Case, component: str) -> None:
     told = environment(case, component)
     assert told["TRIMTAB_NAMESPACE"] == "metadata.namespace"
     assert told["TRIMTAB_POD_NAME"] == "metadata.name"
+    read = Recorded(told)
+    (operator_settings if component == "operator" else api_settings)(read)
+    assert {name for name in told if name.startswith("TRIMTAB_")} <= read.names
 
 
-def test_the_operator_is_told_its_lease_and_its_images() -> None:
-    told = environment(EVERYTHING, "operator")
-    lease = one(EVERYTHING, "Role", "trimtab-operator")["rules"][1]
-    assert lease["resourceNames"] == [told["TRIMTAB_LEASE_NAME"]]
-    assert json.loads(told["TRIMTAB_ENGINE_IMAGES"]) == EVERYTHING.values["engineImages"]
-    assert json.loads(environment(DEFAULT, "operator")["TRIMTAB_ENGINE_IMAGES"]) == {}
-    assert told["TRIMTAB_CLUSTER_DOMAIN"] == "cluster.example"
+class Recorded(dict[str, str]):
+    """An environment that remembers what was asked of it."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        super().__init__(values)
+        self.names: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.names.add(key)
+        return super().get(key, default)
 
 
-def test_the_api_is_told_its_audience() -> None:
-    assert environment(DEFAULT, "api")["TRIMTAB_API_AUDIENCE"] == "trimtab"
-    assert environment(EVERYTHING, "api")["TRIMTAB_API_AUDIENCE"] == ""
+def test_the_operator_reads_what_the_values_say() -> None:
+    read = operator_settings(environment(EVERYTHING, "operator"))
+    assert read.engine_images == EVERYTHING.values["engineImages"]
+    assert operator_settings(environment(DEFAULT, "operator")).engine_images == {}
+    assert read.cluster_domain == "cluster.example"
+    assert read.leader_election
+    assert read.process == ProcessSettings(
+        "0.0.0.0", 8080, "metadata.namespace", "metadata.name", None, log_level="debug", log_format="text"
+    )
+    assert one(EVERYTHING, "Role", "trimtab-operator")["rules"][1]["resourceNames"] == [read.lease_name]
+
+
+def test_the_api_reads_what_the_values_say() -> None:
+    assert api_settings(environment(DEFAULT, "api")).audience == "trimtab"
+    assert api_settings(environment(EVERYTHING, "api")).audience is None
+    process = api_settings(environment(DEFAULT, "api")).process
+    assert (process.host, process.port, process.log_format) == ("0.0.0.0", 8000, "json")
 
 
 def test_a_leaving_leader_has_time_to_give_its_lease_back() -> None:
