@@ -44,6 +44,7 @@ from operators.workloads.podview import PodView
 # A delete that was answered but never seen in the watch (lost with a relist) is forgotten after this long.
 _DELETE_SEEN_WITHIN_S = 60.0
 _EVENT_ACTION = "Reconcile"
+_FAR_S = 86_400
 
 POD_INDEXES: dict[str, Callable[[PodView], tuple[str, ...]]] = {
     "deployment": lambda pod: () if pod.deployment is None else (key_of(pod.namespace, pod.deployment),),
@@ -158,7 +159,7 @@ class ServingController:
         pods = self._pods.store.by_index("deployment", row.key)
         if doomed and not self._expectations.satisfied(row.key):
             # Our own deletes that the watch has not shown yet.
-            pods = [_leaving(pod, now_s) if pod.uid in doomed else pod for pod in pods]
+            pods = [_leaving(pod, now_s) if pod.uid in doomed and not pod.deleting else pod for pod in pods]
         return Snapshot(
             deployment=deployment,
             templates=prepared.templates,
@@ -298,4 +299,4 @@ def _told(pod: PodView) -> tuple[object, ...]:
 
 
 def _leaving(pod: PodView, now_s: int) -> PodView:
-    return msgspec.structs.replace(pod, deleting_s=now_s)
+    return msgspec.structs.replace(pod, deleting_s=now_s + _FAR_S)

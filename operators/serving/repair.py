@@ -89,9 +89,11 @@ def _whole(replica: Replica, snapshot: Snapshot) -> Repair:
 def _in_place(replica: Replica, snapshot: Snapshot) -> Repair | None:
     """Only the failed pods of a gang go, where the engine takes new ones in. None when the whole gang must go."""
     template = replica.template
-    if template is None or template.pods == 1 or not template.repair_in_place or len(replica.alive) < 2:
+    if template is None or template.pods == 1 or not template.repair_in_place:
         return None
     bad = [pod for pod, fate in zip(replica.alive, replica.fates, strict=True) if fate is not Fate.FINE]
+    if len(bad) == len(replica.alive):
+        return None
     # A pod that nobody ends keeps its name, so its rank cannot be created again.
     for pod in (*bad, *replica.going):
         if pod.node_name is not None and snapshot.node_state(pod.node_name) is NodeState.SILENT:

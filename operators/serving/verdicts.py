@@ -36,7 +36,10 @@ def verdicts(draft: Draft) -> list[ChoiceVerdict]:
             out.append(ChoiceVerdict(index=index, accelerator=accelerator, replicas=used[index], reason=CHOSEN))
         if refusal is not None:
             out += [_refused(index, accelerator, verdict) for verdict in refusal.verdicts]
-        elif not used[index]:
+        elif used[index]:
+            # Why the others did not get this one; pointless once nobody had to take a worse one.
+            out += told if any(used[later] for later in used if later > index) else []
+        else:
             waiting = draft.back_off.get(template.revision)
             if waiting is not None and waiting.until_s > draft.now_s:
                 message = waiting.message[:_MESSAGE_MAX]
