@@ -18,6 +18,7 @@ from tests.integration.conftest import Kubectl
 from tests.unit.crds.bad_objects import GOOD_SERVING, changed
 
 pytestmark = pytest.mark.cluster
+OPEN = "hf:Qwen/Qwen3-8B"  # needs no claim; simulated nodes download nothing
 PATIENCE_S = 60.0
 CHOICE = "spec.explicit.choices[0]"
 _OPERATOR = "app.kubernetes.io/name=trimtab,app.kubernetes.io/component=operator"
@@ -35,7 +36,10 @@ def operator_never_restarts(kubectl: Kubectl) -> Iterator[None]:
 
 def _containers(kubectl: Kubectl) -> dict[str, int]:
     pods = kubectl.json("get", "pods", "-A", "-l", _OPERATOR)["items"]
-    return {pod["metadata"]["name"]: sum(c["restartCount"] for c in pod["status"]["containerStatuses"]) for pod in pods}
+    return {
+        pod["metadata"]["name"]: sum(c["restartCount"] for c in pod["status"].get("containerStatuses", []))
+        for pod in pods
+    }
 
 
 def settled(
@@ -81,7 +85,7 @@ def pods(kubectl: Kubectl, namespace: str, name: str) -> list[str]:
             {f"{CHOICE}.knobs": {"maxNumSeq": 8}}, "UnknownName", [f"{CHOICE}.knobs.maxNumSeq", "maxNumSeqs"], id="unknown knob"
         ),
         pytest.param(
-            {f"{CHOICE}.knobs": {"maxNumSeqs": -5}}, "InvalidSpec", [f"{CHOICE}.knobs.maxNumSeqs", "-5"], id="absurd knob"
+            {f"{CHOICE}.knobs": {"maxNumSeqs": -5}}, "InvalidSpec", [f"{CHOICE}.knobs.maxNumSeqs", "1 to 65536"], id="absurd knob"
         ),
         pytest.param(
             {f"{CHOICE}.tensorParallel": 3}, "InvalidSpec", [f"{CHOICE}.tensorParallel"], id="shape that does not divide heads"
@@ -200,7 +204,7 @@ def small_pool(kubectl: Kubectl) -> Iterator[str]:
 
 
 def test_two_deployments_want_the_same_accelerators(kubectl: Kubectl, namespace: str, small_pool: str) -> None:
-    whole_node = {f"{CHOICE}.tensorParallel": 8, f"{CHOICE}.pools": [small_pool]}
+    whole_node = {"spec.model.source": OPEN, f"{CHOICE}.tensorParallel": 8, f"{CHOICE}.pools": [small_pool]}
     serving(kubectl, namespace, "first", whole_node)
     settled(kubectl, "servingdeployment", "first", namespace, lambda c: c["status"] == "True")
     serving(kubectl, namespace, "second", whole_node)
@@ -216,7 +220,7 @@ def test_two_deployments_want_the_same_accelerators(kubectl: Kubectl, namespace:
 
 def test_the_longest_name_fits_everywhere(kubectl: Kubectl, namespace: str, small_pool: str) -> None:
     name = "n" * 43
-    serving(kubectl, namespace, name, {f"{CHOICE}.pools": [small_pool]})
+    serving(kubectl, namespace, name, {"spec.model.source": OPEN, f"{CHOICE}.pools": [small_pool]})
     settled(kubectl, "servingdeployment", name, namespace, lambda c: c["status"] == "True")
     (pod,) = pods(kubectl, namespace, name)
     assert len(pod.removeprefix("pod/")) <= 63

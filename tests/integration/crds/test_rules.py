@@ -1,7 +1,6 @@
 """Every rule of the definitions against a real API server: what is refused, at which field, in which words."""
 
 import json
-import os
 import ssl
 from base64 import b64decode
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[httpx.Client]:
+def server(cluster_env: dict[str, str]) -> Iterator[httpx.Client]:
     """The cluster behind KUBECONFIG, with our definitions applied."""
-    config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    config = yaml.safe_load(Path(cluster_env["KUBECONFIG"]).read_text())
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     trust = ssl.create_default_context(cadata=b64decode(cluster["certificate-authority-data"]).decode())
     headers = {"Authorization": f"Bearer {user['token']}"}
