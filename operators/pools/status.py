@@ -115,6 +115,8 @@ def _ready(spec: GPUPoolSpec, seen: Observed) -> Condition:
     if blocked is not None:
         hint = "state spec.accelerator, or narrow the selector"
         return no(blocked[0], f"{blocked[1]}; {hint}")
+    if seen.deleting:
+        return no("Deleting", "the pool is being deleted: nothing new is placed, what runs goes on")
     if spec.suspend:
         return no("Suspended", "spec.suspend: nothing new is placed, what runs goes on")
     if totals.usable_nodes == 0:
@@ -136,7 +138,7 @@ def _overlapping(seen: Observed) -> Condition:
 
 def _deletion(seen: Observed) -> Condition:
     if seen.deleting and seen.replicas:
-        message = f"{seen.replicas} pods of replicas run in the pool; it goes when they have gone or moved"
+        message = f"replica pods in the pool: {seen.replicas}; it goes when they have gone or moved"
         return Condition(DELETION_BLOCKED, "True", "ReplicasRunning", message, seen.generation)
     return Condition(DELETION_BLOCKED, "False", "NotBlocked", "", seen.generation)
 

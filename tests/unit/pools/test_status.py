@@ -76,6 +76,7 @@ UNKNOWN = PoolSupply("p", "h1000", blocked=("AcceleratorUnknown", "spec.accelera
         ({"accelerator": "h1000"}, {"totals": EMPTY, "supply": UNKNOWN}, "AcceleratorUnknown", "h1000"),
         ({}, {"supply": DIFFER}, "AcceleratorsDiffer", "l4 (1), t4 (1)"),
         ({"suspend": True}, {}, "Suspended", "what runs goes on"),
+        ({"suspend": True}, {"deleting": True}, "Deleting", "nothing new"),
         ({}, {"totals": UNUSABLE}, "AllNodesUnusable", "1 not ready, 1 quarantined"),
     ],
 )
@@ -96,7 +97,7 @@ def test_overlap_and_blocked_deletion_are_said_and_taken_back() -> None:
         Condition(item["type"], item["status"], item["reason"], item["message"], 3, item["lastTransitionTime"])
         for item in body["conditions"]
     )
-    after = status(GPUPoolSpec(), observed(), stored, LATER)
+    after = status(GPUPoolSpec(), observed(deleting=True), stored, LATER)
     assert condition(after, "NodesOverlap")["status"] == "False"
     assert condition(after, "NodesOverlap")["lastTransitionTime"] == "2026-01-02T04:00:00Z"
     assert condition(after, "Ready")["lastTransitionTime"] == "2026-01-02T03:04:05Z"
