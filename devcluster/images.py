@@ -16,6 +16,7 @@ from pathlib import Path
 
 from devcluster import hostpip
 from devcluster.errors import DevclusterError
+from devcluster.lock import exclusive
 from devcluster.paths import TREE, cache_root
 from devcluster.shell import run, succeeds
 from devcluster.versions import Versions
@@ -92,8 +93,14 @@ def base_image(versions: Versions, note: Note) -> str:
     words = [versions.debian_suite, *versions.base_packages]
     key = hashlib.sha256(" ".join(words).encode()).hexdigest()[:12]
     reference = f"{LOCAL_PREFIX}/base:{versions.debian_suite}-{key}"
-    if exists(reference):
-        return reference
+    with exclusive("image-base", wait=True):
+        if not exists(reference):
+            _make_base(versions, reference, note)
+    return reference
+
+
+def _make_base(versions: Versions, reference: str, note: Note) -> None:
+    key = reference.rpartition("-")[2]
     rootfs = cache_root() / "images" / f"rootfs-{key}"
     if not (rootfs / ".complete").exists():
         note(f"debootstrap {versions.debian_suite}: Debian's own Python, about a minute")
@@ -115,7 +122,6 @@ def base_image(versions: Versions, note: Note) -> str:
     finally:
         run(buildah("rm", container))
     shutil.rmtree(rootfs, ignore_errors=True)
-    return reference
 
 
 def debian_mirror(suite: str) -> str:
@@ -146,8 +152,10 @@ def build(image: Image, base: str, note: Note) -> str:
     reference = f"{LOCAL_PREFIX}/{image.name}:{content_tag(image, base)}"
     if exists(reference):
         return reference
-    note(f"building {image.name}")
-    with hostpip.mounts(cache_root() / "pip") as volumes:
+    with exclusive(f"image-{image.name}", wait=True), hostpip.mounts(cache_root() / "pip") as volumes:
+        if exists(reference):  # another cluster's start built it while we waited
+            return reference
+        note(f"building {image.name}")
         argv = ["bud", "--layers", "--quiet", "--isolation", "chroot", "--build-arg", f"BASE={base}", *volumes]
         argv += ["-f", str(image.containerfile), "-t", reference, str(TREE / image.context)]
         run(buildah(*argv), log=cache_root() / "images.log")

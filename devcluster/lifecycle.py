@@ -68,6 +68,7 @@ def up(options: argparse.Namespace) -> None:
 
 def _up(options: argparse.Namespace, progress: Progress) -> None:
     started_s = time.time()
+    first_start = not (cache_root() / "bin").exists() and not (cache_root() / "images").exists()
     with exclusive("plans", wait=True):  # two clusters must not choose the same link or port
         wanted = make_plan(options)
         plan.save(wanted)
@@ -95,6 +96,8 @@ def _up(options: argparse.Namespace, progress: Progress) -> None:
             "phases_s": progress.durations_s(),
         }
         write_atomic(wanted.state / "timing.json", json.dumps(record, indent=1) + "\n")
+        if first_start and outcome == "up" and not options.no_install:
+            write_atomic(cache_root() / "first-start.json", json.dumps(record, indent=1) + "\n")
     progress.say(f"cluster {wanted.name} is up after {progress.elapsed_s():.0f} s: KUBECONFIG={wanted.kubeconfig}")
     if not options.no_install:
         progress.say(install.things_to_try(cluster, install.served_model(install.target_of(cluster))))
