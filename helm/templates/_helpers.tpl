@@ -89,7 +89,8 @@ volumeMounts:
 startupProbe:
   httpGet: {path: /healthz, port: http}
   periodSeconds: 1
-  failureThreshold: 60
+  timeoutSeconds: 2
+  failureThreshold: 120
 livenessProbe:
   httpGet: {path: /healthz, port: http}
   periodSeconds: 10
