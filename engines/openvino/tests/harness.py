@@ -191,8 +191,11 @@ class Stream:
         return events
 
     def close(self) -> None:
+        """Hang up, whether or not an answer has begun."""
         if self._response is not None:
             self._response.close()
+        elif self.connection.sock is not None:
+            self.connection.sock.close()
         self.connection.close()
 
 

@@ -104,6 +104,6 @@ def test_bf16_needs_amx_and_for_16_bit_weights_two_cpus() -> None:
 
 def test_a_cache_over_the_memory_limit_is_refused() -> None:
     host = Host(affinity_cpus=4, quota_cpus=None, memory_limit_bytes=2 << 30, amx_bf16=False)
-    with pytest.raises(UsageError, match="--cache-size-gb 2 .* memory limit"):
+    with pytest.raises(UsageError, match=r"--cache-size-gb 2 .* memory limit"):
         resolve(EngineFlags(cache_size_gb=2), Q8, host)
     assert resolve(EngineFlags(cache_size_gb=1), Q8, host).cache_size_gb == 1

@@ -30,14 +30,15 @@ _WARM_UP_PROMPT_TOKENS: Final = 256  # at most: a full step of prompt tokens; th
 
 
 class Live:
-    """A request inside the engine."""
+    """A request inside the engine. `ids` are the prompt's and then also the generated ones."""
 
-    __slots__ = ("handle", "pieces", "prompt_tokens", "stop_ids", "stops", "submit")
+    __slots__ = ("handle", "ids", "pieces", "prompt_tokens", "stop_ids", "stops", "submit")
 
-    def __init__(self, submit: wire.Submit, handle: Any, prompt_tokens: int, pieces: TextPieces) -> None:
+    def __init__(self, submit: wire.Submit, handle: Any, ids: list[int], pieces: TextPieces) -> None:
         self.submit = submit
         self.handle = handle
-        self.prompt_tokens = prompt_tokens
+        self.ids = ids
+        self.prompt_tokens = len(ids)
         self.pieces = pieces
         self.stops = StopFilter(submit.stop)
         self.stop_ids = frozenset(submit.stop_token_ids)
@@ -55,6 +56,7 @@ class Engine:
         self.vocab_tokens = max(vocabulary.values(), default=-1) + 1
         self._table = byte_table(vocabulary, self._tokenizer.decode)
         self._live: dict[int, Live] = {}
+        self._dropped = False  # a request was taken out of the engine since the last step
 
     def warm_up(self) -> None:
         """Run small requests so that the kernels are compiled before the first client waits for them."""
@@ -90,18 +92,14 @@ class Engine:
             if not submit.max_tokens:
                 submit = self._fill_context(submit, len(ids))
             self._check_length(ids, submit)
-            handle = self._pipe.add_request(
-                submit.request_id,
-                backend.prompt_tensor(ids),
-                backend.generation_config(submit, self._eos_token_id),
-            )
+            handle = self._add(submit, ids)
         except ApiError as error:
             return _refusal(submit.request_id, wire.FINISH_REJECTED, error.message, error.param, error.code)
         except RuntimeError as error:
             return _refusal(submit.request_id, wire.FINISH_REJECTED, _first_line(error), None, "engine_refused")
         table = self._table
         pieces = BytePieces(table) if table is not None else WindowPieces(self._tokenizer.decode)
-        self._live[submit.request_id] = Live(submit, handle, len(ids), pieces)
+        self._live[submit.request_id] = Live(submit, handle, ids, pieces)
         return None
 
     def cancel(self, request_id: int) -> None:
@@ -109,11 +107,15 @@ class Engine:
         live = self._live.pop(request_id, None)
         if live is not None:
             live.handle.cancel()
+            self._dropped = True
 
     def step(self) -> wire.Step:
         """One iteration of the engine."""
         pipe = self._pipe
+        dropped, self._dropped = self._dropped, False
         pipe.step()
+        if dropped:
+            self._restore()
         events: list[wire.Event] = []
         ended: list[int] = []
         for request_id, live in self._live.items():
@@ -134,19 +136,33 @@ class Engine:
             events=events,
         )
 
+    def _restore(self) -> None:
+        """Give back to the engine what it gave up by mistake.
+
+        When a step begins with a request that was just cancelled, its slot and KV blocks still count as taken; if
+        nothing else could be scheduled for that reason, the engine (2026.4.1) calls it out of memory and ignores ALL
+        requests. They are submitted again, with what they have generated so far as part of the prompt.
+        """
+        for live in self._live.values():
+            if live.handle.get_status() != backend.IGNORED:
+                continue
+            if not self._options.dynamic_split_fuse and len(live.ids) > self._options.max_num_batched_tokens:
+                continue  # it no longer fits a step as a prompt
+            generated = len(live.ids) - live.prompt_tokens
+            submit = live.submit
+            rest = replace(
+                submit,
+                max_tokens=submit.max_tokens - generated,
+                min_tokens=max(0, submit.min_tokens - generated),
+            )
+            live.handle = self._add(rest, live.ids)
+
+    def _add(self, submit: wire.Submit, ids: list[int]) -> Any:
+        config = backend.generation_config(submit, self._eos_token_id)
+        return self._pipe.add_request(submit.request_id, backend.prompt_tensor(ids), config)
+
     def _collect(self, request_id: int, live: Live) -> wire.Event | None:
         handle = live.handle
-        if not handle.can_read():
-            if handle.get_status() == backend.RUNNING:
-                return None
-            return _refusal(
-                request_id,
-                wire.FINISH_FAILED,
-                f"the KV cache cannot hold this request ({live.prompt_tokens} prompt tokens, max_tokens "
-                f"{live.submit.max_tokens}); send less, or give the server a larger --num-kv-blocks or --cache-size-gb",
-                "max_tokens",
-                "kv_cache_too_small",
-            )
         ids: list[int] = []
         logprobs: list[float] = []
         reason = backend.REASON_NONE
@@ -156,6 +172,8 @@ class Engine:
                 if live.submit.details:
                     logprobs += output.generated_log_probs
                 reason = output.finish_reason
+        if not ids and reason == backend.REASON_NONE:
+            return None if handle.get_status() == backend.RUNNING else self._ignored(request_id, live)
         finish = wire.RUNNING
         if reason != backend.REASON_NONE:
             finish = wire.FINISH_LENGTH if reason == backend.REASON_LENGTH else wire.FINISH_STOP
@@ -164,6 +182,7 @@ class Engine:
             if hit is not None:
                 del ids[hit + 1 :], logprobs[hit + 1 :]
                 finish = wire.FINISH_STOP
+        live.ids += ids
         text = live.stops.feed(live.pieces.feed(ids))
         if finish and not live.stops.matched:
             text += live.stops.feed(live.pieces.flush())
@@ -172,11 +191,22 @@ class Engine:
             finish = wire.FINISH_STOP
         if finish and handle.get_status() == backend.RUNNING:
             handle.stop()
+            self._dropped = True
         event = wire.Event(request_id, finish, len(ids), live.prompt_tokens, text.encode(errors="replace"))
         if live.submit.details:
             event.token_ids = tuple(ids)
             event.logprobs = tuple(logprobs)
         return event
+
+    def _ignored(self, request_id: int, live: Live) -> wire.Event:
+        return _refusal(
+            request_id,
+            wire.FINISH_FAILED,
+            f"the KV cache cannot hold this request ({live.prompt_tokens} prompt tokens, max_tokens "
+            f"{live.submit.max_tokens}); send less, or give the server a larger --num-kv-blocks or --cache-size-gb",
+            "max_tokens",
+            "kv_cache_too_small",
+        )
 
     def _prompt_ids(self, submit: wire.Submit) -> list[int]:
         if submit.prompt_kind == wire.PROMPT_TOKENS:
