@@ -93,12 +93,14 @@ class Informer(Generic[W, T]):
         """List and watch until cancelled."""
         await self._reflector.run()
 
-    def absorb(self, body: bytes) -> T | None:
+    def absorb(self, body: bytes, *, wake: bool = False) -> T | None:
         """Take our own write's answer into the cache at once, instead of waiting for its watch event.
 
-        No handler runs, now or when the event of that very version arrives: our own status write does not make us
-        reconcile again. A foreign change the answer includes still reaches the handlers by its own event. Answers
-        the watch has already passed are ignored. Returns the row now cached for the object.
+        Without `wake` no handler runs, now or when the event of that very version arrives: our own status write does
+        not make us reconcile again. With `wake` the handlers run now: for children whose presence the next reconcile
+        must act on although nobody else may touch them. A foreign change the answer includes reaches the handlers
+        by its own event in either case. Answers the watch has already passed are ignored. Returns the row now
+        cached for the object.
         """
         row = self._decoder.project(self._decoder.object.decode(body))
         key = key_of(row.namespace, row.name)
@@ -109,6 +111,8 @@ class Informer(Generic[W, T]):
             return cached
         self.store.put(key, row)
         self._unconfirmed.add(key)
+        if wake:
+            self._emit(cached, row)
         return row
 
     # Sink
