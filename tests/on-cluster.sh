@@ -6,7 +6,16 @@ cd "$(dirname "$0")/.."
 name=$1
 shift
 
-if ! python3 -m devcluster preflight; then
+if ! python3 - <<'PY'; then
+import sys
+from devcluster.errors import DevclusterError
+from devcluster.paths import STATE_ROOT
+from devcluster.preflight import require_host
+try:
+    require_host(STATE_ROOT)
+except DevclusterError as error:
+    sys.exit(str(error))
+PY
   echo "SKIPPED the tests on a real cluster: this machine cannot run one (see above)." >&2
   exit 0
 fi
