@@ -147,7 +147,9 @@ def forwarder(plan: Plan) -> Spec:
         "api": f"{API_SERVICE}.svc.{CLUSTER_DOMAIN}:{API_SERVICE_PORT}",
         "engine": f"{SAMPLE_SERVICE}.svc.{CLUSTER_DOMAIN}:{SAMPLE_SERVICE_PORT}",
     }
-    program = (sys.executable, "-P", str(PACKAGE / "forwarder.py"))
+    # The system's Python whatever runs this, so that the command line stays the same from one `up` to the next.
+    python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+    program = (python, "-P", str(PACKAGE / "forwarder.py"))
     forwards = (f"{port}={targets[name]}" for name, port in plan.ports.items())
     return Spec("forwarder", (*program, "--netns", str(plan.netns_path), "--dns", plan.cluster_address, *forwards))
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from devcluster import cgroups, containers, network, nodes, processes
-from devcluster.errors import DevclusterError
+from devcluster import cgroups, containers, mounts, network, nodes, processes
 from devcluster.paths import cache_root
 from devcluster.plan import Plan
-from devcluster.shell import succeeds
 
 CNI_RESULTS = Path("/var/lib/cni/results")
 _FIRST = ("kubelet", "kwok", "kube-", "forwarder", "coredns")  # kubelets among them, so that nothing starts pods again
@@ -34,7 +31,7 @@ def remove(plan: Plan, note: Callable[[str], None], purge: bool = False) -> None
     for node in nodes.all_nodes(plan):
         containers.sweep_sockets(node, [])
     note("removing mounts and network")
-    unmount(plan.state)
+    mounts.unmount_below(plan.state)
     network.remove(plan)
     for node in nodes.all_nodes(plan):
         for file in CNI_RESULTS.glob(f"{nodes.cni_network(node)}-*"):
@@ -51,30 +48,10 @@ def _end(plan: Plan, prefixes: tuple[str, ...]) -> None:
     processes.end([p for p in processes.scan(plan.state) if p.component.startswith(prefixes) and p.is_main])
 
 
-def unmount(state: Path) -> None:
-    """Unmount everything below the state folder, innermost first."""
-    deadline = time.monotonic() + 20
-    while mounted := mounts_below(state):
-        for point in reversed(mounted):
-            succeeds(["umount", point]) or succeeds(["umount", "-l", point])
-        if time.monotonic() > deadline:
-            raise DevclusterError(f"mounts stay under {state}: {', '.join(mounts_below(state)[:5])}")
-
-
-def mounts_below(folder: Path, table: Path = Path("/proc/self/mounts")) -> list[str]:
-    """Mount points below `folder`, in mount order."""
-    points = []
-    for line in table.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        point = line.split(" ")[1].replace("\\040", " ").replace("\\134", "\\")
-        if point.startswith(f"{folder}/"):
-            points.append(point)
-    return points
-
-
 def leftovers(plan: Plan) -> list[str]:
     """What a removed cluster has left behind, in words; empty when it left nothing."""
     found = [f"process {p.pid} ({p.component})" for p in processes.scan(plan.state)]
-    found += [f"mount {point}" for point in mounts_below(plan.state)]
+    found += [f"mount {point}" for point in mounts.below(plan.state)]
     if cgroups.exists(plan.cgroup):
         found.append(f"cgroup {plan.cgroup}")
     if network.exists(plan):

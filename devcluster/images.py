@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import hostpip
+from devcluster import hostpip, mounts
 from devcluster.errors import DevclusterError
 from devcluster.lock import exclusive
 from devcluster.paths import TREE, cache_root
@@ -104,6 +104,7 @@ def _make_base(versions: Versions, reference: str, note: Note) -> None:
     rootfs = cache_root() / "images" / f"rootfs-{key}"
     if not (rootfs / ".complete").exists():
         note(f"debootstrap {versions.debian_suite}: Debian's own Python, about a minute")
+        mounts.unmount_below(rootfs)  # an interrupted debootstrap leaves /proc mounted in there
         shutil.rmtree(rootfs, ignore_errors=True)
         rootfs.parent.mkdir(parents=True, exist_ok=True)
         include = ",".join(versions.base_packages)

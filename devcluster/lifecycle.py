@@ -87,6 +87,9 @@ def _up(options: argparse.Namespace, progress: Progress) -> None:
         outcome = "up"
     except BaseException:
         outcome = "failed"
+        progress.say(
+            f"failed after {progress.elapsed_s():.0f} s; logs: {wanted.state / 'logs'} and {cache_root()}/*.log"
+        )
         raise
     finally:
         record = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import cgroups, down, network, plan, preflight, processes
+from devcluster import cgroups, down, mounts, network, plan, preflight, processes
 from devcluster.cluster import Cluster, wait_for
 from devcluster.errors import DevclusterError
 from devcluster.paths import STATE_ROOT, TREE
@@ -142,7 +142,7 @@ def test_up_after_a_reboot_keeps_the_objects(cluster: Cluster) -> None:
     # What a reboot does: processes, namespace, mounts and cgroups are gone, files stay.
     processes.end(processes.scan(cluster.plan.state), grace_s=1)
     cgroups.remove(cluster.plan.cgroup)
-    down.unmount(cluster.plan.state)
+    mounts.unmount_below(cluster.plan.state)
     network.remove(cluster.plan)
     cluster.plan.netns_path.touch()
 

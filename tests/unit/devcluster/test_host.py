@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import cgroups, credentials, down, external, hostpip, lock, preflight, processes
+from devcluster import cgroups, credentials, external, hostpip, lock, mounts, preflight, processes
 from devcluster.errors import DevclusterError
 from devcluster.paths import write_atomic
 from devcluster.processes import Process, Spec
@@ -64,7 +64,7 @@ def test_mounts_below_a_folder_only(tmp_path: Path) -> None:
         "b /var/lib/trimtab/dev2/x overlay rw 0 0\n"
         "c /var/lib/trimtab/dev/with\\040space tmpfs rw 0 0\n"
     )
-    assert down.mounts_below(Path("/var/lib/trimtab/dev"), table) == [
+    assert mounts.below(Path("/var/lib/trimtab/dev"), table) == [
         "/var/lib/trimtab/dev/x",
         "/var/lib/trimtab/dev/with space",
     ]
