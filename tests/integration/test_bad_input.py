@@ -34,6 +34,15 @@ def operator_never_restarts(kubectl: Kubectl) -> Iterator[None]:
     assert _containers(kubectl) == before
 
 
+@pytest.fixture(scope="module")
+def namespace(kubectl: Kubectl) -> Iterator[str]:
+    """One for all tests here; every test has names of its own."""
+    name = f"bad-input-{secrets.token_hex(3)}"
+    kubectl("create", "namespace", name)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
 def _containers(kubectl: Kubectl) -> dict[str, int]:
     pods = kubectl.json("get", "pods", "-A", "-l", _OPERATOR)["items"]
     return {
@@ -104,16 +113,17 @@ def pods(kubectl: Kubectl, namespace: str, name: str) -> list[str]:
 def test_what_the_catalogue_knows_to_be_wrong(
     kubectl: Kubectl, namespace: str, changes: dict[str, Any], reason: str, words: list[str]
 ) -> None:
-    serving(kubectl, namespace, "bad", changes)
-    ready = settled(kubectl, "servingdeployment", "bad", namespace, lambda c: c["status"] == "False")
+    name = f"bad-{secrets.token_hex(3)}"
+    serving(kubectl, namespace, name, changes)
+    ready = settled(kubectl, "servingdeployment", name, namespace, lambda c: c["status"] == "False")
     assert reason in ready["reason"]
     assert [word for word in words if word not in ready["message"]] == []
-    assert pods(kubectl, namespace, "bad") == []
+    assert pods(kubectl, namespace, name) == []
     # The way out works: the same object, corrected, is judged again.
     kubectl(
         "patch",
         "sdep",
-        "bad",
+        name,
         "-n",
         namespace,
         "--type=merge",
@@ -121,7 +131,7 @@ def test_what_the_catalogue_knows_to_be_wrong(
         json.dumps({"spec": {**GOOD_SERVING["spec"], "suspend": True, "podTemplate": None}}),
     )
     assert (
-        settled(kubectl, "servingdeployment", "bad", namespace, lambda c: c["reason"] != ready["reason"])["reason"]
+        settled(kubectl, "servingdeployment", name, namespace, lambda c: c["reason"] != ready["reason"])["reason"]
         == "Suspended"
     )
 
