@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,6 +21,7 @@ from controlplane.bus import EventLog
 from controlplane.kube import ConfigError, KubeClient, load_access
 from controlplane.logs import configure
 from controlplane.settings import ApiSettings
+from operators.runtime import Informer
 from telemetry.collectors.scrape import EngineMetrics
 
 log = logging.getLogger(__name__)
@@ -27,12 +30,21 @@ log = logging.getLogger(__name__)
 _SHUTDOWN_GRACE_S = 5
 
 
-def _watch_metrics(registry: CollectorRegistry, cache: ClusterCache, metrics: EngineMetrics) -> None:
-    age = Gauge(
-        "trimtab_api_watch_age_seconds", "Time since a watch last heard anything.", ["plural"], registry=registry
+def _silence_s(informer: Informer[Any, Any]) -> Callable[[], float]:
+    def read() -> float:
+        silence_s = informer.health.silence_s
+        return math.nan if silence_s is None else silence_s  # nothing heard yet is a gap, not 0
+
+    return read
+
+
+def watch_metrics(registry: CollectorRegistry, cache: ClusterCache, metrics: EngineMetrics) -> None:
+    """What `/metrics` says about the caches, the event log and the scraping of engines."""
+    silence = Gauge(
+        "trimtab_api_watch_silence_seconds", "Time since a watch last heard anything.", ["plural"], registry=registry
     )
     for informer in cache.informers[:3]:
-        age.labels(informer.resource.plural).set_function(lambda held=informer: held.health.age_s)  # type: ignore[misc]
+        silence.labels(informer.resource.plural).set_function(_silence_s(informer))
     Gauge("trimtab_api_events_published", "Number of the newest event.", registry=registry).set_function(
         lambda: cache.log.last
     )
@@ -60,7 +72,7 @@ def build(settings: ApiSettings) -> FastAPI:
         async with KubeClient(access, user_agent="trimtab-api") as client, session() as http:
             cache = ClusterCache(client, EventLog(settings.event_log_capacity), process.namespace)
             metrics = EngineMetrics(lambda url: fetch_page(http, url))
-            _watch_metrics(registry, cache, metrics)
+            watch_metrics(registry, cache, metrics)
             authority = Authority(client, settings.audience)
             tasks = [asyncio.create_task(informer.run()) for informer in cache.informers]
             tasks.append(asyncio.create_task(scrape_forever(cache, metrics, process.pod_name or "api")))

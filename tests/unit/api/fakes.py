@@ -13,6 +13,7 @@ from controlplane.api.access import Backend
 from controlplane.api.app import create_app
 from controlplane.api.auth import Authority
 from controlplane.api.cache import CachedDocument, ClusterCache, Document
+from controlplane.api.process import watch_metrics
 from controlplane.bus import EventLog
 from controlplane.kube import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, KubeClient, Resource
 from operators.runtime import Informer
@@ -107,7 +108,9 @@ class Setup:
         yield self._backend
 
     def app(self) -> FastAPI:
-        app = create_app(self._lifespan, CollectorRegistry())
+        registry = CollectorRegistry()
+        watch_metrics(registry, self.cache, self.metrics)
+        app = create_app(self._lifespan, registry)
         app.state.backend = self._backend
         return app
 

@@ -186,3 +186,5 @@ async def test_probes(setup: Setup, http: httpx.AsyncClient) -> None:
     await http.get("/v1/pools", headers=ALICE)
     page = (await http.get("/metrics")).text
     assert 'trimtab_api_requests_total{code="403",method="GET",route="/v1/pools"}' in page
+    assert 'trimtab_api_watch_silence_seconds{plural="gpupools"}' in page
+    assert "trimtab_api_engines_scraped 0.0" in page
