@@ -23,7 +23,7 @@ DOCUMENTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def of_kind(kind: str) -> Any:
+def of_kind(kind: str) -> pytest.MarkDecorator:
     chosen = [(name, document) for name, document in DOCUMENTS if document["kind"] == kind]
     return pytest.mark.parametrize("document", [d for _, d in chosen], ids=[name for name, _ in chosen])
 
