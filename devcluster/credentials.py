@@ -45,8 +45,8 @@ def ensure(plan: Plan) -> None:
     client = "/O=system:masters/CN=kube-apiserver-kubelet-client"
     _ensure_certificate(pki, "kubelet-client", client, "extendedKeyUsage=clientAuth")
     if not (pki / "sa.pub").exists():
-        run(["openssl", "genrsa", "-out", pki / "sa.key", "2048"])
-        write_atomic(pki / "sa.pub", run(["openssl", "rsa", "-in", pki / "sa.key", "-pubout"]))
+        _new_key(pki / "sa.key")
+        write_atomic(pki / "sa.pub", run(["openssl", "pkey", "-in", pki / "sa.key", "-pubout"]))
     tokens = _ensure_tokens(plan)
     for name, token in tokens.items():
         kubeconfig = kubeconfig_text(plan.name, plan.api_url, (pki / "ca.crt").read_bytes(), name, token)
@@ -87,10 +87,15 @@ def _ensure_tokens(plan: Plan) -> dict[str, str]:
     return {name: tokens[name] for name in users}
 
 
+def _new_key(path: Path) -> None:
+    """A P-256 key: made in milliseconds, and handshakes and token signatures cost a fraction of RSA's."""
+    run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", path])
+
+
 def _ensure_authority(pki: Path) -> None:
     if (pki / "ca.crt").exists():
         return
-    run(["openssl", "genrsa", "-out", pki / "ca.key", "2048"])
+    _new_key(pki / "ca.key")
     argv = [
         "openssl",
         "req",
@@ -112,7 +117,7 @@ def _ensure_certificate(pki: Path, name: str, subject: str, extensions: str) -> 
     wanted = f"basicConstraints=CA:FALSE\n{extensions}\n"
     if (pki / f"{name}.crt").exists() and config.exists() and config.read_text(encoding="utf-8") == wanted:
         return
-    run(["openssl", "genrsa", "-out", pki / f"{name}.key", "2048"])
+    _new_key(pki / f"{name}.key")
     run(["openssl", "req", "-new", "-key", pki / f"{name}.key", "-subj", subject, "-out", pki / f"{name}.csr"])
     draft = pki / f".{name}.ext"
     draft.write_text(wanted, encoding="utf-8")
