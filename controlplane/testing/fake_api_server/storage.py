@@ -146,15 +146,13 @@ class FakeStorage:
     ) -> Object:
         body = copy.deepcopy(body)
         body.setdefault("metadata", {})["name"] = name
-        if not status_only:
-            body.pop("status", None)
+        body = {key: value for key, value in body.items() if key == "metadata" or (key == "status") is status_only}
         old = self._objects.get(collection, {}).get((namespace, name))
         owner = f"{manager}/status" if status_only else manager
         if old is None:
             if status_only:
                 raise Refusal(404, "NotFound", f'"{name}" not found')
-            created = {key: value for key, value in body.items() if key != "status"}
-            new, conflicts = apply_fields({}, created, owner, force=True)
+            new, conflicts = apply_fields({}, body, owner, force=True)
             return self.create(collection, namespace, new)
         new, conflicts = apply_fields(old, body, owner, force=force)
         if conflicts:
