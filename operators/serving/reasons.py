@@ -24,6 +24,7 @@ class Reason(StrEnum):
     ENGINE_STARTING = "EngineStarting"
     ENGINE_CRASHING = "EngineCrashing"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
+    CLAIM_UNAVAILABLE = "ClaimUnavailable"  # a PersistentVolumeClaim the pod names is missing or not bound
     CONTAINER_REFUSED = "ContainerRefused"  # the kubelet cannot make the container: missing Secret, bad mount
     STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
     PODS_REFUSED = "PodsRefused"  # the API server does not let us create the pods: quota, admission

@@ -139,8 +139,9 @@ def fate(pod: PodView, snapshot: Snapshot, settings: PlanSettings, now_s: float)
     if pod.terminal:
         return Fate.TURNED_AWAY if _turned_away(pod.status_reason) else Fate.ENDED
     if pod.node_name is None:
-        stranded = pod.unschedulable_reason == "Unschedulable" and now_s - pod.created_s >= settings.lost_race_after_s
-        return Fate.STRANDED if stranded else Fate.FINE
+        refused = pod.unschedulable_reason == "Unschedulable" and not _waits_for_claim(pod)
+        late = now_s - pod.created_s >= settings.lost_race_after_s
+        return Fate.STRANDED if refused and late else Fate.FINE
     if pod.ready:
         return Fate.FINE
     unready_s = now_s - unready_since_s(pod)
@@ -163,6 +164,8 @@ def trouble(replica: Replica) -> Trouble | None:
     for pod in replica.alive:
         if pod.ready:
             continue
+        if pod.node_name is None and _waits_for_claim(pod):
+            return Trouble(Reason.CLAIM_UNAVAILABLE, f"pod {pod.name}: {pod.unschedulable_message}")
         waits, said = pod.waiting_reason, pod.waiting_message or pod.waiting_reason
         if waits in _IMAGE_REASONS:
             return Trouble(Reason.IMAGE_UNAVAILABLE, f"pod {pod.name}: {said}")
@@ -221,6 +224,11 @@ def _rank(pod: PodView) -> int:
 
 def _gone(pod: PodView, node_state: Callable[[str], NodeState]) -> bool:
     return pod.node_name is not None and node_state(pod.node_name) is NodeState.GONE
+
+
+def _waits_for_claim(pod: PodView) -> bool:
+    """kube-scheduler (VolumeBinding): the claim is missing or unbound. No other node would do better."""
+    return "persistentvolumeclaim" in (pod.unschedulable_message or "").lower()
 
 
 def _turned_away(reason: str | None) -> bool:

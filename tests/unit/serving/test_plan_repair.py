@@ -131,6 +131,19 @@ def test_lost_race_is_placed_elsewhere() -> None:
     assert made.notes.avoid == {taken: made.now_s + SETTINGS.avoid_node_s}
 
 
+def test_a_missing_claim_is_said_not_taken_for_a_lost_race() -> None:
+    made = world(nodes=2)
+    made.step()
+    (pod,) = made.alive()
+    message = '0/2 nodes are available: persistentvolumeclaim "models" not found.'
+    made.change(pod.name, unschedulable_reason="Unschedulable", unschedulable_message=message)
+    made.now_s += 10 * SETTINGS.lost_race_after_s
+    made.step()
+    assert [p.name for p in made.alive()] == [pod.name], "no other node would do better"
+    assert made.reason() == "ClaimUnavailable"
+    assert '"models" not found' in made.condition().message
+
+
 def test_pod_turned_away_by_its_node_goes_elsewhere_without_back_off() -> None:
     made = bound(world(nodes=2))
     (pod,) = made.alive()
