@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from devcluster import imageprune
 from devcluster.errors import CommandError, DevclusterError
 from devcluster.images import buildah
 from devcluster.nodes import Node
@@ -47,6 +48,9 @@ def load(references: Iterable[str], nodes: list[Node], note: Note) -> str:
             with ThreadPoolExecutor(max_workers=len(lacking)) as pool:
                 list(pool.map(lambda node, ref=reference, at=exported: send(node, ref, at), lacking))
             shutil.rmtree(exported)
+            for node in lacking:
+                history = node.image_store / ".images.json"
+                imageprune.remember(history, reference, [*node.ctr(), "images", "remove"])
     return f"imported {', '.join(reference.rpartition('/')[2] for reference, _ in work)}"
 
 

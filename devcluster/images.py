@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import hostpip, mounts
+from devcluster import hostpip, imageprune, mounts
 from devcluster.errors import DevclusterError
 from devcluster.lock import exclusive
 from devcluster.paths import TREE, cache_root
@@ -160,6 +160,7 @@ def build(image: Image, base: str, note: Note) -> str:
         argv = ["bud", "--layers", "--quiet", "--isolation", "chroot", "--build-arg", f"BASE={base}", *volumes]
         argv += ["-f", str(image.containerfile), "-t", reference, str(TREE / image.context)]
         run(buildah(*argv), log=cache_root() / "images.log")
+        imageprune.remember(cache_root() / "images" / "history.json", reference, buildah("rmi"))
     return reference
 
 

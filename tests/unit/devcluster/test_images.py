@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import archive, imageload, images
+from devcluster import archive, imageload, imageprune, images
 from devcluster.errors import DevclusterError
 from devcluster.images import IMAGES, Image
 
@@ -105,3 +105,19 @@ def test_layers_that_a_node_has_do_not_travel(tmp_path: Path) -> None:
     entry = index["manifests"][0]
     assert f"blobs/{entry['digest'].replace(':', '/')}" in blobs
     assert entry["annotations"]["io.containerd.image.name"] == "localhost/x:1"
+
+
+def test_only_the_newest_images_of_each_name_are_kept(tmp_path: Path) -> None:
+    history = tmp_path / "history.json"
+    for number in range(imageprune.KEPT):
+        assert imageprune.remember(history, f"x:{number}", ["true"]) == []
+    assert imageprune.remember(history, "y:0", ["true"]) == []
+    assert imageprune.remember(history, "x:0", ["true"]) == []  # used again: the newest now
+    assert imageprune.remember(history, "x:new", ["true"]) == ["x:1"]
+
+
+def test_an_image_in_use_is_tried_again_later(tmp_path: Path) -> None:
+    history = tmp_path / "history.json"
+    for number in range(imageprune.KEPT + 1):
+        assert imageprune.remember(history, f"x:{number}", ["false"]) == []
+    assert imageprune.remember(history, "x:last", ["true"]) == ["x:0", "x:1"]
