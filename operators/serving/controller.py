@@ -138,6 +138,8 @@ class ServingController:
         self._note(key, actions)
         outcome = await self._executor.run(key, row.uid, row.namespace, actions)
         self._publish(row, actions)
+        if outcome.namespace_ends:
+            return DONE  # nothing can be made in it any more, and the deployment goes with it
         if outcome.refused:
             self._back_off(key, outcome)
             return Result(0.0)

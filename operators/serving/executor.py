@@ -52,6 +52,14 @@ class Outcome:
     refused: tuple[Refused, ...] = ()
     error: Exception | None = None
 
+    @property
+    def namespace_ends(self) -> bool:
+        """The namespace is being deleted: it takes nothing new (NamespaceLifecycle admission)."""
+        said = [refusal.message for refusal in self.refused]
+        if isinstance(self.error, Forbidden):
+            said.append(self.error.message)
+        return any("because it is being terminated" in message for message in said)
+
 
 class Executor:
     """One per controller. `inventory_pod` hears of pods as soon as they exist."""
