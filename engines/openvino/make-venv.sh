@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${TRIMTAB_CACHE:-$HOME/.cache/trimtab}
 base=${PYTHON:-python3}
-key=$( { "$base" -V; cat "$here/constraints.txt"; } | sha256sum | cut -c1-16)
+key=$( { "$base" -V; cat "$here"/constraints*.txt; } | sha256sum | cut -c1-16)
 venv=$cache/engine-venv
 mkdir -p "$cache"
 exec 9>"$cache/engine-venv.lock"
@@ -14,7 +14,7 @@ if [[ "$(cat "$venv/.key" 2>/dev/null)" != "$key" ]]; then
   echo "Installing the engine's Python packages into $venv (about 15 seconds)" >&2
   rm -rf "$venv"
   "$base" -m venv "$venv" >&2
-  "$venv/bin/pip" install -q --disable-pip-version-check -r "$here/constraints.txt" >&2
+  "$venv/bin/pip" install -q --disable-pip-version-check -r "$here/constraints-dev.txt" >&2
   echo "$key" >"$venv/.key"
 fi
 echo "$venv/bin/python"

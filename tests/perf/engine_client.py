@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 TOKEN = b'"choices": [{'
-END = b"data: [DONE]"
+END = b"\r\n0\r\n\r\n"  # the chunk that ends a response
 
 
 class Worker:
