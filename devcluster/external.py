@@ -14,7 +14,7 @@ from devcluster.images import Image
 from devcluster.install import Target
 from devcluster.paths import TREE
 from devcluster.progress import Progress
-from devcluster.shell import run
+from devcluster.shell import run, succeeds
 from devcluster.steps import Step, run_all
 from devcluster.versions import Versions
 
@@ -92,7 +92,7 @@ def target_of(kubeconfig: Path, programs: Path) -> Target:
 def choose_builder() -> str:
     """podman or docker where the user has one (their logins apply), else our own buildah on Debian as root."""
     for name in ("podman", "docker"):
-        if shutil.which(name):
+        if shutil.which(name) and succeeds([name, "info"]):  # a client without its daemon is of no use
             return name
     if os.geteuid() == 0 and shutil.which("apt-get"):
         return "buildah"
