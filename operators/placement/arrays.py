@@ -171,7 +171,7 @@ class PoolArrays:
         return PoolTotals(
             nodes=len(self.names),
             usable_nodes=int(counts[_USABLE]),
-            quarantined_nodes=sum(node.quarantined for node in self._nodes.values()),
+            quarantined_nodes=int(counts[int(Usability.QUARANTINED)]),
             spare_nodes=len(spares),
             capacity=int(self.capacity.sum()),
             used=int(self.used.sum()),

@@ -14,8 +14,8 @@ class Usability(IntEnum):
     """Why a node takes nothing new; USABLE when it does."""
 
     USABLE = 0
-    NOT_READY = 1
-    QUARANTINED = 2
+    QUARANTINED = 1
+    NOT_READY = 2
     UNHEALTHY = 3
     CORDONED = 4
     TAINTED = 5
@@ -28,11 +28,11 @@ class Usability(IntEnum):
 
 
 def usability(node: NodeFacts, tolerations: Sequence[PoolToleration]) -> Usability:
-    """The node under the tolerations of its pool. A pool cannot tolerate a quarantine."""
-    if not node.ready:
-        return Usability.NOT_READY
+    """The node under the tolerations of its pool. A pool cannot tolerate a quarantine, so that cause comes first."""
     if node.quarantined:
         return Usability.QUARANTINED
+    if not node.ready:
+        return Usability.NOT_READY
     if node.unhealthy is not None:
         return Usability.UNHEALTHY
     if node.cordoned:

@@ -8,7 +8,10 @@ kilobyte instead of tens (reference figures: 34 KB as a dict).
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -97,8 +100,7 @@ class PodView(msgspec.Struct, frozen=True, gc=False):
 def project(wire: PodWire) -> PodView:
     """Flatten a decoded pod. Never raises: an unreadable quantity counts as nothing asked."""
     meta, spec, status = wire.metadata, wire.spec, wire.status
-    ours = meta.labels or {}
-    notes = meta.annotations or {}
+    mark = _NO_MARK if not meta.labels or labels.DEPLOYMENT not in meta.labels else _mark(meta.labels, meta.annotations)
     ready, ready_changed_s, scheduled, why_not, why_not_message = _conditions(status.conditions)
     restarts, waiting, terminated = _containers(status)
     return PodView(
@@ -109,7 +111,7 @@ def project(wire: PodWire) -> PodView:
         phase=sys.intern(status.phase or "Pending"),
         owner_uid=_owner(meta.owner_references),
         node_name=_intern(spec.node_name),
-        target_node=_intern(_target(spec.affinity)),
+        target_node=_target(spec.affinity),
         requests=requests_of(spec),
         ready=ready,
         scheduled=scheduled or bool(spec.node_name),
@@ -127,15 +129,47 @@ def project(wire: PodWire) -> PodView:
         exit_code=terminated.exit_code if terminated else None,
         exit_reason=_intern(terminated.reason) if terminated else None,
         pod_ip=status.pod_ip,
-        deployment=_intern(ours.get(labels.DEPLOYMENT)),
-        revision=_intern(ours.get(labels.REVISION)),
-        replica=_integer(ours.get(labels.REPLICA)),
-        rank=_integer(ours.get(labels.RANK)),
-        pool=_intern(ours.get(labels.POOL)),
-        accelerator=_intern(ours.get(labels.ACCELERATOR)),
-        engine=_intern(ours.get(labels.ENGINE)),
-        units=_integer(notes.get(labels.UNITS)),
-        choice=_integer(notes.get(labels.CHOICE)),
+        deployment=mark.deployment,
+        revision=mark.revision,
+        replica=mark.replica,
+        rank=mark.rank,
+        pool=mark.pool,
+        accelerator=mark.accelerator,
+        engine=mark.engine,
+        units=mark.units,
+        choice=mark.choice,
+    )
+
+
+class _Mark(NamedTuple):
+    """What our labels and annotations say of a pod that we made."""
+
+    deployment: str | None = None
+    revision: str | None = None
+    replica: int | None = None
+    rank: int | None = None
+    pool: str | None = None
+    accelerator: str | None = None
+    engine: str | None = None
+    units: int | None = None
+    choice: int | None = None
+
+
+_NO_MARK = _Mark()
+
+
+def _mark(ours: Mapping[str, str], annotations: Mapping[str, str] | None) -> _Mark:
+    notes = annotations or {}
+    return _Mark(
+        _intern(ours.get(labels.DEPLOYMENT)),
+        _intern(ours.get(labels.REVISION)),
+        _integer(ours.get(labels.REPLICA)),
+        _integer(ours.get(labels.RANK)),
+        _intern(ours.get(labels.POOL)),
+        _intern(ours.get(labels.ACCELERATOR)),
+        _intern(ours.get(labels.ENGINE)),
+        _integer(notes.get(labels.UNITS)),
+        _integer(notes.get(labels.CHOICE)),
     )
 
 
@@ -155,7 +189,7 @@ def _target(affinity: AffinityWire | None) -> str | None:
         for requirement in requirements or ():
             values = requirement.values
             if requirement.key == key and requirement.operator == "In" and values and len(values) == 1:
-                return values[0]
+                return sys.intern(values[0])
     return None
 
 
@@ -208,6 +242,7 @@ def _seconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp())
 
 
+@lru_cache(maxsize=4096)
 def _integer(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= 18 else None
 
