@@ -1,8 +1,8 @@
 """`reconcile.runtime_cpu_us`: CPU of an operator process per trivial reconcile of objects that exist already.
 
 A CustomResourceDefinition of its own with a status subresource, `_OBJECTS` objects created beforehand, one manager
-with metrics, leader election and TLS as in production; each reconcile computes a status and applies it. Needs a
-cluster (KUBECONFIG). The measured process is this module run as a script: KUBECONFIG NAMESPACE OBJECTS.
+with metrics, leader election and TLS as in production; each reconcile computes a status and applies it. The measured
+process is this module run as a script: KUBECONFIG NAMESPACE OBJECTS.
 """
 
 from __future__ import annotations
@@ -191,9 +191,9 @@ async def _measure(kubeconfig: str) -> dict[str, Any]:
         return report
 
 
-def run(emit: Emit) -> None:
-    """Emit the figure; part of `bench_reconcile`. Raises KeyError without KUBECONFIG."""
-    reports = [asyncio.run(_measure(os.environ["KUBECONFIG"])) for _ in range(_REPEATS)]
+def run(emit: Emit, kubeconfig: str) -> None:
+    """Emit the figure; part of `bench_reconcile`."""
+    reports = [asyncio.run(_measure(kubeconfig)) for _ in range(_REPEATS)]
     costs_us = [report["cpu_s"] / report["reconciles"] * 1e6 for report in reports]
     sys.stderr.write(f"{reports}\n")
     emit(from_samples("reconcile", "runtime_cpu_us", costs_us, "us", _TARGET_US, "lower"))
