@@ -36,7 +36,7 @@ from operators.serving.reasons import Reason
 from operators.serving.repair import with_failure
 from operators.serving.room import Room, Supply
 from operators.serving.rows import DeploymentRow
-from operators.serving.snapshot import NodeState, Notes, PlanSettings, Snapshot
+from operators.serving.snapshot import NodeState, Notes, PlanSettings, Snapshot, Taken
 from operators.serving.status import unreadable
 from operators.serving.waiting import Waiting
 from operators.workloads.podview import PodView
@@ -93,6 +93,7 @@ class ServingController:
             expectations=self._expectations,
         )
         self._notes: dict[Key, Notes] = {}
+        self._taken: dict[Key, tuple[Taken, ...]] = {}
         self._revision = supply.revision
         self.controller = Controller(
             "servingdeployment",
@@ -119,6 +120,7 @@ class ServingController:
 
     async def reconcile(self, key: Key) -> Result:
         """Bring one deployment a step closer to its spec."""
+        await self._executor.find_unanswered(key)
         row = self._deployments.store.get(key)
         if row is None or row.deleting:
             self._forget(key)  # what it owned goes with it, by owner reference
@@ -140,6 +142,9 @@ class ServingController:
         self._publish(row, actions)
         if outcome.namespace_ends:
             return DONE  # nothing can be made in it any more, and the deployment goes with it
+        if outcome.taken != self._taken.get(key, ()):
+            self._taken[key] = outcome.taken
+            return Result(0.0)  # the next decision says so
         if outcome.refused:
             self._back_off(key, outcome)
             return Result(0.0)
@@ -171,6 +176,7 @@ class ServingController:
             node_state=self._node_state,
             owned=self._owned(row),
             notes=self._notes.get(row.key, Notes()),
+            taken=self._taken.get(row.key, ()),
         )
 
     def _owned(self, row: DeploymentRow) -> dict[tuple[str, str], Shape]:
@@ -243,6 +249,8 @@ class ServingController:
 
     def _forget(self, key: Key) -> None:
         self._notes.pop(key, None)
+        self._taken.pop(key, None)
+        self._executor.forget(key)
         self.waiting.discard(key)
         self._expectations.forget(key)
 

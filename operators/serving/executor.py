@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -23,16 +24,18 @@ from controlplane.kube import (
 )
 from controlplane.model import labels
 from controlplane.model.actions import Action, Apply, CreatePod, Delete, DeletePod
-from operators.runtime import Expectations, Fence, Informer, Key, Writer, key_of
+from operators.runtime import Expectations, Fence, FenceLost, Informer, Key, Writer, key_of, split_key
 from operators.serving.owned import BUDGETS, OwnedRow
 from operators.serving.owned import SERVICES as SERVICE_PLURAL
 from operators.serving.room import Supply
+from operators.serving.snapshot import Taken
 from operators.workloads.podview import PodView
 
 log = logging.getLogger(__name__)
 
 # Requests of one decision under way at once: enough to hide latency, few enough to leave connections to others.
 _PARALLEL = 16
+_SERVER_ERROR = 500
 # Answers that a repetition will not change while quota, policy and object stay as they are.
 _REFUSALS = (Forbidden, Invalid, BadRequest, RequestTooLarge, NotFound)
 
@@ -47,9 +50,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`refused`: definite answers to creations. `error`: the first other failure, to be tried again."""
+    """`refused`: definite answers to creations. `taken`: objects whose names are somebody else's. `error`: the first
+    other failure, to be tried again."""
 
     refused: tuple[Refused, ...] = ()
+    taken: tuple[Taken, ...] = ()
     error: Exception | None = None
 
     @property
@@ -83,6 +88,7 @@ class Executor:
         self._supply = supply
         self._inventory_pod = inventory_pod
         self._expectations = expectations
+        self._unanswered: dict[Key, set[Key]] = {}
 
     async def run(self, key: Key, uid: str, namespace: str, actions: Iterable[Action]) -> Outcome:
         """Objects first when a gang's host names are among them, else all at once. Raises FenceLost before anything
@@ -91,6 +97,7 @@ class Executor:
         steps: list[Awaitable[None]] = []
         first: list[Awaitable[None]] = []
         refused: list[Refused] = []
+        taken: list[Taken] = []
         limit = asyncio.Semaphore(_PARALLEL)
         doomed = [action for action in actions if isinstance(action, DeletePod)]
         self._expectations.expect_deleted(key, [action.uid for action in doomed])
@@ -98,41 +105,64 @@ class Executor:
             if isinstance(action, DeletePod):
                 steps.append(self._delete_pod(key, namespace, action))
             elif isinstance(action, CreatePod):
-                steps.append(self._create_pod(uid, action, refused))
+                steps.append(self._create_pod(key, uid, action, refused))
             elif isinstance(action, Apply):
                 headless = action.manifest["spec"].get("clusterIP") == "None"
-                (first if headless else steps).append(self._apply(action))
+                (first if headless else steps).append(self._apply(uid, action, taken))
             elif isinstance(action, Delete):
                 steps.append(self._delete(namespace, action))
         errors = [*await _gather(first, limit), *await _gather(steps, limit)]
-        return Outcome(tuple(refused), errors[0] if errors else None)
+        return Outcome(tuple(refused), tuple(taken), errors[0] if errors else None)
 
-    async def _create_pod(self, uid: str, action: CreatePod, refused: list[Refused]) -> None:
+    async def find_unanswered(self, key: Key) -> None:
+        """Settle what became of creations that had no answer, before anything else is decided for `key`: until then
+        their room stays held and no other node may be chosen for them. Raises KubeError when that stays unknown."""
+        for pod_key in list(self._unanswered.get(key, ())):
+            await self._find(key, pod_key)
+
+    def forget(self, key: Key) -> None:
+        """The deployment is gone."""
+        self._unanswered.pop(key, None)
+
+    async def _create_pod(self, key: Key, uid: str, action: CreatePod, refused: list[Refused]) -> None:
         metadata = action.manifest["metadata"]
-        namespace, name = metadata["namespace"], metadata["name"]
+        revision, pod_key = metadata["labels"][labels.REVISION], key_of(metadata["namespace"], metadata["name"])
         try:
             body = await self._writer.create(PODS, action.manifest)
         except AlreadyExists:
-            await self._adopt(uid, namespace, name, metadata["labels"][labels.REVISION], refused)
-            return
+            # Our own pod, when an earlier create was not answered or the cache is behind.
+            self._unanswered.setdefault(key, set()).add(pod_key)
+            row = await self._find(key, pod_key)
+            if row is not None and row.owner_uid != uid:
+                refused.append(Refused(revision, f"a pod {row.name} that is not ours exists; delete or rename it"))
         except _REFUSALS as error:
-            self._supply.release(key_of(namespace, name))
-            refused.append(Refused(metadata["labels"][labels.REVISION], f"pod {name}: {error.message}"))
-            return
-        except KubeError as error:
-            if error.status:  # an answer: nothing was created. Without one the pod may exist, and its room stays held
-                self._supply.release(key_of(namespace, name))
+            self._supply.release(pod_key)
+            refused.append(Refused(revision, f"pod {metadata['name']}: {error.message}"))
+        except FenceLost:
+            self._supply.release(pod_key)  # the fence is looked at before the bytes leave
             raise
-        self._seen(self._pods.absorb(body))
+        except BaseException as error:  # being cancelled leaves the answer unheard, too
+            if isinstance(error, KubeError) and 0 < error.status < _SERVER_ERROR:
+                self._supply.release(pod_key)
+            else:
+                # No answer, or one that does not say whether the pod was stored.
+                self._unanswered.setdefault(key, set()).add(pod_key)
+            raise
+        else:
+            self._seen(self._pods.absorb(body))
 
-    async def _adopt(self, uid: str, namespace: str, name: str, revision: str, refused: list[Refused]) -> None:
-        """The name is taken: by our own pod, when an earlier create was not answered or the cache is behind."""
-        self._supply.release(key_of(namespace, name))
-        row = self._pods.absorb(await self._writer.client.get(PODS, name, namespace))
-        if row is not None and row.owner_uid == uid:
-            self._seen(row)
-            return
-        refused.append(Refused(revision, f"a pod {name} that is not ours exists; delete or rename it"))
+    async def _find(self, key: Key, pod_key: Key) -> PodView | None:
+        """The pod as the API server has it now; None when there is none."""
+        namespace, name = split_key(pod_key)
+        row: PodView | None = None
+        with contextlib.suppress(NotFound):
+            row = self._pods.absorb(await self._writer.client.get(PODS, name, namespace))
+        self._supply.release(pod_key)
+        self._seen(row)
+        self._unanswered[key].discard(pod_key)
+        if not self._unanswered[key]:
+            del self._unanswered[key]
+        return row
 
     def _seen(self, row: PodView | None) -> None:
         if row is not None:
@@ -152,12 +182,25 @@ class Executor:
             self._expectations.deleted(key, action.uid)
         log.info("%s: pod %s leaves: %s", key, action.name, action.why)
 
-    async def _apply(self, action: Apply) -> None:
+    async def _apply(self, uid: str, action: Apply, taken: list[Taken]) -> None:
         resource, informer = self._owned[action.resource]
         metadata = action.manifest["metadata"]
+        what = f"{resource.kind} {metadata['namespace']}/{metadata['name']}"
         known = informer.store.get(key_of(metadata["namespace"], metadata["name"]))
-        # Without force for one we have never seen: somebody else's object of that name must not be taken over.
-        informer.absorb(await self._writer.apply(resource, action.manifest, force=known is not None))
+        if known is not None and known.owner_uid not in ("", uid):
+            # Our predecessor's, most likely, and about to be collected; its end is seen and wakes the deployment.
+            taken.append(Taken(action.resource, f"{what} belongs to another object (uid {known.owner_uid})"))
+            return
+        try:
+            # Without force for one we have never seen: somebody else's object of that name must not be taken over.
+            body = await self._writer.apply(resource, action.manifest, force=known is not None)
+        except Conflict as error:
+            if known is not None:
+                raise
+            log.info("%s is not ours: %s", what, error.message)
+            taken.append(Taken(action.resource, f"{what} exists and is not ours; delete it, or rename the deployment"))
+            return
+        informer.absorb(body)
 
     async def _delete(self, namespace: str, action: Delete) -> None:
         resource, informer = self._owned[action.resource]

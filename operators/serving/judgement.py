@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from operators.serving.draft import Draft
+from operators.serving.owned import SERVICES
 from operators.serving.reasons import Reason
 
 _ERRORS_SHOWN = 5
@@ -43,6 +44,11 @@ def judge(draft: Draft) -> Verdict:
     counts = f"{ready} of {spec.replicas} replicas ready"
     progressing, why, detail = _progress(draft, ready)
     enough = max(1, spec.replicas - spec.rollout.max_unavailable)
+    if draft.snapshot.taken:
+        said = "; ".join(taken.message for taken in draft.snapshot.taken)
+        # Without its Service nobody reaches the replicas; without its budget they answer all the same.
+        reached = ready >= enough and all(taken.resource != SERVICES for taken in draft.snapshot.taken)
+        return _both("True" if reached else "False", Reason.NAME_CONFLICT, f"{counts}; {said}", "False")
     if spec.replicas == 0:
         return Verdict("True", Reason.SCALED_TO_ZERO, "no replicas are wanted", progressing, why, detail)
     if ready >= enough:

@@ -59,6 +59,11 @@ class OwnedRow(Row):
     deployment: str
     shape: Shape
 
+    @property
+    def owner_uid(self) -> str:
+        """uid of the controlling owner; empty without one."""
+        return str(self.shape[0])
+
 
 def service_row(wire: ServiceWire) -> OwnedRow:
     """Cached form of a Service."""

@@ -51,6 +51,8 @@ def decide(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> list[Act
         _repair(draft)
         _roll(draft)
     _watch_starting(draft)
+    if snapshot.taken:
+        draft.later(now_s + _IDLE_LOOK_S)
     return _finish(draft)
 
 

@@ -29,4 +29,5 @@ class Reason(StrEnum):
     STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
     PODS_REFUSED = "PodsRefused"  # the API server does not let us create the pods: quota, admission
     NODE_LOST = "NodeLost"
+    NAME_CONFLICT = "NameConflict"  # somebody else's Service or PodDisruptionBudget has the name we need
     UNREADABLE_SPEC = "UnreadableSpec"  # stored under an older or newer schema

@@ -51,6 +51,14 @@ class BackOff:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """An object of ours that cannot be written: its name belongs to somebody else's."""
+
+    resource: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Notes:
     """What one decision leaves for the next; empty after a restart. Times in epoch seconds.
 
@@ -91,6 +99,7 @@ class Snapshot:
 
     `templates`: one per choice, in order; empty when there are `errors`. `pods`: all that carry the deployment's name,
     other owners' too. `owned`: shapes of our Services and budget by (resource, name) as the API server has them.
+    `taken`: which of them could not be written last time.
     """
 
     deployment: ServingDeployment
@@ -101,3 +110,4 @@ class Snapshot:
     errors: tuple[TrimtabError, ...] = ()
     owned: Mapping[tuple[str, str], Shape] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes)
+    taken: tuple[Taken, ...] = ()

@@ -164,5 +164,3 @@ def _events(
     if draft.stalled and said.get("Progressing") != Reason.ROLLOUT_STALLED:
         events.append(Record("Warning", "RolloutStalled", verdict.progressing_message))
     return events
-
-
