@@ -16,7 +16,7 @@ MAPS = "/v1/configmaps"
 
 async def until(condition: Callable[[], object], limit_s: float = 60.0) -> None:
     async with asyncio.timeout(limit_s):
-        while not condition():  # noqa: ASYNC110 (the conditions are other processes')
+        while not condition():
             await asyncio.sleep(0.02)
 
 

@@ -92,7 +92,7 @@ async def watching(client: KubeClient, namespace: str, **options):
 
 async def until(condition: Callable[[], object], limit_s: float = 60.0) -> None:
     async with asyncio.timeout(limit_s):
-        while not condition():  # noqa: ASYNC110 (the conditions are the cluster's)
+        while not condition():
             await asyncio.sleep(0.02)
 
 
@@ -184,7 +184,7 @@ async def test_the_callers_token_decides_not_ours(client, namespace, kubectl):
 
 async def _eventually(check: Callable[[], Awaitable[bool]], limit_s: float = 30.0) -> None:
     async with asyncio.timeout(limit_s):
-        while not await check():  # noqa: ASYNC110 (the conditions are the cluster's)
+        while not await check():
             await asyncio.sleep(0.1)
 
 

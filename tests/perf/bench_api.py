@@ -53,7 +53,7 @@ def _serve(pipe: Connection) -> None:
             setup.put("ServingDeployment", f"chat-{number:04}", f"team-{number % 20}", spec=_SPEC, status=_STATUS)
         server = uvicorn.Server(uvicorn.Config(setup.app(), port=0, log_level="error", access_log=False))
         serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - uvicorn offers no event to wait for
+        while not server.started:
             await asyncio.sleep(0.01)
         pipe.send(server.servers[0].sockets[0].getsockname()[1])
         loop = asyncio.get_running_loop()

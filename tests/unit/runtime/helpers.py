@@ -71,5 +71,5 @@ async def running(server: FakeApiServer, **options):
 async def until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
     """Wait for a condition that other tasks bring about; the limit only keeps a broken test from hanging."""
     async with asyncio.timeout(limit_s):
-        while not condition():  # noqa: ASYNC110 (the conditions are other people's state)
+        while not condition():
             await asyncio.sleep(0.005)
