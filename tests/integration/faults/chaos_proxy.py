@@ -80,6 +80,10 @@ class ChaosProxy:
             self._up.set()
             await self._done.wait()
             await runner.cleanup()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # handlers whose connections we cut
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()

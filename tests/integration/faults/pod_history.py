@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+from collections import Counter
 from typing import Any
 
 from tests.integration.faults.rest import Refused, Rest
@@ -13,14 +14,15 @@ _STREAM_S = 60
 
 
 class PodHistory:
-    """`with PodHistory(...)`: at no moment more than `most` pods that stay, nor fewer than `least` ready ones.
+    """`with PodHistory(...)`: at no moment more than `most` whole replicas that stay, nor fewer than `least` ready ones.
 
-    `least` may be raised once that many are there. A watch shows each state of each pod in order, so nothing between
+    A replica of which one of its `ranks` pods leaves is leaving. `least` may be raised once that many are there. A watch shows each state of each pod in order, so nothing between
     two looks is missed; after a lost watch it starts from a list.
     """
 
-    def __init__(self, rest: Rest, namespace: str, name: str, *, most: int, least: int = 0) -> None:
+    def __init__(self, rest: Rest, namespace: str, name: str, *, most: int, least: int = 0, ranks: int = 1) -> None:
         self.most, self.least = most, least
+        self._ranks = ranks
         self.broken: list[str] = []
         self.places: dict[tuple[str, str, str], set[str]] = {}
         self._rest = rest
@@ -38,7 +40,7 @@ class PodHistory:
     def __exit__(self, kind: object, *_: object) -> None:
         self._ended.set()
         if kind is None:
-            assert self.broken == []
+            assert not self.broken, "\n".join(self.broken)
 
     def wait_revision_beside(self, old: set[str], patience_s: float) -> None:
         """Until a pod of another revision than these exists."""
@@ -74,13 +76,21 @@ class PodHistory:
 
     def _judge(self) -> None:
         staying = [pod for pod in self._pods.values() if not leaving(pod)]
-        answering = sum(ready(pod) for pod in staying)
-        shown = ", ".join(f"{p['metadata']['name']}{'' if ready(p) else ' (not ready)'}" for p in staying)
-        if len(staying) > self.most:
-            self.broken.append(f"more than {self.most} pods: {shown}")
-        if answering < self.least:
-            self.broken.append(f"fewer than {self.least} ready: {shown}")
+        there = Counter(place(pod)[:2] for pod in staying)
+        answering = Counter(place(pod)[:2] for pod in staying if ready(pod))
+        if (count := _whole(there, self._ranks)) > self.most:
+            self.broken.append(f"{count} replicas, {self.most} allowed: {_shown(staying)}")
+        if (count := _whole(answering, self._ranks)) < self.least:
+            self.broken.append(f"{count} replicas ready, {self.least} promised: {_shown(staying)}")
         with self._changed:
             for pod in staying:
                 self.places.setdefault(place(pod), set()).add(pod["metadata"]["uid"])
             self._changed.notify_all()
+
+
+def _whole(pods: Counter[tuple[str, str]], ranks: int) -> int:
+    return sum(count == ranks for count in pods.values())
+
+
+def _shown(pods: list[Any]) -> str:
+    return ", ".join(f"{pod['metadata']['name']}{'' if ready(pod) else ' (not ready)'}" for pod in pods)

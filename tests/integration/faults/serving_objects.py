@@ -13,9 +13,12 @@ GROUP = "/apis/trimtab.dev/v1alpha1"
 PATIENCE_S = 90.0
 
 
-def gpu_spec(pool: str, *, replicas: int = 1, tensor_parallel: int = 8, **changes: Any) -> dict[str, Any]:
+def gpu_spec(
+    pool: str, *, replicas: int = 1, tensor_parallel: int = 8, nodes_per_replica: int = 1, **changes: Any
+) -> dict[str, Any]:
     """vLLM on the L40S of one pool: simulated nodes, where every image starts at once."""
-    choice = {"accelerator": "l40s", "engine": "vllm", "pools": [pool], "tensorParallel": tensor_parallel}
+    shape = {"tensorParallel": tensor_parallel, "pipelineParallel": nodes_per_replica}
+    choice = {"accelerator": "l40s", "engine": "vllm", "pools": [pool], **shape}
     return {
         "model": {"name": "llama-3.1-8b", "source": "hf:meta-llama/Llama-3.1-8B"},
         "explicit": {"choices": [choice]},
@@ -46,10 +49,11 @@ def cpu_spec(
 
 
 class Serving:
-    """One ServingDeployment of a test."""
+    """One ServingDeployment of a test. `ranks`: pods of a replica."""
 
     def __init__(self, rest: Rest, namespace: str, name: str) -> None:
         self.rest, self.namespace, self.name = rest, namespace, name
+        self.ranks = 1
         self.path = f"{GROUP}/namespaces/{namespace}/servingdeployments/{name}"
 
     def create(self, spec: dict[str, Any]) -> None:
@@ -107,7 +111,7 @@ class Serving:
         if status.get("observedGeneration") != found["metadata"]["generation"] or counts != [replicas] * 3:
             return False
         pods = self.pods()
-        return len(pods) == replicas and all(ready(pod) and not leaving(pod) for pod in pods)
+        return len(pods) == replicas * self.ranks and all(ready(pod) and not leaving(pod) for pod in pods)
 
     def wait_settled(self, replicas: int, patience_s: float = PATIENCE_S) -> None:
         eventually(
@@ -179,6 +183,7 @@ class GpuNodes:
         self._rest = rest
         self._gpus = gpus
         self.pool = f"f-{secrets.token_hex(3)}"
+        self.path = f"{GROUP}/gpupools/{self.pool}"
         self.names = [f"{self.pool}-{n}" for n in range(nodes)]
 
     def create(self) -> None:
@@ -224,6 +229,6 @@ class GpuNodes:
         self._rest.delete(f"/api/v1/nodes/{name}")
 
     def delete(self) -> None:
-        self._rest.delete(f"{GROUP}/gpupools/{self.pool}")
+        self._rest.delete(self.path)
         for name in self.names:
             self.drop(name)

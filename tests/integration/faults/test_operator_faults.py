@@ -58,23 +58,26 @@ class KilledAtWrites:
         self.kills += 1
 
 
+@pytest.mark.parametrize("ranks", [1, 2], ids=["pods", "gangs"])
 def test_killed_at_every_write_of_a_rollout(
     rest: Rest,
     make_operator: Make,
     serving: Callable[[str], Serving],
     gpu_nodes: Callable[..., GpuNodes],
     tmp_path: Path,
+    ranks: int,
 ) -> None:
-    nodes = gpu_nodes(3)
+    nodes = gpu_nodes(3 * ranks)
     chat = serving("chat")
+    chat.ranks = ranks
     judge = KilledAtWrites()
     with (
         ChaosProxy(rest, judge) as proxy,
-        PodHistory(rest, chat.namespace, chat.name, most=3) as history,
+        PodHistory(rest, chat.namespace, chat.name, most=3, ranks=ranks) as history,
     ):
         judge.operator = make_operator(write_kubeconfig(tmp_path / "proxy.kubeconfig", proxy.url))
         with Keeper(judge.operator, before=judge.born) as keeper:
-            chat.create(gpu_spec(nodes.pool, replicas=2))
+            chat.create(gpu_spec(nodes.pool, replicas=2, nodes_per_replica=ranks))
             chat.wait_settled(2, 120)
             history.least = 2
             chat.new_revision(64)
@@ -191,37 +194,38 @@ class Chaos:
         return Fate(**self._random.choice(kinds))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("ranks", [1, 2], ids=["pods", "gangs"])
 def test_thirty_percent_of_all_requests_fail(
     rest: Rest,
     make_operator: Make,
     serving: Callable[[str], Serving],
     gpu_nodes: Callable[..., GpuNodes],
     tmp_path: Path,
-    seed: int,
+    ranks: int,
 ) -> None:
-    nodes = gpu_nodes(5)
+    nodes = gpu_nodes(4 * ranks)
     chat = serving("chat")
+    chat.ranks = ranks
     with (
-        ChaosProxy(rest, Chaos(seed)) as proxy,
-        PodHistory(rest, chat.namespace, chat.name, most=4) as history,
+        ChaosProxy(rest, Chaos(seed=ranks)) as proxy,
+        PodHistory(rest, chat.namespace, chat.name, most=3, ranks=ranks) as history,
     ):
         operator = make_operator(write_kubeconfig(tmp_path / "proxy.kubeconfig", proxy.url))
         with Keeper(operator) as keeper:
-            chat.create(gpu_spec(nodes.pool, replicas=3))
-            chat.wait_settled(3)
-            history.least = 3
-            chat.new_revision(64)
-            chat.wait_settled(3)
-            history.most = 5
-            chat.patch(replicas=5)
-            chat.wait_settled(5)
-            history.least = 2
-            chat.patch(replicas=2)
+            chat.create(gpu_spec(nodes.pool, replicas=2, nodes_per_replica=ranks))
             chat.wait_settled(2)
+            for revision in (64, 65, 66):
+                history.least, history.most = 2, 3
+                chat.new_revision(revision)
+                chat.wait_settled(2)
+                history.most = 4
+                chat.patch(replicas=4)
+                chat.wait_settled(4)
+                chat.patch(replicas=2)
+                chat.wait_settled(2)
             history.least = 0
             chat.delete()
             chat.wait_gone()
-        assert proxy.faults > 10
+        assert proxy.faults > 20
         assert keeper.starts <= 3, f"an operator that fails to start only: {operator.tail()}"
         assert "Traceback" not in operator.text()
