@@ -3,6 +3,8 @@ goes before its time, and once the faults end the deployment is as its spec says
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -10,18 +12,26 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from operators.serving.snapshot import NodeState
+from operators.workloads.podview import PodView
 from tests.unit.serving.simulation import H100, L40S, World, choice, deployment
 
 _NODES = 6  # of one accelerator each: two deployments' worth, so that a surge always fits when all are sound
 _MODEL_KNOB = "maxNumSeqs"
+_GANG = {"pipelineParallel": 2, "acceleratorsPerPod": 1}
 
 
 class Deployment(RuleBasedStateMachine):
-    """One deployment of single-pod replicas with two choices, in a cluster that fails."""
+    """One deployment with two choices, in a cluster that fails. Replicas on the first choice may be gangs of two."""
 
-    @initialize(surge=st.integers(0, 2), unavailable=st.integers(0, 2), better=st.sampled_from(["Never", "WhenFree"]))
-    def start(self, surge: int, unavailable: int, better: str) -> None:
+    @initialize(
+        surge=st.integers(0, 2),
+        unavailable=st.integers(0, 2),
+        better=st.sampled_from(["Never", "WhenFree"]),
+        gang=st.booleans(),
+    )
+    def start(self, surge: int, unavailable: int, better: str, gang: bool) -> None:
         self.world = World()
+        self.shape: dict[str, Any] = _GANG if gang else {}
         self.world.add_nodes(H100, _NODES)
         self.world.add_nodes(L40S, _NODES)
         self.spec: dict[str, Any] = {
@@ -37,7 +47,18 @@ class Deployment(RuleBasedStateMachine):
     def apply(self) -> None:
         accelerator = "h100-smx-80gb" if self.typo else H100
         knobs = {_MODEL_KNOB: self.version}
-        self.world.apply(deployment(choice(accelerator, knobs=knobs), choice(L40S, knobs=knobs), **self.spec))
+        self.world.apply(
+            deployment(choice(accelerator, knobs=knobs, **self.shape), choice(L40S, knobs=knobs), **self.spec)
+        )
+
+    def size(self, pod: PodView) -> int:
+        return 2 if self.shape and pod.accelerator == H100 else 1
+
+    def answering(self, pods: Iterable[PodView]) -> int:
+        """Replicas of which every pod is ready and stays."""
+        pods = [pod for pod in pods if pod.ready and not pod.deleting and not pod.terminal]
+        found = Counter((pod.revision, pod.replica, self.size(pod)) for pod in pods)
+        return sum(count == size for (_, _, size), count in found.items())
 
     @property
     def desired(self) -> int:
@@ -82,13 +103,12 @@ class Deployment(RuleBasedStateMachine):
         self.operate_checked(crash_after)
 
     def operate_checked(self, crash_after: int | None) -> None:
-        view = [pod for pod in self.world.snapshot().pods if pod.ready and not pod.deleting]
+        before = self.answering(self.world.snapshot().pods)
         self.world.step(crash_after)
-        left = [pod for pod in view if pod.name in self.world.pods and not self.world.pods[pod.name].deleting]
-        seen = [pod for pod in left if pod.uid not in self.world.doomed]
         promised = max(0, self.desired - self.spec["rollout"]["maxUnavailable"])
         if crash_after is None:
-            assert len(seen) >= min(len(view), promised), "we took down what had been promised"
+            after = self.answering(self.world.snapshot().pods)
+            assert after >= min(before, promised), "we took down what had been promised"
 
     @rule()
     def restart(self) -> None:
@@ -120,6 +140,8 @@ class Deployment(RuleBasedStateMachine):
             return
         elif what == "run" and pod.waiting_reason is None:
             world.run(name)
+        elif what == "crash" and self.size(pod) > 1:
+            world.change(name, phase="Failed", ready=False, exit_code=1)  # restartPolicy Never
         elif what == "crash":
             now_s = int(world.now_s)
             world.change(name, ready=False, ready_changed_s=now_s, waiting_reason="CrashLoopBackOff", exit_code=1)
@@ -176,10 +198,10 @@ class Deployment(RuleBasedStateMachine):
             world.end_all()
         world.step()
         alive = world.alive()
-        assert len(alive) == world.ready() == self.desired, world.summary()
+        assert self.answering(alive) == self.desired, world.summary()
         revisions = {template.revision for template in world.snapshot().templates}
         assert all(pod.revision in revisions for pod in alive), world.summary()
-        assert len(world.pods) == self.desired
+        assert sum(1 / self.size(pod) for pod in world.pods.values()) == self.desired, world.summary()
         assert world.condition().status == ("False" if self.spec.get("suspend") else "True")
         if self.spec["rollout"]["preferBetter"] == "WhenFree":
             assert all(pod.accelerator == H100 for pod in alive), world.summary()
