@@ -37,12 +37,14 @@ from operators.serving.repair import with_failure
 from operators.serving.room import Room, Supply
 from operators.serving.rows import DeploymentRow
 from operators.serving.snapshot import NodeState, Notes, PlanSettings, Snapshot, Taken
-from operators.serving.status import unreadable
+from operators.serving.status import only_details, unreadable
 from operators.serving.waiting import Waiting
 from operators.workloads.podview import PodView
 
 # A delete that was answered but never seen in the watch (lost with a relist) is forgotten after this long.
 _DELETE_SEEN_WITHIN_S = 60.0
+# Texts and numbers of free room in a status are brought up to date at most this often.
+_DETAILS_S = 10.0
 _EVENT_ACTION = "Reconcile"
 _FAR_S = 86_400
 
@@ -93,6 +95,7 @@ class ServingController:
             expectations=self._expectations,
         )
         self._notes: dict[Key, Notes] = {}
+        self._told_s: dict[Key, float] = {}
         self._taken: dict[Key, tuple[Taken, ...]] = {}
         self._revision = supply.revision
         self.controller = Controller(
@@ -151,14 +154,21 @@ class ServingController:
         if outcome.error is not None:
             raise outcome.error
         written = next((action.status for action in actions if isinstance(action, WriteStatus)), None)
-        if written is not None:
-            body = await self._writer.apply_status(
-                self._deployments.resource, row.name, row.namespace, written, current=stored
-            )
-            if body is not None:
-                self._deployments.absorb(body)
         again = next((action.after_s for action in actions if isinstance(action, Requeue)), None)
+        if written is not None:
+            since_s = self._clock.monotonic_s() - self._told_s.get(key, float("-inf"))
+            if since_s < _DETAILS_S and only_details(stored, written):
+                return Result(min(_DETAILS_S - since_s, again or _DETAILS_S))
+            await self._write_status(row, written, stored)
         return DONE if again is None else Result(again)
+
+    async def _write_status(self, row: DeploymentRow, written: dict[str, Any], stored: dict[str, Any]) -> None:
+        body = await self._writer.apply_status(
+            self._deployments.resource, row.name, row.namespace, written, current=stored
+        )
+        if body is not None:
+            self._deployments.absorb(body)
+            self._told_s[row.key] = self._clock.monotonic_s()
 
     def _snapshot(self, row: DeploymentRow, prepared: Prepared, deployment: ServingDeployment) -> Snapshot:
         now_s = int(self._clock.utc_now().timestamp())
@@ -203,15 +213,7 @@ class ServingController:
     async def _say_unreadable(self, row: DeploymentRow, prepared: Prepared) -> None:
         stored, status = status_of(row)
         now_s = self._clock.utc_now().timestamp()
-        body = await self._writer.apply_status(
-            self._deployments.resource,
-            row.name,
-            row.namespace,
-            unreadable(row.name, row.generation, status, prepared.problem, now_s),
-            current=stored,
-        )
-        if body is not None:
-            self._deployments.absorb(body)
+        await self._write_status(row, unreadable(row.name, row.generation, status, prepared.problem, now_s), stored)
 
     # ---- what a decision leaves behind
 
@@ -250,6 +252,7 @@ class ServingController:
     def _forget(self, key: Key) -> None:
         self._notes.pop(key, None)
         self._taken.pop(key, None)
+        self._told_s.pop(key, None)
         self._executor.forget(key)
         self.waiting.discard(key)
         self._expectations.forget(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from pydantic import ValidationError
@@ -100,7 +101,7 @@ def deployment_of(
     return ServingDeployment.model_construct(metadata=metadata, spec=spec, status=status)
 
 
-def status_of(row: DeploymentRow) -> tuple[dict[str, object], ServingDeploymentStatus]:
+def status_of(row: DeploymentRow) -> tuple[dict[str, Any], ServingDeploymentStatus]:
     """The stored status as JSON and as type; what cannot be read counts as empty and is written anew."""
     try:
         stored = msgspec.json.decode(row.status or b"{}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from controlplane.model import labels
 from controlplane.model.actions import Record
 from controlplane.model.resource import Condition
 from controlplane.model.serving import PoolReplicas, ServingDeploymentStatus
+from operators.runtime import status_changed
 from operators.serving import judgement
 from operators.serving.draft import Draft
 from operators.serving.reasons import Reason
@@ -79,6 +81,18 @@ def unreadable(
         }
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def only_details(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether nothing but texts and free room differs: true of every deployment that waits, at every change of the
+    cluster, so worth a write only now and then."""
+    return not status_changed(_bare(stored), _bare(wanted))
+
+
+def _bare(status: Mapping[str, Any]) -> dict[str, Any]:
+    conditions = [{**item, "message": ""} for item in status.get("conditions") or ()]
+    choices = [{**item, "message": "", "free": None, "largestBlock": None} for item in status.get("choices") or ()]
+    return {**status, "conditions": conditions, "choices": choices}
 
 
 def _condition(
