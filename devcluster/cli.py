@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "preflight": lifecycle.check_host,
     "status": lifecycle.status,
     "build": lifecycle.build,
+    "tidy": lifecycle.tidy,
     "nodes": lifecycle.nodes,
     "load-image": lifecycle.load_image,
     "logs": lifecycle.logs,
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     build = add("build", "Build the cluster's programs (and with --images the images) into the cache.")
     build.add_argument("--kubernetes", default=None, metavar="MINOR")
     build.add_argument("--images", action="store_true")
+    add("tidy", "Carry versions.toml into the Go modules' go.mod and go.sum, for maintainers.")
     add("nodes", "List the real nodes: kubelet, containerd socket, pod subnet.")
     load = add(
         "load-image", "Import image archives (docker-archive or oci-archive), or build and load the named images."

@@ -12,6 +12,7 @@ from pathlib import Path
 from devcluster import build as build_programs
 from devcluster import down as removal
 from devcluster import external, imageload, images, install, network, plan, preflight, processes, versions
+from devcluster import pins as pins_of_modules
 from devcluster.cluster import Cluster
 from devcluster.errors import DevclusterError
 from devcluster.lock import exclusive
@@ -138,8 +139,8 @@ def down(options: argparse.Namespace) -> None:
     progress = Progress()
     try:
         with exclusive(options.name):
-            found = plan.load(options.name)
-            if found is None:
+            found = plan.load(options.name) or plan.for_removal(options.name)
+            if not removal.leftovers(found):
                 progress.say(f"no cluster {options.name!r} on this machine")
                 return
             step = Step("stop", lambda note: removal.remove(found, note, options.purge))
@@ -185,6 +186,15 @@ def build(options: argparse.Namespace) -> None:
     progress = Progress()
     try:
         run_all([Step("programs", lambda note: build_programs.build_all(pins, note))], progress)
+    finally:
+        progress.close()
+
+
+def tidy(_: argparse.Namespace) -> None:
+    """`devcluster tidy`."""
+    progress = Progress()
+    try:
+        run_all([Step("tidy", lambda note: pins_of_modules.tidy(versions.load(), note))], progress)
     finally:
         progress.close()
 

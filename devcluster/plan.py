@@ -143,6 +143,11 @@ def load(name: str) -> Plan | None:
         return None
 
 
+def for_removal(name: str) -> Plan:
+    """A plan for clearing up a cluster whose own plan is damaged or gone: what is removed follows from the name alone."""
+    return Plan(check_name(name), "", f"{LINK_POOL.network_address}/30", {}, MAX_REAL_NODES, 0, 0)
+
+
 def known_clusters() -> list[Plan]:
     """Every cluster with a plan on this machine."""
     if not STATE_ROOT.is_dir():
