@@ -217,23 +217,24 @@ async def test_it_converges_while_a_third_of_everything_fails(seed: int) -> None
 
 
 async def test_details_of_those_who_wait_are_not_written_at_every_change() -> None:
-    async with cluster(nodes=2, gpus=4) as made, operator(made.server) as parts:
+    async with cluster(nodes=2, gpus=8) as made, operator(made.server) as parts:
+        other = {"containers": [{"resources": {"requests": {"nvidia.com/gpu": "1"}}}], "nodeName": "n0"}
+        for number in range(4):
+            name = f"other{number}"
+            made.storage.create(
+                PODS, "other", {"metadata": {"name": name}, "spec": other, "status": {"phase": "Running"}}
+            )
         made.storage.create(SERVING, NS, serving("small", replicas=2))
         await until(lambda: made.reason("small") == "AllReady")
         big = serving("big")
-        big["spec"]["explicit"]["choices"][0]["tensorParallel"] = 4
+        big["spec"]["explicit"]["choices"][0]["tensorParallel"] = 8
         made.storage.create(SERVING, NS, big)
         await until(lambda: made.reason("big") == "Fragmented")
-        queue = parts.serving.controller.queue
-        other = {"containers": [{"resources": {"requests": {"nvidia.com/gpu": "1"}}}], "nodeName": "n0"}
-        looks = parts.serving.waiting
-        for _ in range(5):
-            made.storage.create(
-                PODS, "other", {"metadata": {"name": "x"}, "spec": other, "status": {"phase": "Running"}}
-            )
-            await until(lambda: parts.inventory.fleet.totals("h100").free == 5)
-            made.storage.delete(PODS, "other", "x", {})
-            await until(lambda: parts.inventory.fleet.totals("h100").free == 6)
+        assert made.status("big")["choices"][0]["free"] == 10
+        queue, looks = parts.serving.controller.queue, parts.serving.waiting
+        for number in range(4):
+            made.storage.delete(PODS, "other", f"other{number}", {})
+            await until(lambda free=11 + number: parts.inventory.fleet.totals("h100").free == free)  # type: ignore[misc]
             await until(lambda: not looks.due and not (len(queue) or queue.processing_since_s))
         path = f"/apis/trimtab.dev/v1alpha1/namespaces/{NS}/servingdeployments/big/status"
         assert len([wrote for wrote in made.server.writes() if wrote[1] == path]) == 1
