@@ -68,7 +68,13 @@ async def fetch_page(session: aiohttp.ClientSession, url: str) -> bytes:
         async with session.get(url, allow_redirects=False) as response:
             if response.status != 200:
                 raise OSError(f"{url} answered {response.status}")
-            return await response.content.read(MAX_PAGE_BYTES + 1)
+            page = bytearray()
+            # One read gives what has arrived so far, not the whole page.
+            async for piece in response.content.iter_any():
+                page += piece
+                if len(page) > MAX_PAGE_BYTES:
+                    break
+            return bytes(page[: MAX_PAGE_BYTES + 1])
     except aiohttp.ClientError as error:
         raise OSError(str(error)) from error
 
