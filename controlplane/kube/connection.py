@@ -50,8 +50,6 @@ class HttpConnection(asyncio.Protocol):
         self._error: Exception | None = None
         self.status = 0
         self.idle_since_s = 0.0
-        self.answered = False
-        """Whether any byte of an answer to the current request has arrived."""
 
     @property
     def reusable(self) -> bool:
@@ -129,7 +127,6 @@ class HttpConnection(asyncio.Protocol):
         self._headers_done = False
         self._complete = False
         self._keep_alive = False
-        self.answered = False
         self._transport.write(request)
 
     async def _wait(self, *, raise_on_cut: bool = True) -> None:
@@ -185,7 +182,6 @@ class HttpConnection(asyncio.Protocol):
             # Bytes nobody asked for: the stream can no longer be matched to requests.
             self._fail(Unreachable(0, "Unreachable", "the server sent data outside an answer"))
             return
-        self.answered = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

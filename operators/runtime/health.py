@@ -13,7 +13,6 @@ class ReflectorHealth:
         self._clock = clock
         self._watch_since_s: float | None = None
         self._heard_at_s: float | None = None
-        self.synced = False
         self.lists_total = 0
         self.gone_total = 0
         self.watches_total = 0
@@ -38,7 +37,6 @@ class ReflectorHealth:
 
     def listed(self) -> None:
         self.lists_total += 1
-        self.synced = True
         self._heard_at_s = self._clock.monotonic_s()
         self._clear_error()
 

@@ -164,6 +164,16 @@ class Informer(Generic[W, T]):
         self.store.remove(key)
         self._emit(row, None)
 
+    def unreadable(self, key: Key, *, deleted: bool) -> None:
+        if not deleted:
+            if self._seen is not None:
+                self._seen.add(key)
+            return
+        old = self.store.remove(key)
+        self._unconfirmed.discard(key)
+        if old is not None:
+            self._emit(old, None)
+
     def list_finished(self, resource_version: str) -> None:
         seen, self._seen = self._seen or set(), None
         gone = [key for key in self.store.all_keys() if key not in seen]

@@ -11,6 +11,7 @@ What can happen to a watch, and what follows:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import msgspec
 from controlplane.kube import Gone, KubeClient, KubeError, Resource, ResponseTooLarge, Timeout, error_from
 from operators.runtime.clock import Clock, SystemClock
 from operators.runtime.health import ReflectorHealth
-from operators.runtime.objects import Cached
+from operators.runtime.objects import Cached, Key, key_of
 from operators.runtime.projection import Decoder
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ class Sink(Protocol[T_contra]):
     def upsert(self, row: T_contra, *, listed: bool) -> None: ...
     def deleted(self, row: T_contra) -> None: ...
     def list_finished(self, resource_version: str) -> None: ...
+
+    def unreadable(self, key: Key, *, deleted: bool) -> None:
+        """An object nobody could decode was listed or changed (what is known of it stays), or `deleted`."""
+        ...
 
 
 class Reflector(Generic[W, T]):
@@ -162,7 +167,12 @@ class Reflector(Generic[W, T]):
         items = page.items
         for start in range(0, len(items), _SLICE):
             for item in items[start : start + _SLICE]:
-                self._sink.upsert(project(item), listed=True)
+                try:
+                    row = project(item)
+                except Exception as error:
+                    self._undecodable(msgspec.json.encode(item), error)
+                    continue
+                self._sink.upsert(row, listed=True)
             await asyncio.sleep(0)
         return page.metadata.resourceVersion, page.metadata.continue_
 
@@ -179,20 +189,19 @@ class Reflector(Generic[W, T]):
     def _row(self, raw: msgspec.Raw) -> T | None:
         try:
             return self._decoder.project(self._decoder.object.decode(raw))
-        except (msgspec.ValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except Exception as error:  # the projection is the author's code, the object anybody's
             self._undecodable(raw, error)
             return None
 
-    def _undecodable(self, raw: bytes | msgspec.Raw, error: Exception) -> None:
+    def _undecodable(self, raw: bytes | msgspec.Raw, error: Exception, *, deleted: bool = False) -> None:
         # One malformed object must cost that object, not the cache of all others.
         self.health.undecodable_total += 1
-        name = "?"
-        try:
+        key = "?"
+        with contextlib.suppress(msgspec.MsgspecError):
             meta = self._decoder.meta.decode(raw).metadata
-            name = f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
-        except msgspec.MsgspecError:
-            pass
-        log.error("%s %s cannot be decoded and is left out of the cache: %s", self._resource.kind, name, error)
+            key = key_of(meta.namespace, meta.name)
+            self._sink.unreadable(key, deleted=deleted)
+        log.error("%s %s cannot be decoded; the cache keeps what it had: %s", self._resource.kind, key, error)
 
     # watch
 
@@ -200,6 +209,7 @@ class Reflector(Generic[W, T]):
         low_s, high_s = SERVER_TIMEOUT_RANGE_S
         started_s = self._clock.monotonic_s()
         events_before = self.health.events_total
+        opened = False
         try:
             async with self._client.watch(
                 self._resource,
@@ -209,6 +219,7 @@ class Reflector(Generic[W, T]):
                 field_selector=self._field_selector,
                 server_timeout_s=int(self._jitter(low_s, high_s)),
             ) as stream:
+                opened = True
                 self.health.watching()
                 while (lines := await stream.next_batch(self._inactivity_s)) is not None:
                     self.health.heard()
@@ -217,6 +228,8 @@ class Reflector(Generic[W, T]):
                         await asyncio.sleep(0)
                 self.health.ended(cut=stream.cut)
         except Timeout:
+            if not opened:
+                raise
             # Silence is not a failure of the server: it may just have nothing to say and no bookmark to send.
             self.health.silent_total += 1
         finally:
@@ -232,14 +245,18 @@ class Reflector(Generic[W, T]):
         for line in lines:
             try:
                 event = decode(line)
-                kind = event.type
-                if kind == "BOOKMARK":
-                    self._bookmark(line)
-                    continue
-                if kind == "ERROR":
-                    self._raise_error_event(line)
+            except msgspec.ValidationError as error:
+                self._take_odd_event(line, error)
+                continue
+            kind = event.type
+            if kind == "BOOKMARK":
+                self._bookmark(line)
+                continue
+            if kind == "ERROR":
+                self._raise_error_event(line)
+            try:
                 row = project(event.object)
-            except (msgspec.ValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+            except Exception as error:
                 self._take_odd_event(line, error)
                 continue
             if kind == "DELETED":
@@ -255,7 +272,7 @@ class Reflector(Generic[W, T]):
         if raw.type == "ERROR":
             self._raise_error_event(line)
         if raw.type != "BOOKMARK":
-            self._undecodable(raw.object, error)
+            self._undecodable(raw.object, error, deleted=raw.type == "DELETED")
         self._bookmark(line)
 
     def _bookmark(self, line: bytes) -> None:

@@ -5,7 +5,8 @@ import pytest
 
 from controlplane.kube import PODS, ClusterAccess, KubeClient
 from controlplane.testing import FakeApiServer, Fault
-from tests.unit.runtime.helpers import COLLECTION, informer, pod, put, running, until
+from operators.runtime import Informer, Projection
+from tests.unit.runtime.helpers import COLLECTION, PodRow, PodWire, informer, pod, project, put, running, until
 
 
 @pytest.fixture
@@ -154,6 +155,32 @@ async def test_one_undecodable_object_does_not_take_the_others_along(server):
         put(server, "good", "Running")
         await until(lambda: ("Pending", "Running", "good") in seen)
         assert pods.health.undecodable_total == 2
+
+
+async def test_a_projection_that_fails_on_one_object_does_not_take_the_others_along(server):
+    def fragile(wire: PodWire) -> PodRow:
+        if wire.status.phase == "Odd":
+            raise IndexError("a bug in a projection")
+        return project(wire)
+
+    put(server, "good")
+    put(server, "odd", "Odd")
+    async with KubeClient(ClusterAccess(server.url)) as client:
+        pods = Informer(client, PODS, Projection(PodWire, fragile))
+        task = asyncio.create_task(pods.run())
+        await until(lambda: pods.synced and pods.health.watches_total)
+        assert [p.name for p in pods.store] == ["good"]
+        put(server, "good", "Odd")
+        put(server, "late")
+        await until(lambda: "default/late" in pods.store)
+        assert pods.health.undecodable_total == 2
+        assert pods.store.get("default/good").phase == "Pending"  # what was known of it stays
+        server.watches.send_error(410, "Expired", "too old resource version")
+        await until(lambda: pods.health.lists_total == 2)
+        assert "default/good" in pods.store
+        server.storage.delete(COLLECTION, "default", "good", {})
+        await until(lambda: "default/good" not in pods.store)
+        task.cancel()
 
 
 async def test_a_failing_handler_does_not_stop_the_others(server):
