@@ -36,7 +36,7 @@ def parse(page: bytes, names: Mapping[str, str]) -> dict[str, float]:
                 if column.endswith(("_ratio", "_percent")):
                     ratio_counts[column] = ratio_counts.get(column, 0) + 1
                 sample[column] = sample.get(column, 0.0) + float(item.value)
-    except (ValueError, UnicodeDecodeError, KeyError) as error:
+    except (ValueError, KeyError, IndexError) as error:  # the parser indexes into lines it takes for well-formed
         raise BadMetricsPage(f"not a Prometheus text page: {error}") from error
     for column, count in ratio_counts.items():
         sample[column] /= count

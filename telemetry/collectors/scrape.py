@@ -15,6 +15,9 @@ from telemetry.window import Window
 
 log = logging.getLogger(__name__)
 
+# About 1 us a byte: a longer page is parsed beside the event loop, which would stand still for seconds at the limit.
+_PARSED_AT_ONCE_BYTES = 32 * 1024
+
 Fetch = Callable[[str], Awaitable[bytes]]
 """GET of a URL; raises OSError or TimeoutError when there is no answer."""
 
@@ -92,7 +95,11 @@ class EngineMetrics:
         async with self._slots:
             self.scrapes_total += 1
             try:
-                sample = parse(await self._fetch(target.url), target.names)
+                page = await self._fetch(target.url)
+                if len(page) <= _PARSED_AT_ONCE_BYTES:
+                    sample = parse(page, target.names)
+                else:
+                    sample = await asyncio.to_thread(parse, page, target.names)
             except (OSError, TimeoutError, BadMetricsPage) as error:
                 self.failures_total += 1
                 log.debug("no metrics from %s: %s", target.pod, error)
@@ -103,5 +110,5 @@ def _columns(window: Window, since_s: float) -> dict[str, list[float | None]]:
     rows = window.since(since_s)
     columns: dict[str, list[float | None]] = {"timeS": [float(value) for value in rows.time_s]}
     for name, column in sorted(rows.columns.items()):
-        columns[name] = [None if math.isnan(value) else float(value) for value in column]
+        columns[name] = [float(value) if math.isfinite(value) else None for value in column]  # JSON has no infinity
     return columns

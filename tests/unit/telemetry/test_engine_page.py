@@ -46,6 +46,8 @@ def test_bad_pages_are_refused() -> None:
         parse(b"x" * (MAX_PAGE_BYTES + 1), NAMES)
     with pytest.raises(BadMetricsPage, match="not a Prometheus"):
         parse(b"<html>no</html>", NAMES)
+    with pytest.raises(BadMetricsPage, match="not a Prometheus"):
+        parse(b'x{a="b",\t="0.5"} 1\n', NAMES)  # the parser runs off the end of a label
 
 
 @pytest.mark.parametrize(

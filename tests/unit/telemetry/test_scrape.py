@@ -1,6 +1,7 @@
 """Scraping: bounded, sharded, and a failed scrape is a gap."""
 
 import json
+import threading
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +30,37 @@ async def test_a_failed_scrape_leaves_a_gap() -> None:
     document = json.loads(metrics.document("team", "chat", 60, 3.0, ["a", "b"]))
     assert document == {"pods": {"a": {"timeS": [1, 2, 3], "running": [3, None, 5]}}, "notHeldHere": ["b"]}
     assert (metrics.scrapes_total, metrics.failures_total) == (3, 1)
+
+
+async def test_infinity_is_no_number_of_json() -> None:
+    async def fetch(_: str) -> bytes:
+        return b"engine_running +Inf\n"
+
+    metrics = EngineMetrics(fetch)
+    metrics.retarget([target("a")])
+    await metrics.scrape(1.0)
+    assert b"Infinity" not in metrics.document("team", "chat", 60, 1.0, ["a"])
+
+
+async def test_a_long_page_is_parsed_beside_the_loop() -> None:
+    threads: list[str] = []
+
+    class Noted(bytes):
+        def decode(self, *_: object) -> str:  # type: ignore[override]
+            threads.append(threading.current_thread().name)
+            return super().decode()
+
+    pages = [Noted(b"engine_running 3\n"), Noted(b"engine_running 3\n" + b"other 1\n" * 10_000)]
+
+    async def fetch(_: str) -> bytes:
+        return pages.pop(0)
+
+    metrics = EngineMetrics(fetch)
+    metrics.retarget([target("a")])
+    await metrics.scrape(1.0)
+    await metrics.scrape(2.0)
+    assert threads[0] == threading.current_thread().name != threads[1]
+    assert metrics.of("team", "chat")["a"].latest("running") == 3
 
 
 async def test_targets_are_bounded_and_the_rest_is_counted() -> None:
