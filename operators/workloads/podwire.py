@@ -6,6 +6,8 @@ from datetime import datetime
 
 import msgspec
 
+from controlplane.model import labels
+
 Quantities = dict[str, str | int | float]
 
 
@@ -18,6 +20,25 @@ class OwnerWire(_Wire):
     controller: bool | None = None
 
 
+class LabelsWire(msgspec.Struct, gc=False):
+    """Our labels as fields, which costs less than a dict of all labels there are."""
+
+    deployment: str | None = msgspec.field(default=None, name=labels.DEPLOYMENT)
+    revision: str | None = msgspec.field(default=None, name=labels.REVISION)
+    replica: str | None = msgspec.field(default=None, name=labels.REPLICA)
+    rank: str | None = msgspec.field(default=None, name=labels.RANK)
+    pool: str | None = msgspec.field(default=None, name=labels.POOL)
+    accelerator: str | None = msgspec.field(default=None, name=labels.ACCELERATOR)
+    engine: str | None = msgspec.field(default=None, name=labels.ENGINE)
+
+
+class AnnotationsWire(msgspec.Struct, gc=False):
+    """Our annotations as fields."""
+
+    units: str | None = msgspec.field(default=None, name=labels.UNITS)
+    choice: str | None = msgspec.field(default=None, name=labels.CHOICE)
+
+
 class MetaWire(_Wire):
     name: str = ""
     namespace: str = ""
@@ -25,8 +46,8 @@ class MetaWire(_Wire):
     resource_version: str = ""
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
+    labels: LabelsWire | None = None
+    annotations: AnnotationsWire | None = None
     owner_references: list[OwnerWire] | None = None
 
 
@@ -81,7 +102,7 @@ class ConditionWire(_Wire):
     status: str = ""
     reason: str | None = None
     message: str | None = None
-    last_transition_time: datetime | None = None
+    last_transition_time: str | None = None  # a pod has five conditions; one of these times is looked at
 
 
 class WaitingWire(_Wire):

@@ -22,12 +22,14 @@ def requests_of(spec: SpecWire) -> Requests:
     millicores and every resource with a domain, in units. The API server defaults requests from limits, so limits
     are not read.
     """
-    containers = spec.containers or ()
-    if len(containers) != 1 or spec.init_containers or spec.overhead or spec.resources:
+    containers = spec.containers
+    if containers is None or len(containers) != 1 or spec.init_containers or spec.overhead or spec.resources:
         return _effective(spec)
     # Most pods of a cluster are alike: one container, a handful of distinct requests.
     resources = containers[0].resources
-    stated = tuple(resources.requests.items()) if resources and resources.requests else ()
+    if resources is None or not resources.requests:
+        return ()
+    stated = tuple(resources.requests.items())
     known = _single.get(stated)
     if known is None:
         if len(_single) >= _SHARED_MAX:
