@@ -11,7 +11,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -52,13 +52,6 @@ class _Expiring(Generic[V]):
         self._asking: dict[Any, asyncio.Task[tuple[float, V]]] = {}
         self._capacity = capacity
         self._now = now
-
-    def peek(self, key: Any) -> V | None:
-        held = self._entries.get(key)
-        if held is None or held[0] <= self._now():
-            return None
-        self._entries.move_to_end(key)
-        return held[1]
 
     async def get(self, key: Any, ask: Callable[[], Awaitable[tuple[float, V]]]) -> V:
         held = self._entries.get(key)
@@ -104,7 +97,7 @@ class Authority:
         identity = await self._identities.get(token_hash, lambda: self._review_token(token, token_hash))
         if identity is None or identity.ended(self._now()):
             raise unauthorized("The cluster does not accept this token for this API, or it has ended.")
-        return identity
+        return replace(identity, token=token)
 
     async def allows(
         self, identity: Identity, verb: str, resource: Resource, namespace: str | None, name: str = ""
@@ -134,7 +127,7 @@ class Authority:
             extra={key: tuple(values) for key, values in user.get("extra", {}).items()},
             ends_at_s=_token_end_s(token),
             token_hash=token_hash,
-            token=token,
+            token="",  # this one is cached; each request gets a copy with the token it brought
         )
         return min(now_s + RECHECK_S, identity.ends_at_s or float("inf")), identity
 

@@ -1,5 +1,6 @@
 """The REST face: who may see what, what is forwarded, and what a refusal says."""
 
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from controlplane.api.app import MAX_BODY_BYTES
+from controlplane.api.auth import Identity
 from tests.unit.api.fakes import AUDIENCE, Setup
 
 ALICE = {"Authorization": "Bearer alice-token"}
@@ -47,6 +49,14 @@ async def test_a_token_for_another_audience_is_refused(setup: Setup, http: httpx
     answer = await http.get("/v1/pools", headers=ALICE)
     assert answer.status_code == 401
     assert setup.cluster.reviews[0] == ("TokenReview", {"token": "alice-token", "audiences": [AUDIENCE]})
+
+
+async def test_no_token_outlives_its_request(setup: Setup) -> None:
+    identity = await setup.authority.identify("Bearer alice-token")
+    assert (identity.token, "alice-token" in repr(identity)) == ("alice-token", False)
+    del identity
+    held = [thing for thing in gc.get_objects() if isinstance(thing, Identity)]
+    assert [thing.token for thing in held if thing.user == "alice"] == [""]
 
 
 async def test_lists_show_only_namespaces_the_caller_may_list(setup: Setup, http: httpx.AsyncClient) -> None:
