@@ -116,11 +116,12 @@ class EventRecorder:
     async def _record(self, note: _Note) -> None:
         now_s = self._clock.monotonic_s()
         series = self._series.get(note)
-        if series is not None and now_s - series.last_s < SERIES_S:
+        # One that could not be written is tried anew, or its repeats would hide it for as long as they go on.
+        if series is not None and series.written and now_s - series.last_s < SERIES_S:
             series.count += 1
             series.last_s = now_s
             # Powers of two: a loop that repeats an event a thousand times costs ten writes.
-            if series.written and series.count & (series.count - 1) == 0:
+            if series.count & (series.count - 1) == 0:
                 try:
                     await self._update_series(series)
                 except NotFound:

@@ -70,6 +70,15 @@ async def test_the_queue_is_bounded_and_a_broken_server_harms_nobody(server, rec
     assert recorded(server) == []
 
 
+async def test_an_event_that_could_not_be_written_is_written_when_it_repeats(server, recorder):
+    server.faults.append(Fault(status=403, times=1))
+    for _ in range(2):
+        recorder.event(ABOUT, "Warning", "NoMatchingFlavor", "no pool has 8 free GPUs", "Place")
+    await recorder.flush(5.0)
+    assert len(recorded(server)) == 1
+    assert recorder.lost_total == 1
+
+
 async def test_long_notes_are_cut_at_the_servers_limit(server, recorder):
     recorder.event(ABOUT, "Normal", "X", "ä" * 2_000, "Z")
     await recorder.flush(5.0)
