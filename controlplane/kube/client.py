@@ -52,6 +52,7 @@ class _Call:
     content_type: str = JSON
     token: str | None = None
     retry: bool = True
+    urgent: bool = False
     before_send: Callable[[], None] | None = None
 
 
@@ -224,17 +225,27 @@ class KubeClient:
         token: str | None = None,
         timeout_s: float | None = None,
         retry: bool = True,
+        urgent: bool = False,
         before_send: Callable[[], None] | None = None,
     ) -> bytes:
         """Send and return the body of a 2xx answer.
 
         `timeout_s` bounds everything: waiting for a connection, retries, the answer. `token` replaces our own
         credentials for this call (the API face forwards its caller's). Repeated are answers that say nothing was
-        done (429, 503) and, for methods where twice is as good as once, broken connections.
+        done (429, 503) and, for methods where twice is as good as once, broken connections. `urgent` does not wait for
+        one of the bounded connections to become free.
         """
         payload = None if body is None else body if isinstance(body, bytes) else _encode(body)
         call = _Call(
-            method, self._target(path, query), f"{method} {path}", payload, content_type, token, retry, before_send
+            method,
+            self._target(path, query),
+            f"{method} {path}",
+            payload,
+            content_type,
+            token,
+            retry,
+            urgent,
+            before_send,
         )
         deadline_s = timeout_s or self.timeout_s
         try:
@@ -306,7 +317,7 @@ class KubeClient:
             sent = False
             failure: KubeError
             try:
-                async with self._pool.checkout() as connection:
+                async with self._pool.checkout(urgent=call.urgent) as connection:
                     message = await self._head(call)
                     if call.before_send is not None:
                         call.before_send()

@@ -155,6 +155,7 @@ async def _load_in_cluster() -> ClusterAccess:
 async def _load_kubeconfig(path: str, context: str | None) -> ClusterAccess:
     from kubernetes.aio.client import Configuration  # noqa: PLC0415
     from kubernetes.aio.config import ConfigException, load_kube_config  # noqa: PLC0415
+    from yaml import YAMLError  # noqa: PLC0415
 
     configuration = Configuration()
     load: Any = load_kube_config
@@ -162,7 +163,7 @@ async def _load_kubeconfig(path: str, context: str | None) -> ClusterAccess:
         loader: Any = await load(
             config_file=path, context=context, client_configuration=configuration, persist_config=False
         )
-    except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ConfigException, YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"kubeconfig {path!r}: {error}") from error
     user = dict(loader._user.value) if loader._user is not None else {}
     if "exec" in user and not configuration.api_key.get("BearerToken") and not configuration.cert_file:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from controlplane.model.errors import TrimtabError
+
 _MESSAGE_LIMIT_CHARS = 2_000
 
 
@@ -81,7 +83,7 @@ class ResponseTooLarge(KubeError):
     """The answer, or one line of a watch, exceeds the size we are ready to hold in memory."""
 
 
-class ConfigError(Exception):
+class ConfigError(TrimtabError):
     """The kubeconfig or the in-cluster files cannot be used; the message says which and what to do."""
 
 

@@ -28,9 +28,10 @@ class ConnectionPool:
         self._all: set[HttpConnection] = set()
         self._closed = False
 
-    def checkout(self) -> Checkout:
-        """An async context that waits for a free slot and gives a connection, pooled again on a clean exit."""
-        return Checkout(self)
+    def checkout(self, *, urgent: bool = False) -> Checkout:
+        """An async context that gives a connection, pooled again on a clean exit. It waits for a free slot first,
+        unless `urgent`: for the few requests that must not queue."""
+        return Checkout(self, urgent)
 
     async def dedicated(self) -> HttpConnection:
         """A fresh connection outside the pool; the caller closes it by `discard`."""
@@ -95,18 +96,20 @@ class ConnectionPool:
 class Checkout:
     """See `ConnectionPool.checkout`."""
 
-    __slots__ = ("_connection", "_pool")
+    __slots__ = ("_connection", "_pool", "_urgent")
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionPool, urgent: bool) -> None:
         self._pool = pool
+        self._urgent = urgent
         self._connection: HttpConnection | None = None
 
     async def __aenter__(self) -> HttpConnection:
-        await self._pool._slots.acquire()
+        if not self._urgent:
+            await self._pool._slots.acquire()
         try:
             self._connection = await self._pool._acquire()
         except BaseException:
-            self._pool._slots.release()
+            self._free_slot()
             raise
         return self._connection
 
@@ -115,4 +118,8 @@ class Checkout:
     ) -> None:
         assert self._connection is not None
         self._pool._put_back(self._connection)
-        self._pool._slots.release()
+        self._free_slot()
+
+    def _free_slot(self) -> None:
+        if not self._urgent:
+            self._pool._slots.release()

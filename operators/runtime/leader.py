@@ -118,8 +118,7 @@ class LeaderElector:
         return None if self.fence.is_open else "the lease could not be renewed in time"
 
     async def _attempt(self, step: Callable[[], Awaitable[bool]]) -> bool:
-        # The limit is on the real loop's clock even in tests with virtual time: `step` is I/O. It is cut short by
-        # the clock in use as well, so that a hung call cannot outlive the renew deadline of either.
+        # A store bounds its requests by itself; this bounds any store, by the clock the fence goes by.
         work = asyncio.ensure_future(step())
         limit = asyncio.ensure_future(self._clock.sleep(self._times.retry_period_s))
         try:

@@ -56,13 +56,14 @@ _decode = msgspec.json.Decoder(_Lease).decode
 
 
 class KubeLeaseStore:
-    """A `coordination.k8s.io/v1` Lease. Calls are never repeated and end after `call_timeout_s`."""
+    """A `coordination.k8s.io/v1` Lease. Calls are never repeated, end after `call_timeout_s`, and do not queue behind
+    other requests of the same client: a renewal that waits for its turn under load is a lost lease."""
 
     def __init__(self, client: KubeClient, namespace: str, name: str, *, call_timeout_s: float) -> None:
         self._client = client
         self._namespace = namespace
         self._name = name
-        self._options: dict[str, Any] = {"timeout_s": call_timeout_s, "retry": False}
+        self._options: dict[str, Any] = {"timeout_s": call_timeout_s, "retry": False, "urgent": True}
 
     async def get(self) -> LeaseRecord | None:
         try:

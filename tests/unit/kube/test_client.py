@@ -97,6 +97,20 @@ async def test_connections_are_bounded(server):
     assert server.connections_total == 3
 
 
+async def test_an_urgent_request_does_not_queue(server):
+    server.faults.append(Fault(method="GET", path_contains="pods", hang=True))
+    async with KubeClient(ClusterAccess(server.url), max_connections=1, timeout_s=5.0) as kube:
+        stuck = asyncio.create_task(kube.list_page(PODS))
+        while not server.requests:
+            await asyncio.sleep(0)
+        await kube.request("GET", "/api/v1/nodes", urgent=True)
+        with pytest.raises(Timeout):
+            await kube.request("GET", "/api/v1/nodes", timeout_s=0.05)
+        stuck.cancel()
+        await asyncio.gather(stuck, return_exceptions=True)
+        await kube.request("GET", "/api/v1/nodes")
+
+
 async def test_a_closed_idle_connection_is_replaced(server, client):
     await client.list_page(PODS)
     await server.stop()

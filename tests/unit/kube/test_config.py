@@ -77,9 +77,10 @@ async def test_a_missing_and_a_broken_file_are_told_apart(tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="no kubeconfig at"):
         await load_access(tmp_path / "nothing")
     broken = tmp_path / "broken"
-    broken.write_text("clusters: 7\n")
-    with pytest.raises(ConfigError, match="broken"):
-        await load_access(broken)
+    for half_written in ("clusters: 7\n", "clusters: [\n"):
+        broken.write_text(half_written)
+        with pytest.raises(ConfigError, match="broken"):
+            await load_access(broken)
 
 
 async def test_a_bad_certificate_file_is_named(tmp_path):
