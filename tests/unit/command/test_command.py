@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -60,6 +61,14 @@ def test_operator_settings_from_the_environment() -> None:
     assert not settings.leader_election
     assert settings.engine_images == {"openvino": "registry/engine:1"}
     assert operator_settings({}).process.host == "127.0.0.1", "nothing listens to the outside unless told so"
+
+
+def test_a_kubeconfig_that_is_not_there_costs_one_line(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "controlplane", "operator", "--kubeconfig", str(tmp_path / "nothing")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("trimtab: no kubeconfig at")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
