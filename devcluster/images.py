@@ -79,7 +79,8 @@ def content_tag(image: Image, base: str, tree: Path = TREE) -> str:
 def buildah(*arguments: object) -> list[str]:
     """A buildah command on our own storage, apart from the user's images."""
     root = cache_root() / "images"
-    storage = ["--root", root / "storage", "--runroot", "/run/trimtab-buildah", "--storage-driver", "overlay"]
+    runtime = f"/run/trimtab-buildah/{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+    storage = ["--root", root / "storage", "--runroot", runtime, "--storage-driver", "overlay"]
     return ["buildah", *map(str, storage), *map(str, arguments)]
 
 
