@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
-PATIENCE_S = 60.0  # how long a test waits for something that must happen; only a failure takes that long
+PATIENCE_S = 240.0  # how long a test waits for something that must happen; only a failure takes that long
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
@@ -58,8 +58,12 @@ class Server:
         self._config = self.process.stdout.readline()
         self.port = 0
         if wait:
-            self.wait_listening()
-            self.wait_ready()
+            try:
+                self.wait_listening()
+                self.wait_ready()
+            except BaseException:
+                self.__exit__()
+                raise
 
     def __enter__(self) -> Server:
         return self

@@ -12,7 +12,8 @@ import uvloop
 
 from trimtab_engine.app import error_body
 from trimtab_engine.errors import ApiError
-from trimtab_engine.httpd import HttpLimits, HttpServer, Request, Responder
+from trimtab_engine.exchange import HttpLimits, Request, Responder
+from trimtab_engine.httpd import HttpServer
 
 LIMITS = HttpLimits(max_head_bytes=2048, max_headers=20, max_body_bytes=1000, max_connections=4)
 

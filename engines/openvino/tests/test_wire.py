@@ -54,9 +54,7 @@ def events(draw: st.DrawFn) -> wire.Event:
     )
 
 
-steps = st.builds(
-    wire.Step, running=u32, requests=u32, kv_usage=f32, kv_bytes=u64, events=st.lists(events(), max_size=5)
-)
+steps = st.builds(wire.Step, running=u32, kv_usage=f32, kv_bytes=u64, events=st.lists(events(), max_size=5))
 
 
 def payload_of(data: bytes) -> bytes:

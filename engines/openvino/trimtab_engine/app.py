@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from trimtab_engine import openai, render, wire
 from trimtab_engine.errors import ApiError
-from trimtab_engine.httpd import Request, Responder
+from trimtab_engine.exchange import Request, Responder
 from trimtab_engine.metrics import Metrics
 from trimtab_engine.supervisor import Supervisor
 

@@ -41,7 +41,7 @@ def _make_model(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from trimtab_engine.app import AppSettings  # noqa: PLC0415 - make-model needs no server
     from trimtab_engine.cpu import inspect_host  # noqa: PLC0415
-    from trimtab_engine.httpd import HttpLimits  # noqa: PLC0415
+    from trimtab_engine.exchange import HttpLimits  # noqa: PLC0415
     from trimtab_engine.modelinfo import inspect_model  # noqa: PLC0415
     from trimtab_engine.openai import Limits  # noqa: PLC0415
     from trimtab_engine.serve import ServeSettings, serve  # noqa: PLC0415

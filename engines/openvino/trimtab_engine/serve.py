@@ -14,7 +14,8 @@ from trimtab_engine import __version__
 from trimtab_engine.app import App, AppSettings, error_body
 from trimtab_engine.cpu import Host
 from trimtab_engine.errors import ApiError
-from trimtab_engine.httpd import HttpLimits, HttpServer
+from trimtab_engine.exchange import HttpLimits
+from trimtab_engine.httpd import HttpServer
 from trimtab_engine.metrics import Metrics
 from trimtab_engine.options import EngineOptions
 from trimtab_engine.supervisor import EngineFailed, Supervisor

@@ -17,7 +17,6 @@ MAX_FRAME_BYTES: Final = 64 << 20
 
 SUBMIT: Final = 1
 CANCEL: Final = 2
-QUIT: Final = 3
 READY: Final = 16
 STEP: Final = 17
 
@@ -34,7 +33,7 @@ FINISH_CANCELLED: Final = 5
 
 _FRAME: Final = struct.Struct("<IB")
 _SUBMIT: Final = struct.Struct("<QBBIIIffffffQHHI")
-_STEP: Final = struct.Struct("<IIfQI")
+_STEP: Final = struct.Struct("<IfQI")
 _EVENT: Final = struct.Struct("<QBBIII")
 
 _IGNORE_EOS: Final = 1
@@ -84,7 +83,6 @@ class Step:
     """One engine step: its load figures and the events. `kv_usage` is the used share of the KV cache, 0..1."""
 
     running: int
-    requests: int
     kv_usage: float
     kv_bytes: int
     events: list[Event] = field(default_factory=list)
@@ -231,7 +229,7 @@ def decode_cancel(payload: bytes) -> int:
 
 def encode_step(step: Step) -> bytes:
     """The STEP frame of a step."""
-    parts = [_STEP.pack(step.running, step.requests, step.kv_usage, step.kv_bytes, len(step.events))]
+    parts = [_STEP.pack(step.running, step.kv_usage, step.kv_bytes, len(step.events))]
     for event in step.events:
         ids = event.token_ids
         parts.append(
@@ -246,8 +244,8 @@ def encode_step(step: Step) -> bytes:
 def decode_step(payload: bytes) -> Step:
     """The step of a STEP payload. Raises WireError when it is cut short."""
     try:
-        running, requests, kv_usage, kv_bytes, count = _STEP.unpack_from(payload)
-        step = Step(running, requests, kv_usage, kv_bytes)
+        running, kv_usage, kv_bytes, count = _STEP.unpack_from(payload)
+        step = Step(running, kv_usage, kv_bytes)
         at = _STEP.size
         for _ in range(count):
             request_id, finish, details, tokens, prompt_tokens, length = _EVENT.unpack_from(payload, at)
