@@ -88,6 +88,7 @@ class Reflector(Generic[W, T]):
         self._jitter = jitter
         self._must_list = True
         self._failures = 0
+        self._gone = 0
         self.resource_version = ""
         self.health = ReflectorHealth(self._clock)
 
@@ -98,13 +99,14 @@ class Reflector(Generic[W, T]):
                 if self._must_list:
                     await self._list()
                     self._must_list = False
-                    self._failures = 0
+                    self._failures = self._gone  # a list that only leads to the next 410 is no success
                 await self._watch()
             except Gone as error:
                 log.info("%s: %s; listing again", self._resource.plural, error.message)
                 self.health.gone_total += 1
                 self._must_list = True
-                self._failures += 1
+                self._gone += 1
+                self._failures = self._gone
             except (KubeError, msgspec.MsgspecError) as error:
                 self._failures += 1
                 self.health.failed(error)
@@ -236,7 +238,7 @@ class Reflector(Generic[W, T]):
             self.health.not_watching()
             lived_s = self._clock.monotonic_s() - started_s
             if self.health.events_total > events_before or lived_s >= _HEALTHY_WATCH_S:
-                self._failures = 0
+                self._failures = self._gone = 0
         if lived_s < _HEALTHY_WATCH_S and self.health.events_total == events_before:
             self._failures += 1  # a server that hangs up at once must not be called in a tight loop
 

@@ -5,7 +5,7 @@ import pytest
 
 from controlplane.kube import PODS, ClusterAccess, KubeClient
 from controlplane.testing import FakeApiServer, Fault
-from operators.runtime import Informer, Projection
+from operators.runtime import Informer, Projection, SystemClock
 from tests.unit.runtime.helpers import COLLECTION, PodRow, PodWire, informer, pod, project, put, running, until
 
 
@@ -67,6 +67,23 @@ async def test_410_as_an_event_in_the_stream_relists(server):
         server.watches.send_error(410, "Expired", "too old resource version")
         await until(lambda: pods.health.lists_total == 2)
         assert seen == []
+
+
+async def test_lists_that_only_lead_to_the_next_410_become_rare(server):
+    slept_s: list[float] = []
+
+    class Hurried(SystemClock):
+        async def sleep(self, delay_s: float) -> None:
+            slept_s.append(delay_s)
+            await asyncio.sleep(0)
+
+    server.faults.append(Fault(method="WATCH", status=410))
+    async with KubeClient(ClusterAccess(server.url), timeout_s=5.0) as client:
+        task = asyncio.create_task(informer(client, clock=Hurried()).run())
+        await until(lambda: len(slept_s) >= 10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert max(slept_s) >= 15.0
 
 
 async def test_another_error_event_resumes_without_a_list(server):
