@@ -5,15 +5,7 @@ with its connections, retries and typed errors, and the paths of the API. Does n
 means, caches, queues, controllers (`operators.runtime`), or any decision. Bodies go in and out as bytes.
 """
 
-from controlplane.kube.client import (
-    APPLY_PATCH,
-    JSON,
-    JSON_PATCH,
-    MERGE_PATCH,
-    Body,
-    KubeClient,
-    RequestObserver,
-)
+from controlplane.kube.client import KubeClient
 from controlplane.kube.config import ClusterAccess, load_access
 from controlplane.kube.errors import (
     AlreadyExists,
@@ -33,6 +25,14 @@ from controlplane.kube.errors import (
     Unauthorized,
     Unreachable,
     error_from,
+)
+from controlplane.kube.raw import (
+    APPLY_PATCH,
+    JSON,
+    JSON_PATCH,
+    MERGE_PATCH,
+    Body,
+    RequestObserver,
 )
 from controlplane.kube.resource import (
     CONFIG_MAPS,

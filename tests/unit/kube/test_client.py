@@ -229,3 +229,9 @@ def test_addresses_that_would_mean_something_else_are_refused():
     with pytest.raises(ValueError, match="no name"):
         PODS.path("default", "..")
     assert PODS.path("a b", "x/y") == "/api/v1/namespaces/a%20b/pods/x%2Fy"
+
+
+async def test_a_path_cannot_smuggle_a_request(client):
+    for path in ("/api/v1/pods HTTP/1.1\r\nX: y", "/api/v1/pods?a=b c"):
+        with pytest.raises(ValueError, match="end a request line"):
+            await client.request("GET", path)
