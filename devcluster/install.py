@@ -33,7 +33,7 @@ TOKEN_PATIENCE_S = 120.0  # after a crash the status still says Ready while the 
 
 @dataclass(frozen=True)
 class Target:
-    """A cluster to install into: how to call kubectl and helm there. `nodes` are ours to import images into."""
+    """A cluster to install into: how to call kubectl and helm there."""
 
     kubectl: Callable[..., str]
     helm: tuple[str, ...]

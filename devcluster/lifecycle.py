@@ -184,8 +184,13 @@ def build(options: argparse.Namespace) -> None:
     """`devcluster build`."""
     pins = versions.load(options.kubernetes)
     progress = Progress()
+    todo = [Step("programs", lambda note: build_programs.build_all(pins, note))]
+    if options.images:
+        preflight.require_host(STATE_ROOT)
+        todo.append(Step("packages", lambda note: preflight.install_packages(pins, note)))
+        todo += install.image_steps(pins, {})
     try:
-        run_all([Step("programs", lambda note: build_programs.build_all(pins, note))], progress)
+        run_all(todo, progress)
     finally:
         progress.close()
 
