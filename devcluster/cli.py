@@ -79,8 +79,8 @@ def parser() -> argparse.ArgumentParser:
     status = add("status", "What runs, where it listens and how much memory it takes.")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     build = add("build", "Build the cluster's programs (and with --images the images) into the cache.")
-    build.add_argument("--kubernetes", default=None, metavar="MINOR")
-    build.add_argument("--images", action="store_true")
+    build.add_argument("--kubernetes", default=None, metavar="MINOR", help="which minor (default: the pinned one)")
+    build.add_argument("--images", action="store_true", help="build the images too")
     add("tidy", "Carry versions.toml into the Go modules' go.mod and go.sum, for maintainers.")
     add("nodes", "List the real nodes: kubelet, containerd socket, pod subnet.")
     load = add(
