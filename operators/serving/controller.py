@@ -37,7 +37,7 @@ from operators.serving.repair import with_failure
 from operators.serving.room import Room, Supply
 from operators.serving.rows import DeploymentRow
 from operators.serving.snapshot import NodeState, Notes, PlanSettings, Snapshot, Taken
-from operators.serving.status import only_details, unreadable
+from operators.serving.status import only_details, undecided
 from operators.serving.waiting import Waiting
 from operators.workloads.podview import PodView
 
@@ -130,7 +130,7 @@ class ServingController:
             return DONE
         prepared = self._preparer.prepare(row)
         if prepared.spec is None:
-            await self._say_unreadable(row, prepared)
+            await self._say_undecided(row, Reason.UNREADABLE_SPEC, prepared.problem)
             return DONE
         if self.waiting.due and key not in self.waiting and self._may_take_room(key, prepared):
             # Room has just appeared: those who wait for it are asked first, in their order.
@@ -139,7 +139,12 @@ class ServingController:
             return DONE
         stored, status = status_of(row)
         snapshot = self._snapshot(row, prepared, deployment_of(row, prepared.spec, status))
-        actions = decide(snapshot, self._settings, self._clock.utc_now().timestamp())
+        try:
+            actions = decide(snapshot, self._settings, self._clock.utc_now().timestamp())
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            await self._say_undecided(row, Reason.INTERNAL_ERROR, f"{said}; the operator's log has the details")
+            raise
         self._note(key, actions)
         outcome = await self._executor.run(key, row.uid, row.namespace, actions)
         self._publish(row, actions)
@@ -210,10 +215,10 @@ class ServingController:
         wanted = 0 if prepared.spec is None or prepared.spec.suspend else prepared.spec.replicas
         return len(self._pods.store.index_keys("deployment", key)) < wanted
 
-    async def _say_unreadable(self, row: DeploymentRow, prepared: Prepared) -> None:
+    async def _say_undecided(self, row: DeploymentRow, reason: Reason, message: str) -> None:
         stored, status = status_of(row)
         now_s = self._clock.utc_now().timestamp()
-        await self._write_status(row, unreadable(row.name, row.generation, status, prepared.problem, now_s), stored)
+        await self._write_status(row, undecided(row.name, row.generation, status, reason, message, now_s), stored)
 
     # ---- what a decision leaves behind
 

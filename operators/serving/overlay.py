@@ -6,20 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-# Merge keys of the pod's lists (patchMergeKey in the core/v1 API types). Lists not named here are replaced.
-_MERGE_KEYS = {
-    "containers": "name",
-    "initContainers": "name",
-    "volumes": "name",
-    "env": "name",
-    "volumeMounts": "mountPath",
-    "volumeDevices": "devicePath",
-    "ports": "containerPort",
-    "imagePullSecrets": "name",
-    "hostAliases": "ip",
-    "resourceClaims": "name",
-    "claims": "name",
-}
+from operators.serving.overlay_lists import MERGE_KEYS
+
 _APPENDED = frozenset({"tolerations"})  # a replaced list would drop the pool's own tolerations
 _ONE_OF = frozenset({"env", "volumes"})  # items with one source: a new kind of source replaces the old kind
 
@@ -47,7 +35,7 @@ def _merge_object(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str
 def _merge_list(key: str, base: list[Any], patch: list[Any]) -> list[Any]:
     if key in _APPENDED:
         return [*base, *(copy.deepcopy(item) for item in patch if item not in base)]
-    merge_key = _MERGE_KEYS.get(key)
+    merge_key = MERGE_KEYS.get(key)
     if merge_key is None:
         return copy.deepcopy(patch)
     out = list(base)

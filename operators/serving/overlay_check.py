@@ -14,6 +14,7 @@ from typing import Any
 from controlplane.catalog import nearest
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, UnknownName
 from controlplane.model.resource import GROUP
+from operators.serving.overlay_lists import check_lists, check_tolerations
 from operators.serving.overlay_security import check_security
 
 FIELD = "spec.podTemplate"
@@ -109,6 +110,8 @@ def check_template(
     """
     errors: list[TrimtabError] = []
     _refuse_unmergeable(template, FIELD, errors)
+    if not errors:
+        check_lists(template, FIELD, errors)
     if errors:
         return errors
     _check_fields(template, FIELD, {"metadata", "spec"}, {}, errors)
@@ -151,6 +154,7 @@ def check_template(
             errors.append(
                 InvalidSpec("the name is taken", field=f"{path}.initContainers[{index}].name", value=ENGINE_CONTAINER)
             )
+    check_tolerations(spec, path, errors)
     for index, volume in _items(spec, "volumes", path, errors):
         _check_own_volume(volume, f"{path}.volumes[{index}]", errors)
     if not errors:

@@ -34,7 +34,8 @@ def check_security(spec: Mapping[str, Any], path: str) -> list[TrimtabError]:
         for index, container in enumerate(spec.get(kind) or []):
             where = f"{path}.{kind}[{index}]"
             _check_context(container.get("securityContext") or {}, f"{where}.securityContext", errors)
-            for number, port in enumerate(container.get("ports") or []):
+            ports = container.get("ports") or []
+            for number, port in enumerate(ports if isinstance(ports, list) else [ports]):
                 if isinstance(port, Mapping) and (port.get("hostPort") or port.get("hostIP")):
                     errors.append(
                         Refused(

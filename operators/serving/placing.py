@@ -103,7 +103,7 @@ def _tolerations(template: ReplicaTemplate) -> tuple[PoolToleration, ...]:
         PoolToleration(
             key=item["key"],
             value=item.get("value") if item.get("operator", "Equal") == "Equal" else None,
-            effect=item.get("effect"),
+            effect=item.get("effect") or None,
         )
         for item in template.tolerations
         if item.get("key")

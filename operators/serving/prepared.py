@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,8 @@ from operators.placement import GangRequest
 from operators.serving.render import RenderSettings, ReplicaTemplate, replica_template
 from operators.serving.rows import DeploymentRow
 from operators.serving.validate import validate
+
+log = logging.getLogger(__name__)
 
 _KEPT = 1_024
 _ERRORS_SHOWN = 3
@@ -67,18 +70,22 @@ class Preparer:
             problem = "; ".join(f"spec.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in found)
             return Prepared(row.generation, row.uid, None, problem, (), ())
         wanted = deployment_of(row, spec, ServingDeploymentStatus())
-        errors = validate(wanted, self._catalog, self._settings)
+        errors: list[TrimtabError] = []
         templates: list[ReplicaTemplate] = []
-        if not errors:
-            try:
+        try:
+            errors = validate(wanted, self._catalog, self._settings)
+            if not errors:
                 for index in range(len(spec.explicit.choices)):
                     template = replica_template(wanted, index, self._catalog, self._settings)
                     GangRequest(template.accelerator, template.pods, template.units_per_pod)
                     templates.append(template)
-            except TrimtabError as error:
-                errors, templates = [error], []
-            except (ValueError, RecursionError) as error:
-                errors, templates = [InvalidSpec(str(error), field="spec")], []
+        except TrimtabError as error:
+            errors, templates = [error], []
+        except Exception as error:
+            # A spec that our checks should have named: its author hears of it, and nobody else's object suffers.
+            log.exception("%s cannot be rendered", row.key)
+            problem = f"cannot be rendered ({type(error).__name__}: {error}); the operator's log has the details"
+            errors, templates = [InvalidSpec(problem, field="spec")], []
         return Prepared(row.generation, row.uid, spec, "", tuple(errors), tuple(templates))
 
 

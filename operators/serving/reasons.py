@@ -30,4 +30,5 @@ class Reason(StrEnum):
     PODS_REFUSED = "PodsRefused"  # the API server does not let us create the pods: quota, admission
     NODE_LOST = "NodeLost"
     NAME_CONFLICT = "NameConflict"  # somebody else's Service or PodDisruptionBudget has the name we need
+    INTERNAL_ERROR = "InternalError"  # a mistake of ours: the operator's log has the details
     UNREADABLE_SPEC = "UnreadableSpec"  # stored under an older or newer schema

@@ -63,20 +63,19 @@ def build(draft: Draft) -> tuple[dict[str, Any] | None, list[Record]]:
     return status.model_dump(mode="json", by_alias=True, exclude_none=True), _events(draft, verdict, before, status)
 
 
-def unreadable(
-    name: str, generation: int, before: ServingDeploymentStatus, message: str, now_s: float
+def undecided(
+    name: str, generation: int, before: ServingDeploymentStatus, reason: Reason, message: str, now_s: float
 ) -> dict[str, Any]:
-    """Status of an object whose spec does not parse: nothing is touched but the conditions."""
+    """Status of an object that nothing could be decided about: nothing is touched but the conditions."""
     now = datetime.fromtimestamp(int(now_s), UTC)
-    reason = Reason.UNREADABLE_SPEC.value
     status = before.model_copy(
         update={
             "observed_generation": generation,
-            "reason": reason,
+            "reason": reason.value,
             "selector": f"{labels.DEPLOYMENT}={name},{labels.LEADER}=true",
             "conditions": [
-                _condition(before, "Ready", "False", reason, message, generation, now),
-                _condition(before, "Progressing", "False", reason, message, generation, now),
+                _condition(before, "Ready", "False", reason.value, message, generation, now),
+                _condition(before, "Progressing", "False", reason.value, message, generation, now),
             ],
         }
     )
