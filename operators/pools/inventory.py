@@ -1,7 +1,7 @@
 """Pools, their nodes and what is free on them, kept up to date event by event and mirrored into a `Fleet`.
 
 Feed it from informers: `set_pool`, `set_node`, `set_slice`, `set_pod` and their `remove_` halves, in any order.
-Every event is O(1) but for a changed selector, which looks at all nodes once.
+News of a pod is O(1), of a node one look at every selector, of a selector one look at every node.
 """
 
 from __future__ import annotations
@@ -68,8 +68,10 @@ class Inventory:
         same_nodes = known is not None and known.required == required
         pool.spec, pool.required = spec, required
         self._supply(name)
-        for node in list(pool.nodes) if same_nodes else list(self._nodes):
-            self._assign(self._nodes[node])
+        for node in [self._nodes[name] for name in pool.nodes] if same_nodes else list(self._nodes.values()):
+            # Who neither was nor is selected has nothing to do with this pool: fifty pools need not be asked about it.
+            if node.name in pool.nodes or node.name in pool.overlaps or matches(required, dict(node.labels)):
+                self._assign(node)
         self._changed(name, room=True)
 
     def remove_pool(self, name: str) -> None:

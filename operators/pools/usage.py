@@ -71,11 +71,15 @@ class Usage:
     def set_pod(self, pod: PodView) -> None:
         """A pod was added or changed."""
         key = pod.key
-        reservation = self._reserved.get(key)
-        if reservation is not None and pod.uid != reservation.not_uid:
-            self.release(key)
+        held = self._holding(pod)
+        promised = self._reserved.get(key)
+        if promised is not None and pod.uid != promised.not_uid:
+            # A pod that came as promised makes no room: what it holds is told below, and nothing else.
+            came = held is not None and held.node == promised.node and held.units >= promised.units
+            del self._reserved[key]
+            self._hold(_reserved(key), None, told=came and key not in self._held)
         self._pods[key] = pod
-        self._hold(key, self._holding(pod))
+        self._hold(key, held)
 
     def remove_pod(self, pod: PodView) -> None:
         """A pod is gone. A late message about an earlier pod of the same name changes nothing."""
@@ -125,7 +129,7 @@ class Usage:
             units = max(units, pod.units)
         return _Held(node, units, ours)
 
-    def _hold(self, key: str, held: _Held | None) -> None:
+    def _hold(self, key: str, held: _Held | None, *, told: bool = False) -> None:
         before = self._held.get(key)
         if before == held:
             return
@@ -143,6 +147,8 @@ class Usage:
             entry.ours += held.ours
             entry.keys.add(key)
             self._held[key] = held
+        if told:
+            return
         if before is not None:
             less = held is None or held.node != before.node or held.units < before.units
             self._changed(before.node, less)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -13,6 +14,7 @@ from controlplane.model.cluster import GPUPoolSpec
 from operators.placement import GangRequest, Placement, Reason, Refusal
 from operators.pools.inventory import Inventory
 from operators.pools.rows import NodeView
+from operators.pools.selectors import matches
 from operators.workloads.podview import PodView
 
 CATALOG = load()
@@ -124,6 +126,19 @@ def test_a_reservation_holds_until_its_pod_is_seen() -> None:
     assert made.expire(11) == []
 
 
+def test_a_pod_that_came_as_promised_makes_no_room() -> None:
+    made = inventory("n1", "n2")
+    before = made.revision
+    for name, units, where in (("as-promised", 4, "n1"), ("smaller", 2, "n1"), ("elsewhere", 4, "n2")):
+        made.reserve(f"ns/{name}", "n1", 4, expires_at_s=10)
+        made.set_pod(ours(name, units, target_node=where, phase="Pending"))
+        assert (made.revision > before) == (name != "as-promised")
+        assert free(made) == 16 - units
+        made.remove_pod(ours(name, units))
+        assert free(made) == 16
+        before = made.revision
+
+
 def test_a_reservation_is_released_or_expires() -> None:
     made = inventory("n1")
     made.reserve("ns/one", "n1", 4, expires_at_s=10)
@@ -201,6 +216,24 @@ def test_a_node_selected_twice_counts_in_the_first_pool_and_moves_when_that_goes
     assert (made.fleet.totals("b").nodes, free(made, "b")) == (1, 4)
     made.set_pool("a", h100())
     assert (free(made, "a"), made.overlaps("b")) == (4, {"n1": "a"})
+
+
+def test_a_new_pool_asks_other_pools_only_about_nodes_it_selects(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Inventory(CATALOG)
+    for number in range(40):
+        made.set_node(node(f"n{number}", labels={"group": f"g{number % 20}"}))
+    asked = 0
+
+    def counted(*arguments: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        return matches(*arguments)
+
+    monkeypatch.setattr("operators.pools.inventory.matches", counted)
+    for number in range(20):
+        made.set_pool(f"p{number}", spec(nodeSelector={"matchLabels": {"group": f"g{number}"}}))
+    assert all(free(made, f"p{number}") == 16 for number in range(20))
+    assert asked <= 20 * 40 + 20 * 2 * 20  # each node once per new pool, and its two nodes by all pools there are
 
 
 def test_labels_and_selectors_move_nodes() -> None:
