@@ -173,10 +173,9 @@ class WorkQueue:
                 getter.set_result(None)
 
     def discard_queued(self) -> int:
-        """Forget what is queued but not yet processed (the next leader lists everything anew). Returns how many."""
+        """Forget all but what workers hold now (the next leader looks at every object anew). Returns how many."""
         dropped = len(self._queue)
-        for key in self._queue:
-            self._dirty.pop(key, None)
+        self._dirty.clear()
         self._queue.clear()
         if self._shutting_down and not self._processing:
             self._drained.set()

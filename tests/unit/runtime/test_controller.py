@@ -118,6 +118,7 @@ async def test_stop_lets_running_work_finish_and_drops_the_rest():
     controller.enqueue("a")
     controller.enqueue("b")
     await entered.wait()
+    controller.enqueue("a")  # a change while it is worked on: the next leader's business
     stopping = asyncio.create_task(controller.stop(10.0))
     await settle()
     assert not stopping.done()
