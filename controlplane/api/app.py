@@ -1,8 +1,11 @@
 """The application: routes, problem documents, limits, health, metrics."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
@@ -13,6 +16,8 @@ from controlplane.api import problem
 from controlplane.api.access import Backend
 from controlplane.api.problem import Problem
 from controlplane.api.routes import router
+
+log = logging.getLogger(__name__)
 
 # Kubernetes refuses objects over 1.5 MiB; more than that is never a resource.
 MAX_BODY_BYTES = 1536 * 1024
@@ -53,6 +58,20 @@ class BodyLimit:
         await self._app(scope, counted, send)
 
 
+def keep(app: FastAPI, run: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """A task that lives as long as the process. Its early end fails /healthz: a watch that died would leave a cache that
+    is old for ever, and a restart is the way out."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.critical("%s died", name, exc_info=task.exception())
+            app.state.died.append(name)
+
+    task = asyncio.create_task(run, name=name)
+    task.add_done_callback(ended)
+    return task
+
+
 def create_app(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Backend]], registry: CollectorRegistry
 ) -> FastAPI:
@@ -88,8 +107,13 @@ def create_app(
         requests_total.labels(request.method, getattr(route, "path", "unmatched"), response.status_code).inc()
         return response
 
+    app.state.died = []
+
     @app.get("/healthz", include_in_schema=False)
-    async def healthz() -> Response:
+    async def healthz(request: Request) -> Response:
+        died: list[str] = request.app.state.died
+        if died:
+            return Response(f"died: {', '.join(died)}", 503, media_type="text/plain")
         return Response("ok", media_type="text/plain")
 
     @app.get("/readyz", include_in_schema=False)

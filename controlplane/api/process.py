@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Gauge
 
 from controlplane.api.access import Backend
-from controlplane.api.app import create_app
+from controlplane.api.app import create_app, keep
 from controlplane.api.auth import Authority
 from controlplane.api.cache import ClusterCache
 from controlplane.api.engines import fetch_page, scrape_forever, session
@@ -62,7 +62,7 @@ def build(settings: ApiSettings) -> FastAPI:
     process = settings.process
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[Backend]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[Backend]:
         access = await load_access(process.kubeconfig)
         if access.has_client_certificate:
             raise ConfigError(
@@ -74,8 +74,8 @@ def build(settings: ApiSettings) -> FastAPI:
             metrics = EngineMetrics(lambda url: fetch_page(http, url))
             watch_metrics(registry, cache, metrics)
             authority = Authority(client, settings.audience)
-            tasks = [asyncio.create_task(informer.run()) for informer in cache.informers]
-            tasks.append(asyncio.create_task(scrape_forever(cache, metrics, process.pod_name or "api")))
+            tasks = [keep(app, informer.run(), f"watch of {informer.name}") for informer in cache.informers]
+            tasks.append(keep(app, scrape_forever(cache, metrics, process.pod_name or "api"), "scraping"))
             try:
                 yield Backend(client, authority, cache, metrics)
             finally:

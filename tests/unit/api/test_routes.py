@@ -1,5 +1,6 @@
 """The REST face: who may see what, what is forwarded, and what a refusal says."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from controlplane.api.app import MAX_BODY_BYTES
+from controlplane.api.app import MAX_BODY_BYTES, keep
 from controlplane.api.auth import Identity
 from tests.unit.api.fakes import AUDIENCE, Setup
 
@@ -188,6 +189,19 @@ async def test_openapi_names_every_operation_and_its_problems(http: httpx.AsyncC
             assert operation["operationId"]
             assert "application/problem+json" in operation["responses"]["401"]["content"], path
     assert document["components"]["schemas"]["ServingDeploymentSpec"]["properties"]["replicas"]["description"]
+
+
+async def test_a_watch_that_died_fails_the_liveness_probe(setup: Setup) -> None:
+    async def watch() -> None:
+        raise RuntimeError("a mistake of ours")
+
+    app = setup.app()
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        assert (await client.get("/healthz")).status_code == 200
+        await asyncio.gather(keep(app, watch(), "watch of gpupools"), return_exceptions=True)
+        answer = await client.get("/healthz")
+    assert (answer.status_code, answer.text) == (503, "died: watch of gpupools")
 
 
 async def test_probes(setup: Setup, http: httpx.AsyncClient) -> None:
