@@ -1,27 +1,27 @@
 """A real API server keeps what the runtime relies on, and what the fake claims."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
-from controlplane.kube import CUSTOM_RESOURCE_DEFINITIONS, KubeClient, KubeError, load_access
-from controlplane.testing.api_server_contract import PROBES, PROBES_DEFINITION, ApiServerContract
+from controlplane.kube import KubeClient, load_access
+from controlplane.testing.api_server_contract import PROBES_DEFINITION, ApiServerContract
 
 pytestmark = pytest.mark.cluster
 
 
+@pytest.fixture(scope="module")
+def probes(kubectl: Any) -> Iterator[None]:
+    name = f"crd/{PROBES_DEFINITION['metadata']['name']}"
+    kubectl.apply(PROBES_DEFINITION)
+    kubectl("wait", "--for=condition=Established", name)
+    yield
+    kubectl("delete", name, "--wait=false")
+
+
 class TestRealApiServer(ApiServerContract):
     @pytest.fixture
-    async def client(self, cluster_env: dict[str, str]) -> AsyncIterator[KubeClient]:
+    async def client(self, cluster_env: dict[str, str], probes: None) -> AsyncIterator[KubeClient]:
         async with KubeClient(await load_access(cluster_env["KUBECONFIG"])) as kube:
-            name = PROBES_DEFINITION["metadata"]["name"]
-            await kube.apply(CUSTOM_RESOURCE_DEFINITIONS, PROBES_DEFINITION, name, field_manager="contract")
-            async with asyncio.timeout(30):
-                while True:  # the definition is served a moment after it is accepted
-                    try:
-                        await kube.list_page(PROBES, limit=1)
-                        break
-                    except KubeError:
-                        await asyncio.sleep(0.1)
             yield kube

@@ -191,9 +191,17 @@ async def _measure(kubeconfig: str) -> dict[str, Any]:
         return report
 
 
+async def _tidy(kubeconfig: str) -> None:
+    async with KubeClient(await load_access(kubeconfig)) as client:
+        await client.delete(CUSTOM_RESOURCE_DEFINITIONS, f"{_PROBES.plural}.{_PROBES.group}")
+
+
 def run(emit: Emit, kubeconfig: str) -> None:
     """Emit the figure; part of `bench_reconcile`."""
-    reports = [asyncio.run(_measure(kubeconfig)) for _ in range(_REPEATS)]
+    try:
+        reports = [asyncio.run(_measure(kubeconfig)) for _ in range(_REPEATS)]
+    finally:
+        asyncio.run(_tidy(kubeconfig))
     costs_us = [report["cpu_s"] / report["reconciles"] * 1e6 for report in reports]
     sys.stderr.write(f"{reports}\n")
     emit(from_samples("reconcile", "runtime_cpu_us", costs_us, "us", _TARGET_US, "lower"))
