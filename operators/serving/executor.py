@@ -159,9 +159,10 @@ class Executor:
             row = self._pods.absorb(await self._writer.client.get(PODS, name, namespace))
         self._supply.release(pod_key)
         self._seen(row)
-        self._unanswered[key].discard(pod_key)
-        if not self._unanswered[key]:
-            del self._unanswered[key]
+        left = self._unanswered.get(key, set())  # the deployment may have gone meanwhile
+        left.discard(pod_key)
+        if not left:
+            self._unanswered.pop(key, None)
         return row
 
     def _seen(self, row: PodView | None) -> None:
