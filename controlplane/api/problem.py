@@ -15,6 +15,8 @@ from controlplane.model.errors import TrimtabError
 MEDIA_TYPE = "application/problem+json"
 _MAX_FIELD_ERRORS = 32
 _MAX_VALUE_CHARS = 200
+# We have accepted the token by then: what the API server misses is its own audience.
+_BOTH_AUDIENCES = "Writes are made with your token: request one for the API server's audience as well as for ours."
 
 
 class Problem(Exception):
@@ -54,7 +56,8 @@ def from_kube(error: KubeError) -> Problem:
     if isinstance(error, Unreachable) or error.status == 0:
         return Problem(502, "ClusterUnreachable", "The API server cannot be reached.", hint="Try again.")
     status = error.status if 400 <= error.status < 600 else 502
-    problem = Problem(status, error.reason or "ClusterError", error.message)
+    extra = {"hint": _BOTH_AUDIENCES} if status == 401 else {}
+    problem = Problem(status, error.reason or "ClusterError", error.message, **extra)
     if error.retry_after_s is not None:
         problem.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     return problem

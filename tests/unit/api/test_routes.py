@@ -10,6 +10,7 @@ import pytest
 
 from controlplane.api.app import MAX_BODY_BYTES, keep
 from controlplane.api.auth import Identity
+from controlplane.kube import Unauthorized
 from tests.unit.api.fakes import AUDIENCE, Setup
 
 ALICE = {"Authorization": "Bearer alice-token"}
@@ -93,6 +94,18 @@ async def test_writes_carry_the_callers_token_and_no_other(setup: Setup, http: h
     assert write["path"] == "/apis/trimtab.dev/v1alpha1/namespaces/team-a/servingdeployments"
     # Only what the client said is written: defaults are the API server's business.
     assert write["body"]["spec"] == SPEC
+
+
+async def test_a_token_the_cluster_refuses_to_write_with_says_what_it_lacks(
+    setup: Setup, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> bytes:
+        raise Unauthorized(401, "Unauthorized", "Unauthorized")
+
+    monkeypatch.setattr(setup.cluster, "request", refuse)
+    answer = await http.post("/v1/pools", headers=ALICE, json={"metadata": {"name": "h100"}, "spec": {}})
+    assert answer.status_code == 401
+    assert "audience" in answer.json()["hint"]
 
 
 async def test_updates_need_a_version_and_keep_what_the_client_never_saw(setup: Setup, http: httpx.AsyncClient) -> None:
