@@ -164,6 +164,13 @@ def test_what_does_not_fit_the_model_is_400(server: Server, body: dict[str, Any]
     assert (status, error["param"], error["code"]) == (400, param, code)
 
 
+def test_a_long_text_is_counted_whole(server: Server) -> None:
+    """The tokeniser alone would cut it at 8,192 tokens and say nothing."""
+    status, error = server.error(prompt="hello world " * 3000)
+    assert status == 400
+    assert int(error["message"].split()[1]) > 12_000
+
+
 def test_a_request_at_the_limits_is_served(server: Server) -> None:
     answer = server.complete(prompt=[5] * 4090, max_tokens=6)
     assert answer["usage"] == {"prompt_tokens": 4090, "completion_tokens": 6, "total_tokens": 4096}

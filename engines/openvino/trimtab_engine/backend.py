@@ -110,6 +110,6 @@ def ids_from_bytes(prompt: bytes) -> list[int]:
 
 
 def encode_text(tokenizer: Any, text: str, *, add_special_tokens: bool) -> list[int]:
-    """The ids of a text."""
+    """The ids of a text, cut at the tokeniser's limit if it has one (longtext.py)."""
     ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).input_ids.data[0].tolist()
     return ids

@@ -9,6 +9,7 @@ from typing import Any, Final
 from trimtab_engine import backend, wire
 from trimtab_engine.detok import BytePieces, StopFilter, TextPieces, WindowPieces, byte_table
 from trimtab_engine.errors import ApiError
+from trimtab_engine.longtext import cut_length, encode_all
 from trimtab_engine.options import EngineOptions
 
 _WARM_UP_TOKENS: Final = 8
@@ -41,6 +42,7 @@ class Engine:
         vocabulary = self._tokenizer.get_vocab()
         self.vocab_tokens = max(vocabulary.values(), default=-1) + 1
         self._table = byte_table(vocabulary, self._tokenizer.decode)
+        self._cut_length = cut_length(self._encode)
         self._live: dict[int, Live] = {}
         self._dropped = False  # a request was taken out of the engine since the last step
 
@@ -207,7 +209,7 @@ class Engine:
             return ids
         text = submit.prompt.decode()
         if submit.prompt_kind == wire.PROMPT_TEXT:
-            ids = backend.encode_text(self._tokenizer, text, add_special_tokens=True)
+            ids = encode_all(self._encode_start, self._encode, text, self._cut_length)
             if not ids:
                 raise ApiError(400, "prompt: gives no token; send some text", "invalid_value", param="prompt")
             return ids
@@ -216,7 +218,13 @@ class Engine:
         except RuntimeError as error:
             message = f"messages: the model's chat template refused them: {_first_line(error)}"
             raise ApiError(400, message, "invalid_value", param="messages") from error
-        return backend.encode_text(self._tokenizer, rendered, add_special_tokens=False)
+        return encode_all(self._encode, self._encode, rendered, self._cut_length)
+
+    def _encode_start(self, text: str) -> list[int]:
+        return backend.encode_text(self._tokenizer, text, add_special_tokens=True)
+
+    def _encode(self, text: str) -> list[int]:
+        return backend.encode_text(self._tokenizer, text, add_special_tokens=False)
 
     def _fill_context(self, submit: wire.Submit, prompt_tokens: int) -> wire.Submit:
         """A request without a length may take what the context and the KV cache leave."""
