@@ -84,6 +84,12 @@ def test_an_idle_server_exits_at_once(model: Path) -> None:
         assert server.wait_exit() == 0
 
 
+def test_sigterm_before_anything_has_started_is_no_error(model: Path) -> None:
+    with Server(model, wait=False) as server:  # it has printed its configuration and nothing more
+        server.send_signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
+
+
 def test_sigterm_while_loading_ends_promptly(model: Path) -> None:
     with Server(model, wait=False) as server:
         server.wait_listening()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from trimtab_engine.openai import Limits  # noqa: PLC0415
     from trimtab_engine.serve import ServeSettings, serve  # noqa: PLC0415
 
+    signal.signal(signal.SIGTERM, _not_started)
     host = inspect_host()
     model = inspect_model(arguments.model)
     flags = rules.EngineFlags(
@@ -86,6 +88,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         stall_timeout_s=arguments.stall_timeout,
     )
     return serve(settings, host)
+
+
+def _not_started(_number: int, _frame: object) -> None:
+    """SIGTERM before the server has its own handler: the first process of a container has no default one."""
+    sys.exit(0)
 
 
 def _at_least(flag: str, value: int, least: int) -> int:
