@@ -86,7 +86,7 @@ async def build(client: KubeClient, settings: OperatorSettings) -> Operator:
         if informer is not None:
             manager.add_informer(informer)
     # First the inventory, then the controllers: handlers run in this order.
-    feed(inventory, pools=pools, nodes=nodes, pods=pods, slices=slices)
+    feed(inventory, pools=pools, nodes=nodes, pods=pods, slices=slices, deployments=deployments)
 
     recorder = EventRecorder(client, "trimtab-operator", instance=_identity(settings))
     manager.add_background(recorder.run)

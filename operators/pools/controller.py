@@ -12,6 +12,7 @@ from operators.pools.rows import NodeView, NodeWire, SliceView, SliceWire, proje
 from operators.pools.status import Observed, common_nic, invalid, pool_facts, status
 from operators.runtime import (
     DONE,
+    Cached,
     Clock,
     Controller,
     ControllerMetrics,
@@ -45,8 +46,10 @@ def feed(
     nodes: Informer[Any, NodeView],
     pods: Informer[Any, PodView],
     slices: Informer[Any, SliceView] | None,
+    deployments: Informer[Any, Any],
 ) -> None:
-    """Let informers keep the inventory up to date. `slices` is None where the API server does not serve them."""
+    """Let informers keep the inventory up to date. `slices` is None where the API server does not serve them;
+    `deployments` says whose pods are ours."""
 
     def pool_changed(old: PoolRow | None, new: PoolRow | None) -> None:
         row = new or old
@@ -77,6 +80,13 @@ def feed(
         elif old is not None:
             inventory.remove_slice(old.name)
 
+    def deployment_changed(old: Cached | None, new: Cached | None) -> None:
+        if new is not None:
+            inventory.set_owner(new.namespace, new.uid)
+        elif old is not None:
+            inventory.remove_owner(old.namespace, old.uid)
+
+    deployments.add_handler(deployment_changed)
     pools.add_handler(pool_changed)
     nodes.add_handler(node_changed)
     pods.add_handler(pod_changed)

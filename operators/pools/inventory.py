@@ -50,7 +50,7 @@ class Inventory:
         self._slices: dict[str, dict[str, SliceView]] = {}
         self._slice_node: dict[str, str] = {}
         self._listeners: list[Listener] = []
-        self._usage = Usage(self._resource_of, self._lookup.resource, self._usage_changed)
+        self._usage = Usage(self._resource_of, self._usage_changed)
 
     def subscribe(self, listener: Listener) -> None:
         """Be told which pool changed."""
@@ -123,7 +123,15 @@ class Inventory:
                 del self._slices[node]
             self._refresh(node)
 
-    # ---- pods and reservations
+    # ---- deployments, their pods and reservations
+
+    def set_owner(self, namespace: str, uid: str) -> None:
+        """A deployment exists: pods that it controls are ours. Before or after its pods."""
+        self._usage.set_owner(namespace, uid)
+
+    def remove_owner(self, namespace: str, uid: str) -> None:
+        """A deployment is gone; see `Usage.remove_owner`."""
+        self._usage.remove_owner(namespace, uid)
 
     def set_pod(self, pod: PodView) -> None:
         """A pod was added or changed."""

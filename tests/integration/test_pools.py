@@ -13,10 +13,11 @@ import pytest
 
 from controlplane import catalog
 from controlplane.kube import NODES, PODS, RESOURCE_SLICES, KubeClient, NotFound, load_access
-from controlplane.operator_process import GPU_POOLS
+from controlplane.operator_process import GPU_POOLS, SERVING_DEPLOYMENTS
 from operators.pools.controller import NODE_PROJECTION, POOL_PROJECTION, SLICE_PROJECTION, PoolController, feed
 from operators.pools.inventory import Inventory
 from operators.runtime import Fence, Informer, Manager, Projection, Writer
+from operators.serving.rows import DeploymentWire, project_deployment
 from operators.workloads.podview import project
 from operators.workloads.podwire import PodWire
 
@@ -75,12 +76,25 @@ class Room:
             "image": "none",
             "resources": {"limits": {"nvidia.com/gpu": str(gpus)}},
         }
+        api, kind = "trimtab.dev/v1alpha1", "ServingDeployment"
+        metadata = {"name": "d", "namespace": self.namespace}
+        explicit = {"choices": [{"accelerator": "l4", "engine": "vllm"}]}
+        model = {"name": "llama-3.1-8b", "source": "pvc:models/llama"}
+        spec = {"suspend": True, "model": model, "explicit": explicit}
+        self.kubectl.apply({"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec})
+        uid = self.kubectl.json("get", "servingdeployment", "d", "-n", self.namespace)["metadata"]["uid"]
         labels = {"trimtab.dev/deployment": "d", "trimtab.dev/accelerator": "l4"}
+        owner = {"apiVersion": api, "kind": kind, "name": "d", "uid": uid, "controller": True}
         self.kubectl.apply(
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": name, "namespace": self.namespace, "labels": labels},
+                "metadata": {
+                    "name": name,
+                    "namespace": self.namespace,
+                    "labels": labels,
+                    "ownerReferences": [owner],
+                },
                 "spec": {"nodeName": self.nodes[0], "containers": [container], "terminationGracePeriodSeconds": 0},
             }
         )
@@ -116,10 +130,11 @@ async def room(cluster_env: dict[str, str], kubectl: Any, namespace: str) -> Asy
         pods = Informer(client, PODS, Projection(PodWire, project))
         pools = Informer(client, GPU_POOLS, POOL_PROJECTION, field_selector=f"metadata.name={made.id}")
         slices = Informer(client, RESOURCE_SLICES, SLICE_PROJECTION)
-        for informer in (nodes, pods, pools, slices):
+        deployments = Informer(client, SERVING_DEPLOYMENTS, Projection(DeploymentWire, project_deployment))
+        for informer in (nodes, pods, pools, slices, deployments):
             manager.add_informer(informer)
         inventory = Inventory(catalog.load())
-        feed(inventory, pools=pools, nodes=nodes, pods=pods, slices=slices)
+        feed(inventory, pools=pools, nodes=nodes, pods=pods, slices=slices, deployments=deployments)
         manager.add_controller(PoolController(pools, inventory, Writer(client, "trimtab-pools")).controller)
         running = asyncio.create_task(manager.run())
         try:

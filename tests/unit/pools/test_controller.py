@@ -18,6 +18,7 @@ from operators.pools.inventory import Inventory
 from operators.pools.poolrow import PoolRow, PoolWire, project_pool
 from operators.pools.rows import NodeView
 from operators.runtime import DONE, Informer, Projection, Result, Writer
+from operators.serving.rows import DeploymentRow, DeploymentWire, project_deployment
 from operators.workloads.podview import PodView, project
 from operators.workloads.podwire import PodWire
 
@@ -25,6 +26,7 @@ POOLS = Resource("trimtab.dev", "v1alpha1", "gpupools", "GPUPool", namespaced=Fa
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 SLICES = Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False)
 PODS = Resource("", "v1", "pods", "Pod")
+DEPLOYMENTS = Resource("trimtab.dev", "v1alpha1", "servingdeployments", "ServingDeployment")
 
 
 class Clock:
@@ -79,7 +81,16 @@ class Setup:
         self.pods = Informer(client, PODS, Projection(PodWire, project))
         self.slices = Informer(client, SLICES, SLICE_PROJECTION)
         self.inventory = Inventory(load())
-        feed(self.inventory, pools=self.pools, nodes=self.nodes, pods=self.pods, slices=self.slices)
+        self.deployments = Informer(client, DEPLOYMENTS, Projection(DeploymentWire, project_deployment))
+        feed(
+            self.inventory,
+            pools=self.pools,
+            nodes=self.nodes,
+            pods=self.pods,
+            slices=self.slices,
+            deployments=self.deployments,
+        )
+        self.deployments.upsert(DeploymentRow("ns", "d", "uid-of-d", "1", 1, False, None, b"{}", b"{}"), listed=True)
         self.queued: list[str] = []
         self.controller = PoolController(self.pools, self.inventory, Writer(client, "test"), clock=self.clock)
         self.controller.controller.enqueue = self.queued.append  # type: ignore[method-assign]
@@ -108,7 +119,16 @@ class Setup:
 
     def pod(self, **more: Any) -> PodView:
         view = PodView(
-            "p", "ns", "u", "5", "Running", deployment="d", node_name="n1", units=1000, accelerator="cpu-x86", **more
+            "p",
+            "ns",
+            "u",
+            "5",
+            "Running",
+            owner_uid="uid-of-d",
+            deployment="d",
+            node_name="n1",
+            requests=(("cpu", 1000),),
+            **more,
         )
         self.pods.upsert(view, listed=False)
         return view

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.catalog import load
 from controlplane.model.cluster import GPUPoolSpec
@@ -18,6 +19,7 @@ from operators.pools.selectors import matches
 from operators.workloads.podview import PodView
 
 CATALOG = load()
+OWNER = "uid-of-d"
 PRODUCTS = {"h100": "NVIDIA-H100-80GB-HBM3", "l4": "NVIDIA-L4"}
 
 
@@ -53,7 +55,7 @@ def pod(name: str, **more: Any) -> PodView:
 
 
 def ours(name: str, units: int, **more: Any) -> PodView:
-    return pod(name, deployment="d", accelerator="h100-sxm-80gb", units=units, gpus=units, **more)
+    return pod(name, deployment="d", owner_uid=OWNER, accelerator="h100-sxm-80gb", gpus=units, **more)
 
 
 def spec(**more: Any) -> GPUPoolSpec:
@@ -66,6 +68,7 @@ def h100(**more: Any) -> GPUPoolSpec:
 
 def inventory(*names: str, pool: GPUPoolSpec | None = None) -> Inventory:
     made = Inventory(CATALOG)
+    made.set_owner("ns", OWNER)
     made.set_pool("a", pool or h100())
     for name in names:
         made.set_node(node(name))
@@ -108,13 +111,48 @@ def test_a_late_deletion_of_a_predecessor_changes_nothing() -> None:
     assert free(made) == 4
 
 
-def test_devices_claimed_through_dra_count_by_the_units_we_noted() -> None:
+@pytest.mark.parametrize("owner", [None, "uid-of-nobody"])
+def test_a_pod_that_only_looks_like_ours_holds_nothing_before_it_is_bound(owner: str | None) -> None:
     made = inventory("n1")
-    made.set_pod(pod("mine", deployment="d", accelerator="h100-sxm-80gb", units=8, node_name="n1"))
-    assert free(made) == 0
-    # the note of a pod on another accelerator says nothing about this node's devices
-    made.set_pod(pod("mine", deployment="d", accelerator="cpu-x86", units=8000, node_name="n1"))
-    assert free(made) == 8
+    forged = pod("forged", deployment="d", owner_uid=owner, units=1_000_000_000, gpus=8, target_node="n1")
+    made.set_pod(forged)
+    assert (free(made), made.replicas_in("a")) == (8, 0)
+    made.set_pod(msgspec.structs.replace(forged, requests=(("nvidia.com/gpu", 1),), node_name="n1"))
+    assert (free(made), made.replicas_in("a")) == (7, 0), "bound, it holds what it requests, whatever it says of itself"
+
+
+def test_the_deployment_of_another_namespace_owns_nothing_here() -> None:
+    made = inventory("n1")
+    made.set_owner("elsewhere", "uid-of-e")
+    made.set_pod(pod("forged", deployment="e", owner_uid="uid-of-e", gpus=8, target_node="n1"))
+    assert (free(made), made.replicas_in("a")) == (8, 0)
+
+
+def test_what_a_pod_of_ours_says_it_holds_counts_for_nothing_beside_what_it_requests() -> None:
+    made = inventory("n1")
+    made.set_pod(msgspec.structs.replace(ours("mine", 2, target_node="n1"), units=1_000_000_000))
+    assert free(made) == 6
+
+
+def test_pods_seen_before_their_deployment_hold_once_it_is_seen() -> None:
+    made = inventory("n1")
+    early = pod("early", deployment="late", owner_uid="uid-of-late", gpus=4, target_node="n1")
+    made.set_pod(early)
+    assert (free(made), made.replicas_in("a")) == (8, 0)
+    made.set_owner("ns", "uid-of-late")
+    assert (free(made), made.replicas_in("a")) == (4, 1)
+
+
+def test_pods_of_a_deployment_that_went_are_ours_until_they_are_gone_and_no_later() -> None:
+    made = inventory("n1")
+    draining = ours("draining", 4, node_name="n1")
+    made.set_pod(draining)
+    made.remove_owner("ns", OWNER)
+    made.set_pod(msgspec.structs.replace(draining, deleting_s=5))
+    assert made.replicas_in("a") == 1
+    made.remove_pod(draining)
+    made.set_pod(ours("forged", 8, target_node="n1"))
+    assert (free(made), made.replicas_in("a")) == (8, 0)
 
 
 def test_a_reservation_holds_until_its_pod_is_seen() -> None:
@@ -171,6 +209,7 @@ def test_a_lost_race_moves_what_a_pod_holds() -> None:
 
 def test_a_cpu_pool_counts_millicores_and_daemons_leave_its_nodes_empty() -> None:
     made = Inventory(CATALOG)
+    made.set_owner("ns", OWNER)
     made.set_pool("a", spec(accelerator="cpu-x86", spareNodes=1))
     made.set_node(node("n1", kind=None))
     made.set_node(node("n2", kind=None))
@@ -178,7 +217,7 @@ def test_a_cpu_pool_counts_millicores_and_daemons_leave_its_nodes_empty() -> Non
         made.set_pod(pod(f"daemon-{name}", cpu=500, node_name=name))
     assert made.fleet.totals("a").spare_nodes == 1
     assert free(made) == 63_500
-    made.set_pod(pod("mine", deployment="d", accelerator="cpu-x86", units=4000, cpu=4100, node_name="n1"))
+    made.set_pod(pod("mine", deployment="d", owner_uid=OWNER, cpu=4100, node_name="n1"))
     assert free(made) == 63_500 - 4100
 
 
@@ -293,6 +332,7 @@ class Events(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.made = Inventory(CATALOG)
+        self.owned = False
         self.pods: dict[str, PodView] = {}
         self.reserved: dict[str, tuple[str, int]] = {}
         self.present: dict[str, NodeView] = {}
@@ -312,6 +352,17 @@ class Events(RuleBasedStateMachine):
         )
         self.made.set_pod(self.pods[name])
         self.reserved.pop(name, None)
+
+    @rule()
+    def set_owner(self) -> None:
+        self.made.set_owner("ns", OWNER)
+        self.owned = True
+
+    @precondition(lambda self: not self.pods)
+    @rule()
+    def remove_owner(self) -> None:
+        self.made.remove_owner("ns", OWNER)
+        self.owned = False
 
     @rule(name=names)
     def remove_pod(self, name: str) -> None:
@@ -356,6 +407,8 @@ class Events(RuleBasedStateMachine):
     @invariant()
     def sums_are_those_of_counting_afresh(self) -> None:
         fresh = Inventory(CATALOG)
+        if self.owned:
+            fresh.set_owner("ns", OWNER)
         for name, item in self.made._pools.items():
             fresh.set_pool(name, item.spec)
         for node_view in self.present.values():
