@@ -38,10 +38,15 @@ def remove(plan: Plan, note: Callable[[str], None], purge: bool = False) -> None
             file.unlink(missing_ok=True)
     note("removing files")
     if purge:
-        shutil.rmtree(cache_root() / "nodes" / plan.name, ignore_errors=True)
+        purge_image_stores(plan)
     shutil.rmtree(plan.state, ignore_errors=True)
     if plan.state.exists():
         shutil.rmtree(plan.state)
+
+
+def purge_image_stores(plan: Plan) -> None:
+    """Delete what the nodes of a stopped cluster keep in the cache."""
+    shutil.rmtree(cache_root() / "nodes" / plan.name, ignore_errors=True)
 
 
 def _end(plan: Plan, prefixes: tuple[str, ...]) -> None:

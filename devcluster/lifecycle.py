@@ -142,6 +142,8 @@ def down(options: argparse.Namespace) -> None:
             found = plan.load(options.name) or plan.for_removal(options.name)
             if not removal.leftovers(found):
                 progress.say(f"no cluster {options.name!r} on this machine")
+                if options.purge:
+                    removal.purge_image_stores(found)
                 return
             step = Step("stop", lambda note: removal.remove(found, note, options.purge))
             run_all([step], progress)
