@@ -1,5 +1,6 @@
 """Columnar ring buffers of samples. A gap stays a gap: what was not measured is NaN, never 0 and never the last value."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,10 +47,11 @@ class Window:
         """Bytes held by the arrays."""
         return self._time_s.nbytes * (len(self._values) + 1)
 
-    def append(self, time_s: float, sample: Mapping[str, float] | None) -> None:
+    def append(self, time_s: float, sample: Mapping[str, float] | None, room_bytes: float = math.inf) -> None:
         """Add one row at `time_s` (seconds, monotonically rising). `None` records that the source gave no answer.
 
-        Raises ValueError when time does not rise: such a row would make every rate wrong.
+        New columns may take `room_bytes` in all; values of columns beyond that, or beyond `max_columns`, are counted
+        in `dropped_columns`. Raises ValueError when time does not rise: such a row would make every rate wrong.
         """
         if self._rows and time_s <= self._time_s[(self._rows - 1) % self._capacity]:
             raise ValueError(f"time_s: {time_s} does not follow the previous sample")
@@ -60,9 +62,10 @@ class Window:
         for name, value in (sample or {}).items():
             held = self._values.get(name)
             if held is None:
-                if len(self._values) >= self._max_columns:
+                if len(self._values) >= self._max_columns or room_bytes < self._time_s.nbytes:
                     self.dropped_columns += 1
                     continue
+                room_bytes -= self._time_s.nbytes
                 held = self._values[name] = np.full(self._capacity, np.nan)
             held[row] = value
         self._rows += 1

@@ -15,7 +15,7 @@ from controlplane.kube import PODS, KubeClient, Resource
 from controlplane.model import labels
 from controlplane.model.events import Change
 from controlplane.model.resource import GROUP, VERSION
-from operators.runtime import Informer, Projection, Row
+from operators.runtime import Informer, OwnerReference, Projection, Row, controller_of
 
 GPU_POOLS: Final = Resource(GROUP, VERSION, "gpupools", "GPUPool", namespaced=False)
 SERVING_DEPLOYMENTS: Final = Resource(GROUP, VERSION, "servingdeployments", "ServingDeployment")
@@ -61,7 +61,9 @@ class WatchedPod(Row):
 
     deployment: str
     engine: str
+    owner_uid: str
     ip: str
+    on_host: bool
     ready: bool
 
 
@@ -77,6 +79,11 @@ class _PodMeta(msgspec.Struct):
     uid: str
     resourceVersion: str
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+    ownerReferences: list[OwnerReference] = msgspec.field(default_factory=list)
+
+
+class _PodSpec(msgspec.Struct):
+    hostNetwork: bool = False
 
 
 class _PodCondition(msgspec.Struct):
@@ -86,11 +93,13 @@ class _PodCondition(msgspec.Struct):
 
 class _PodStatus(msgspec.Struct):
     podIP: str = ""
+    hostIP: str = ""
     conditions: list[_PodCondition] = msgspec.field(default_factory=list)
 
 
 class _Pod(msgspec.Struct):
     metadata: _PodMeta
+    spec: _PodSpec = msgspec.field(default_factory=_PodSpec)
     status: _PodStatus = msgspec.field(default_factory=_PodStatus)
 
 
@@ -134,7 +143,8 @@ def document_json(resource: Resource, wire: Document) -> bytes:
 
 
 def _watched_pod(wire: _Pod) -> WatchedPod:
-    meta = wire.metadata
+    meta, status = wire.metadata, wire.status
+    owner = controller_of(meta.ownerReferences)
     return WatchedPod(
         sys.intern(meta.namespace),
         meta.name,
@@ -142,8 +152,10 @@ def _watched_pod(wire: _Pod) -> WatchedPod:
         meta.resourceVersion,
         sys.intern(meta.labels.get(labels.DEPLOYMENT, "")),
         sys.intern(meta.labels.get(labels.ENGINE, "")),
-        wire.status.podIP,
-        any(condition.type == "Ready" and condition.status == "True" for condition in wire.status.conditions),
+        "" if owner is None else sys.intern(owner.uid),
+        status.podIP,
+        wire.spec.hostNetwork or (status.podIP != "" and status.podIP == status.hostIP),
+        any(condition.type == "Ready" and condition.status == "True" for condition in status.conditions),
     )
 
 

@@ -1,14 +1,14 @@
 """Scrapes this replica's share of the engine pods into columnar windows."""
 
 import asyncio
-import logging
+import ipaddress
 import time
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 import aiohttp
 
-from controlplane.api.cache import ClusterCache
+from controlplane.api.cache import ClusterCache, WatchedPod
 from controlplane.catalog import load
 from controlplane.catalog.engines import Engine
 from controlplane.model.errors import UnknownName
@@ -16,10 +16,27 @@ from telemetry.collectors.engine import MAX_PAGE_BYTES
 from telemetry.collectors.scrape import EngineMetrics, Target
 from telemetry.shard import owner
 
-log = logging.getLogger(__name__)
-
 SCRAPE_INTERVAL_S = 5.0
 _SCRAPE_TIMEOUT_S = 3.0
+
+
+def engine_of(cache: ClusterCache, pod: WatchedPod) -> bool:
+    """Whether the pod belongs to a deployment there is. Labels alone prove nothing: anybody who may make pods sets them."""
+    deployment = cache.deployments.store.get(f"{pod.namespace}/{pod.deployment}") if pod.deployment else None
+    return deployment is not None and pod.owner_uid == deployment.uid
+
+
+def _reachable(pod: WatchedPod) -> bool:
+    """Whether the pod has an address of its own: on its node's network, a GET could reach the node's own services."""
+    if pod.on_host:
+        return False
+    try:
+        address = ipaddress.ip_address(pod.ip)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return not (address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast)
 
 
 @lru_cache
@@ -51,7 +68,7 @@ def targets(cache: ClusterCache, me: str, members: frozenset[str]) -> Iterator[T
     """The pods this replica scrapes. A deployment's pods all go to one replica, so that it can answer for them."""
     for pod in cache.engine_pods.store.values():
         key = f"{pod.namespace}/{pod.deployment}"
-        if not pod.ip or not pod.deployment or owner(key, members or frozenset({me})) != me:
+        if not engine_of(cache, pod) or not _reachable(pod) or owner(key, members or frozenset({me})) != me:
             continue
         try:
             engine = load().engine(pod.engine)
@@ -82,16 +99,18 @@ async def fetch_page(session: aiohttp.ClientSession, url: str) -> bytes:
 async def scrape_forever(cache: ClusterCache, metrics: EngineMetrics, me: str) -> None:
     """Until cancelled: agree on shares with the replicas that are ready now, take one sample, wait."""
     while True:
-        started_s = time.time()
+        started_s = time.monotonic()
         members = frozenset(pod.name for pod in cache.api_pods.store.values() if pod.ready)
         metrics.retarget(targets(cache, me, members | {me}))
-        try:
-            await metrics.scrape(started_s)
-        except ValueError as error:
-            # The wall clock stepped back: this round's rows would falsify rates.
-            log.warning("engine metrics: sample left out: %s", error)
-        await asyncio.sleep(max(0.5, SCRAPE_INTERVAL_S - (time.time() - started_s)))
+        await metrics.scrape()
+        await asyncio.sleep(max(0.5, SCRAPE_INTERVAL_S - (time.monotonic() - started_s)))
 
 
 def session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SCRAPE_TIMEOUT_S))
+    """Sends nothing but the GET, keeps no cookies, and unpacks nothing: a small page must not become a huge one."""
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=_SCRAPE_TIMEOUT_S),
+        headers={"Accept-Encoding": "identity"},
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )

@@ -24,6 +24,7 @@ from controlplane.api.documents import (
     ProblemOut,
     ScaleIn,
 )
+from controlplane.api.engines import engine_of
 from controlplane.api.explain import explain
 from controlplane.api.stream import Streamed, follow
 from controlplane.kube import PODS
@@ -216,7 +217,7 @@ async def engine_metrics(
     pods = [
         pod.name
         for pod in backend.cache.engine_pods.store.values()
-        if pod.namespace == namespace and pod.deployment == name
+        if pod.namespace == namespace and pod.deployment == name and engine_of(backend.cache, pod)
     ]
     return Response(backend.engine_metrics.document(namespace, name, since_s, time.time(), pods), media_type=JSON)
 

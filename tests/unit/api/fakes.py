@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from controlplane.api.access import Backend
 from controlplane.api.app import create_app
 from controlplane.api.auth import Authority
-from controlplane.api.cache import CachedDocument, ClusterCache, Document
+from controlplane.api.cache import CachedDocument, ClusterCache, Document, _Pod
 from controlplane.api.process import watch_metrics
 from controlplane.bus import EventLog
 from controlplane.kube import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, KubeClient, Resource
@@ -122,6 +122,12 @@ class Setup:
         }
         wire = msgspec.json.decode(json.dumps(body).encode(), type=Document)
         informer.upsert(informer._decoder.project(wire), listed=False)
+
+    def put_engine_pod(self, name: str, namespace: str, body: dict[str, Any]) -> None:
+        own = {"name": name, "namespace": namespace, "uid": f"u-{name}", "resourceVersion": "5"}
+        decoder = self.cache.engine_pods._decoder
+        wire = msgspec.json.decode(json.dumps(body | {"metadata": body["metadata"] | own}).encode(), type=_Pod)
+        self.cache.engine_pods.upsert(decoder.project(wire), listed=False)
 
     def remove(self, kind: str, name: str, namespace: str = "") -> None:
         informer = self.cache.by_kind[kind]
