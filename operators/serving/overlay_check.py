@@ -105,8 +105,8 @@ def check_template(
 ) -> list[TrimtabError]:
     """Everything in a podTemplate that would be refused, without rendering. Empty when it may be merged.
 
-    `accelerator_resources` are the resources placement counts; `key_variables` the variables engines read an API key
-    from.
+    `accelerator_resources` are the resources placement counts, `cpu` among them where a choice runs on CPUs;
+    `key_variables` the variables engines read an API key from.
     """
     errors: list[TrimtabError] = []
     _refuse_unmergeable(template, FIELD, errors)
@@ -140,7 +140,8 @@ def check_template(
         where = f"{path}.containers[{index}]"
         if container.get("name") == ENGINE_CONTAINER:
             _check_engine(container, where, accelerator_resources, OWNED_ENV | key_variables, errors)
-        elif "image" not in container:
+            continue
+        if "image" not in container:
             errors.append(
                 InvalidSpec(
                     "a container of your own needs an image",
@@ -149,11 +150,12 @@ def check_template(
                     hint=f"the engine's container is named {ENGINE_CONTAINER!r}",
                 )
             )
+        _check_own_resources(container, where, accelerator_resources, errors)
     for index, container in _items(spec, "initContainers", path, errors):
+        where = f"{path}.initContainers[{index}]"
         if container.get("name") == ENGINE_CONTAINER:
-            errors.append(
-                InvalidSpec("the name is taken", field=f"{path}.initContainers[{index}].name", value=ENGINE_CONTAINER)
-            )
+            errors.append(InvalidSpec("the name is taken", field=f"{where}.name", value=ENGINE_CONTAINER))
+        _check_own_resources(container, where, accelerator_resources, errors)
     check_tolerations(spec, path, errors)
     for index, volume in _items(spec, "volumes", path, errors):
         _check_own_volume(volume, f"{path}.volumes[{index}]", errors)
@@ -170,17 +172,8 @@ def _check_engine(
     errors: list[TrimtabError],
 ) -> None:
     _check_fields(container, path, _ENGINE_FIELDS, _OWNED_ENGINE_FIELDS, errors)
-    resources = _object(container, "resources", path, errors)
-    for kind in ("requests", "limits"):
-        for name in _object(resources, kind, f"{path}.resources", errors):
-            if name in accelerator_resources:
-                errors.append(
-                    Refused(
-                        f"{name} is counted by placement",
-                        field=f"{path}.resources.{kind}.{name}",
-                        hint="use spec.explicit.choices[].acceleratorsPerPod or cpuMillicores",
-                    )
-                )
+    hint = "use spec.explicit.choices[].acceleratorsPerPod or cpuMillicores"
+    _check_resources(container, path, accelerator_resources, hint, errors)
     for index, variable in _items(container, "env", path, errors):
         if variable["name"] in owned_variables:
             name = variable["name"]
@@ -202,6 +195,25 @@ def _check_engine(
                     hint="weights come from spec.model.source and spec.model.cache",
                 )
             )
+
+
+def _check_own_resources(
+    container: Mapping[str, Any], path: str, accelerator_resources: frozenset[str], errors: list[TrimtabError]
+) -> None:
+    """Another container's CPU is counted with the engine's (`demand`); an accelerator would be the engine's own."""
+    hint = "accelerators go to the engine alone; what needs one of its own is a workload of its own"
+    _check_resources(container, path, accelerator_resources - {"cpu"}, hint, errors)
+
+
+def _check_resources(
+    container: Mapping[str, Any], path: str, counted: frozenset[str], hint: str, errors: list[TrimtabError]
+) -> None:
+    resources = _object(container, "resources", path, errors)
+    for kind in ("requests", "limits"):
+        for name, amount in _object(resources, kind, f"{path}.resources", errors).items():
+            if name in counted:
+                field = f"{path}.resources.{kind}.{name}"
+                errors.append(Refused(f"{name} is counted by placement", field=field, value=amount, hint=hint))
 
 
 def _check_own_volume(volume: Mapping[str, Any], path: str, errors: list[TrimtabError]) -> None:

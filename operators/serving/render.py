@@ -21,6 +21,7 @@ from controlplane.model.serving import (
     TopologyRequirement,
 )
 from operators.serving import source as sources
+from operators.serving.demand import cpu_millicores
 from operators.serving.launch import WORKERS_ANSWER_HEALTH, EngineLaunch, Gang, command, plan_launch, served_model
 from operators.serving.names import REVISION_DIGITS, gang_service_name, pod_name
 from operators.serving.overlay import merge_pod
@@ -129,7 +130,8 @@ def replica_template(
         choice_index=choice_index,
         revision=_revision(deployment, choice, launch, image),
         pods=shape.pods,
-        units_per_pod=shape.units_per_pod,
+        # Placement counts what the pod asks for, and a podTemplate may add containers that ask for CPU, too.
+        units_per_pod=cpu_millicores(base["spec"]) if accelerator.kind == "cpu" else shape.units_per_pod,
         resource=accelerator.resource_name,
         accelerator=accelerator.id,
         engine=engine.id,

@@ -50,7 +50,8 @@ def validate(
                 hint="set one of maxSurge and maxUnavailable above 0",
             )
         )
-    resources: set[str] = set()
+    # Every accelerator the catalogue knows, whoever chose it: placement counts them all. CPU only where it is one.
+    resources = {known.resource_name for known in catalog.accelerators.values() if known.kind != "cpu"}
     for index, choice in enumerate(spec.explicit.choices):
         path = f"spec.explicit.choices[{index}]"
         accelerator = _find(catalog.accelerators, "accelerator", choice.accelerator, f"{path}.accelerator", errors)

@@ -69,6 +69,16 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (engine(livenessProbe={}), "spec.containers[0].livenessProbe", "own answer"),
     (engine(lifecycle={}), "spec.containers[0].lifecycle", "drainSeconds"),
     (engine(resources={"limits": {"nvidia.com/gpu": "1"}}), "resources.limits.nvidia.com/gpu", "acceleratorsPerPod"),
+    (
+        {"spec": {"containers": [{"name": "s", "image": "i", "resources": {"requests": {"nvidia.com/gpu": "4"}}}]}},
+        "spec.containers[0].resources.requests.nvidia.com/gpu",
+        "a workload of its own",
+    ),
+    (
+        {"spec": {"initContainers": [{"name": "s", "image": "i", "resources": {"limits": {"nvidia.com/gpu": 4}}}]}},
+        "spec.initContainers[0].resources.limits.nvidia.com/gpu",
+        "a workload of its own",
+    ),
     (engine(env=[{"name": "HF_HOME", "value": "/x"}]), "spec.containers[0].env[0].name", "HF_HOME"),
     (engine(volumeMounts=[{"name": "mine", "mountPath": "/model"}]), "volumeMounts[0]", "spec.model"),
     (engine(volumeMounts=[{"name": "cache", "mountPath": "/elsewhere"}]), "volumeMounts[0]", "spec.model"),
@@ -115,6 +125,47 @@ def test_refused_with_the_field_and_what_to_use_instead(template: dict[str, Any]
     assert (found[0].field or "").startswith("spec.podTemplate.")
     assert field in (found[0].field or "")
     assert word in str(found[0])
+
+
+@pytest.mark.parametrize("name", ["engine", "side"])
+def test_an_accelerator_that_no_choice_names_is_refused_too(name: str) -> None:
+    own = {} if name == "engine" else {"image": "i"}
+    made = deployment(
+        podTemplate={"spec": {"containers": [{"name": name, **own, "resources": {"limits": {"nvidia.com/gpu": "4"}}}]}}
+    )
+    (error,) = validate(made, CATALOG)
+    assert error.field == "spec.podTemplate.spec.containers[0].resources.limits.nvidia.com/gpu"
+
+
+@pytest.mark.parametrize(
+    ("spec", "millicores"),
+    [
+        ({}, 2000),
+        ({"containers": [{"name": "side", "image": "i", "resources": {"requests": {"cpu": "1.5"}}}]}, 3500),
+        ({"containers": [{"name": "side", "image": "i", "resources": {"limits": {"cpu": 1}}}]}, 3000),
+        ({"initContainers": [{"name": "fetch", "image": "i", "resources": {"requests": {"cpu": 8}}}]}, 8000),
+        (
+            {
+                "initContainers": [
+                    {"name": "s", "image": "i", "restartPolicy": "Always", "resources": {"requests": {"cpu": "500m"}}}
+                ]
+            },
+            2500,
+        ),
+    ],
+)
+def test_placement_counts_the_cpu_of_every_container(spec: dict[str, Any], millicores: int) -> None:
+    made = one_choice(
+        "tiny-random-llama",
+        "image:/models/tiny.gguf",
+        {"accelerator": "cpu-x86", "engine": "openvino", "cpuMillicores": 2000},
+        podTemplate={"spec": spec},
+    )
+    assert [str(error) for error in validate(made, CATALOG)] == []
+    template = replica_template(made, 0, CATALOG, SETTINGS)
+    assert template.units_per_pod == millicores
+    manifest = pod(template, made, 0, 0, "n", "p")
+    assert container(manifest)["resources"]["requests"]["cpu"] == "2000m"
 
 
 def test_nesting_that_no_pod_has_is_refused_and_not_walked() -> None:
