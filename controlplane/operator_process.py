@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import uuid
@@ -18,6 +19,7 @@ from controlplane.kube import (
     RESOURCE_SLICES,
     SERVICES,
     KubeClient,
+    KubeError,
     NotFound,
     Resource,
     load_access,
@@ -49,6 +51,9 @@ from operators.workloads.podview import project as project_pod
 from operators.workloads.podwire import PodWire
 
 log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 10.0
 
 GPU_POOLS = Resource(GROUP, VERSION, "gpupools", "GPUPool", namespaced=False)
 SERVING_DEPLOYMENTS = Resource(GROUP, VERSION, "servingdeployments", "ServingDeployment")
@@ -153,8 +158,16 @@ def _identity(settings: OperatorSettings) -> str:
 
 
 async def _serves(client: KubeClient, resource: Resource) -> bool:
-    try:
-        await client.list_page(resource, limit=1)
-    except NotFound:
-        return False
-    return True
+    """Whether there is such a resource. Waits for a server that cannot say."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            await client.list_page(resource, limit=1)
+        except NotFound:
+            return False
+        except KubeError as error:
+            log.warning("%s; again in %g s", error, pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        else:
+            return True

@@ -73,8 +73,12 @@ class ChaosProxy:
         runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.5)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
-        plain = {"auto_decompress": False, "skip_auto_headers": ("Accept-Encoding", "Content-Type")}
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, **plain) as self._session:
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            auto_decompress=False,
+            skip_auto_headers=("Accept-Encoding", "Content-Type"),
+        ) as self._session:
             await site.start()
             self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
             self._up.set()

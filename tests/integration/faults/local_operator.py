@@ -1,11 +1,16 @@
-"""`trimtab operator` as a process of ours on this machine: it can be killed, frozen and looked at."""
+"""`trimtab operator` as a process of ours on this machine: it can be killed, frozen and looked at.
+
+Operators are forked from one process that has imported everything already: tests that kill them often start them often.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
+import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import urllib.request
@@ -14,8 +19,23 @@ from pathlib import Path
 
 import yaml
 
-from tests.integration.conftest import ROOT
 from tests.integration.faults.rest import eventually
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(
+    ["pytest", "controlplane.main", "controlplane.cli.operator", "controlplane.operator_process"]
+)
+
+
+def _operator(arguments: list[str], log: str) -> None:
+    """The process: what the installed command `trimtab operator` does."""
+    from controlplane.main import main
+
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.argv = ["trimtab", "operator", *arguments]
+    main()
 
 
 def free_port() -> int:
@@ -31,24 +51,24 @@ class LocalOperator:
     ) -> None:
         self.log = log
         self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-        self._argv = [
-            *(sys.executable, "-m", "controlplane", "operator"),
+        self.process: multiprocessing.process.BaseProcess | None = None
+        self._arguments = [
             *("--kubeconfig", str(kubeconfig), "--port", str(self.port), "--engine-images", json.dumps(dict(images))),
             *(("--namespace", lease_namespace) if lease_namespace else ("--leader-election", "false")),
         ]
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._argv, cwd=ROOT, stdout=log, stderr=log)
+        self.process = _forks.Process(target=_operator, args=(self._arguments, str(self.log)))
+        self.process.start()
 
     @property
     def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        return self.process is not None and self.process.is_alive()
 
     @property
     def pid(self) -> int:
         assert self.process is not None
+        assert self.process.pid is not None
         return self.process.pid
 
     def ready(self) -> bool:
@@ -65,28 +85,29 @@ class LocalOperator:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
+    def exit_code(self, patience_s: float) -> int | None:
+        """Its exit status once it has ended; None when it has not by then."""
+        assert self.process is not None
+        self.process.join(patience_s)
+        return self.process.exitcode
+
     def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def freeze(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """In order, when it still runs."""
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None or not self.process.is_alive():
             return
-        self.process.send_signal(signal.SIGCONT)
+        self.thaw()
         self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
+        if self.exit_code(30) is None:
             self.kill()
 
     def text(self) -> str:
@@ -122,7 +143,7 @@ class Keeper:
             self._operator.start()
             self.starts += 1
             assert self._operator.process is not None
-            self._operator.process.wait()
+            self._operator.process.join()
 
 
 def write_kubeconfig(path: Path, url: str) -> Path:

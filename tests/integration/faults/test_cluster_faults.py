@@ -30,6 +30,8 @@ def test_nodes_that_are_lost(cluster: Cluster, serving: Name, gpu_nodes: MakeNod
 
     One test, as both wait for the same graces of the cluster.
     """
+    if cluster.plan.node_monitor_grace_s > 30:
+        pytest.skip(f"node grace {cluster.plan.node_monitor_grace_s} s; start the cluster with --node-monitor-grace 20")
     nodes = gpu_nodes(2)
     deleted, silent = serving("deleted"), serving("silent")
     deleted.create(gpu_spec(nodes.pool))
@@ -137,6 +139,11 @@ def test_both_are_created_at_once_and_one_is_placed(serving: Name, gpu_nodes: Ma
             eventually(lambda: any(r.pods() for r in rivals), 30, "the next to be placed")
 
 
+def another(rest: Rest, path: str, uid: str) -> Callable[[], bool]:
+    """Whether there is an object again, and not the one of this uid."""
+    return lambda: uid != (rest.find(path) or {}).get("metadata", {}).get("uid", uid)
+
+
 def test_foreign_writes_are_repaired(rest: Rest, serving: Name, gpu_nodes: MakeNodes) -> None:
     nodes = gpu_nodes(2)
     chat = serving("chat")
@@ -154,7 +161,7 @@ def test_foreign_writes_are_repaired(rest: Rest, serving: Name, gpu_nodes: MakeN
     for path in (service, budget):
         uid = rest.get(path)["metadata"]["uid"]
         rest.delete(path)
-        eventually(lambda p=path, u=uid: (rest.find(p) or {}).get("metadata", {}).get("uid", u) != u, 30, path)
+        eventually(another(rest, path, uid), 30, path)
     pod = chat.pod()["metadata"]
     rest.delete(f"/api/v1{base}/pods/{pod['name']}")
     eventually(lambda: any(p["metadata"]["uid"] != pod["uid"] for p in chat.pods()), 30, "a new pod")
