@@ -1,11 +1,13 @@
 """The routes of version 1: pools, serving deployments, events."""
 
+import asyncio
 import time
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import Field
 
 from controlplane.api import writes
 from controlplane.api.access import Backend, backend_of, cached, caller, readable_namespaces, require
@@ -29,11 +31,14 @@ from controlplane.api.explain import explain
 from controlplane.api.stream import Streamed, follow
 from controlplane.kube import PODS
 from controlplane.model.resource import DNS_LABEL_PATTERN
+from telemetry.document import MAX_PODS, MAX_ROWS, Asked, encode, snapshot
 
 JSON = "application/json"
 Caller = Annotated[Identity, Depends(caller)]
 Back = Annotated[Backend, Depends(backend_of)]
 Name = Annotated[str, Path(pattern=DNS_LABEL_PATTERN, max_length=253, description="Object name.")]
+PodName = Annotated[str, Field(pattern=DNS_LABEL_PATTERN, max_length=253)]
+Series = Annotated[str, Field(pattern="^[a-z0-9_]+$", max_length=64)]
 Namespace = Annotated[str, Path(pattern=DNS_LABEL_PATTERN, max_length=63, description="Namespace.")]
 IfMatch = Annotated[str | None, Header(max_length=128, description="resourceVersion the change is based on.")]
 
@@ -206,20 +211,26 @@ async def engine_metrics(
     namespace: Namespace,
     name: Name,
     since_s: Annotated[float, Query(ge=1, le=86_400, description="How far to look back, seconds.")] = 300,
+    columns: Annotated[list[Series], Query(max_length=32, description="Series to show; none: all.")] = [],  # noqa: B006
+    pod: Annotated[list[PodName], Query(max_length=MAX_PODS, description="Pods to show; none: all.")] = [],  # noqa: B006
+    max_rows: Annotated[int, Query(ge=1, le=MAX_ROWS, description="Newest rows of each pod to show.")] = MAX_ROWS,
 ) -> Response:
     """Engine metrics of each answering pod, in columns; null marks a gap.
 
     Each API replica scrapes its share of the pods, so a replica answers for the pods it holds and names the others.
+    `limits` in the answer says how many rows and pods it could hold, and what was left out.
     """
     await require(backend, identity, "get", SERVING_DEPLOYMENTS, namespace, name)
     await require(backend, identity, "get", PODS, namespace)
     cached(backend.cache.deployments, namespace, name)
     pods = [
-        pod.name
-        for pod in backend.cache.engine_pods.store.values()
-        if pod.namespace == namespace and pod.deployment == name and engine_of(backend.cache, pod)
+        row.name
+        for row in backend.cache.engine_pods.store.values()
+        if row.namespace == namespace and row.deployment == name and engine_of(backend.cache, row)
     ]
-    return Response(backend.engine_metrics.document(namespace, name, since_s, time.time(), pods), media_type=JSON)
+    asked = Asked(since_s, frozenset(pod), frozenset(columns), max_rows)
+    taken = snapshot(backend.engine_metrics.of(namespace, name), pods, asked, time.time())
+    return Response(await asyncio.to_thread(encode, taken), media_type=JSON)
 
 
 @router.get("/events", operation_id="streamEvents", tags=["events"], response_class=StreamingResponse)

@@ -4,12 +4,10 @@ Fetching is a port, so that this module needs no HTTP client and no network in i
 """
 
 import asyncio
-import json
 import logging
-import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 
@@ -108,15 +106,6 @@ class EngineMetrics:
         key = f"{namespace}/{deployment}"
         return {target.pod: window for target, window in self._windows.values() if target.key == key}
 
-    def document(self, namespace: str, deployment: str, since_s: float, now_s: float, pods: Collection[str]) -> bytes:
-        """JSON of one deployment's windows over the last `since_s` seconds, in columns; null marks a gap.
-
-        `pods` are all pods that answer for the deployment: those held elsewhere are named, not silently missing.
-        """
-        held = self.of(namespace, deployment)
-        shown = {pod: _columns(window, now_s - since_s) for pod, window in sorted(held.items())}
-        return json.dumps({"pods": shown, "notHeldHere": sorted(set(pods) - set(held))}).encode()
-
     async def _one(self, target: Target, window: Window, ends_s: float) -> bool:
         """Whether the row could be kept: rows out of order would falsify rates."""
         sample: dict[str, float] | None = None
@@ -182,11 +171,3 @@ def _in_turn(targets: Iterable[Target]) -> Iterator[Target]:
         namespaces.setdefault(target.namespace, []).append(target)
     for turn in zip_longest(*namespaces.values()):
         yield from (target for target in turn if target is not None)
-
-
-def _columns(window: Window, since_s: float) -> dict[str, list[float | None]]:
-    rows = window.since(since_s)
-    columns: dict[str, list[float | None]] = {"timeS": [float(value) for value in rows.time_s]}
-    for name, column in sorted(rows.columns.items()):
-        columns[name] = [float(value) if math.isfinite(value) else None for value in column]  # JSON has no infinity
-    return columns

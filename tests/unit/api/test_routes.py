@@ -2,15 +2,19 @@
 
 import asyncio
 import gc
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
+from controlplane.api import routes
 from controlplane.api.app import MAX_BODY_BYTES, keep
 from controlplane.api.auth import Identity
 from controlplane.kube import Unauthorized
+from telemetry.collectors.scrape import Target
+from telemetry.document import Snapshot, encode
 from tests.unit.api.fakes import AUDIENCE, Setup
 
 ALICE = {"Authorization": "Bearer alice-token"}
@@ -193,6 +197,31 @@ async def test_explain_puts_verdicts_beside_what_pools_hold(setup: Setup, http: 
     setup.clock.advance(61)
     with_pools = (await http.get(path, headers=ALICE)).json()
     assert [pool["pool"] for pool in with_pools["supply"]] == ["cpu"]
+
+
+async def test_engine_metrics_are_bounded_and_encoded_beside_the_loop(
+    setup: Setup, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def noted(taken: Snapshot) -> bytes:
+        threads.append(threading.current_thread())
+        return encode(taken)
+
+    monkeypatch.setattr(routes, "encode", noted)
+    setup.put("ServingDeployment", "chat", "a", spec=SPEC)
+    setup.cluster.allow("alice", "servingdeployments", "a", "get")
+    setup.cluster.allow("alice", "pods", "a", "get")
+    setup.metrics.retarget([Target("a", "chat", "chat-0", "http://10.0.0.1/metrics", {})])
+    for _ in range(2):
+        await setup.metrics.scrape()
+    path = "/v1/namespaces/a/serving-deployments/chat/metrics"
+    answer = await http.get(path, headers=ALICE, params={"max_rows": 1, "columns": ["ttft_s"], "pod": "chat-0"})
+    assert len(answer.json()["pods"]["chat-0"]["timeS"]) == 1
+    assert answer.json()["limits"]["rowsLeftOut"] == 1
+    assert threads[0] is not threading.current_thread()
+    for params in ({"max_rows": 0}, {"max_rows": 721}, {"columns": ["a"] * 33}, {"columns": "a b"}, {"pod": "A"}):
+        assert (await http.get(path, headers=ALICE, params=params)).status_code == 422, params
 
 
 async def test_openapi_names_every_operation_and_its_problems(http: httpx.AsyncClient) -> None:
