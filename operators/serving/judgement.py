@@ -100,7 +100,7 @@ def _cause(draft: Draft) -> tuple[str, str] | None:
         tries = f"failure {draft.held.failures}, next attempt at {until}"
         return draft.held.reason, f"{draft.held.message}; {tries}"
     if draft.refused is not None:
-        return str(draft.refused.reason), draft.refused.message
+        return str(draft.refused.reason), draft.refused.message + _unbound(draft)
     for repair in draft.repaired:
         if repair.reason is Reason.NODE_LOST:
             return repair.reason, repair.message
@@ -111,4 +111,11 @@ def _starting(draft: Draft) -> str:
     """Where the engines are starting."""
     pools = {f"{made.template.accelerator} in pool {made.pool}" for made in draft.made}
     pools |= {f"{r.accelerator} in pool {r.pool}" for r in draft.kept if not r.ready}
-    return f"engines are starting on {', '.join(sorted(pools)[:4])}" if pools else "replicas are being replaced"
+    said = f"engines are starting on {', '.join(sorted(pools)[:4])}" if pools else "replicas are being replaced"
+    return said + _unbound(draft)
+
+
+def _unbound(draft: Draft) -> str:
+    """What the scheduler last said of a pod that it did not bind; empty when there is none."""
+    note = next((note for note in draft.back_off.values() if note.reason is Reason.POD_UNSCHEDULABLE), None)
+    return "" if note is None else f"; {note.message}"

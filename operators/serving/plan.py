@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from controlplane.model.actions import Action, Apply, AwaitRoom, Delete, DeletePod, Remember, Requeue, WriteStatus
 from operators.placement import GangRequest, Placement, Refusal, TopologyNeed
 from operators.placement.reasons import ORDER
@@ -12,12 +14,13 @@ from operators.serving.draft import Draft
 from operators.serving.names import gang_service_name
 from operators.serving.owned import BUDGETS, SERVICES, shape_of
 from operators.serving.placing import BackingOff, Placed, attempt, hold, peers_of, request_of
+from operators.serving.reasons import Reason
 from operators.serving.render import headless_service, pod_disruption_budget, pod_name, service
-from operators.serving.repair import Repair, backed_off, repairs
-from operators.serving.replicas import gather, trouble
+from operators.serving.repair import Repair, backed_off, bound_since, repairs, with_stranded
+from operators.serving.replicas import Replica, gather, trouble
 from operators.serving.rollout import Stock, moving, to_create, to_leave
 from operators.serving.slots import free_slot
-from operators.serving.snapshot import NodeState, PlanSettings, Snapshot
+from operators.serving.snapshot import BackOff, NodeState, PlanSettings, Snapshot
 
 # How often a replica is looked at that waits for something nobody announces.
 _IDLE_LOOK_S = 30.0
@@ -36,7 +39,9 @@ def decide(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> list[Act
         gathered,
         kept=[replica for replica in gathered.replicas if not replica.leaving],
         back_off={
-            revision: note for revision, note in notes.back_off.items() if _counts(note.until_s, settings, now_s)
+            revision: note
+            for revision, note in notes.back_off.items()
+            if _counts(note, settings, now_s) and not _recovered(note, revision, gathered.replicas)
         },
         avoid={node: until_s for node, until_s in notes.avoid.items() if until_s > now_s},
     )
@@ -56,9 +61,14 @@ def decide(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> list[Act
     return _finish(draft)
 
 
-def _counts(until_s: float, settings: PlanSettings, now_s: float) -> bool:
+def _counts(note: BackOff, settings: PlanSettings, now_s: float) -> bool:
     """A note is forgotten when a failure now would start again at the shortest pause."""
-    return now_s <= until_s + 2 * settings.back_off_max_s
+    return now_s <= note.until_s + 2 * settings.back_off_max_s
+
+
+def _recovered(note: BackOff, revision: str, replicas: Iterable[Replica]) -> bool:
+    """Unschedulable pods count in a row: one that was bound since ends it."""
+    return note.reason is Reason.POD_UNSCHEDULABLE and bound_since(replicas, revision, note.last_s)
 
 
 def _scale_down_only(draft: Draft) -> None:
@@ -69,8 +79,11 @@ def _scale_down_only(draft: Draft) -> None:
 
 
 def _repair(draft: Draft) -> None:
+    known = draft.back_off
     for repair in repairs(draft.kept, draft.snapshot):
-        if repair.fails:
+        if repair.stranded:
+            draft.back_off = with_stranded(draft.back_off, repair, draft.settings, draft.now_s)
+        elif repair.fails:
             draft.back_off = backed_off(draft.back_off, repair, draft.settings, draft.now_s)
         for node in repair.avoid:
             draft.avoid[node] = draft.now_s + draft.settings.avoid_node_s
@@ -80,7 +93,9 @@ def _repair(draft: Draft) -> None:
         else:
             draft.remove(repair.replica, repair.message)
         draft.repaired.append(repair)
-        if repair.pods or repair.ranks:
+        # A pod that nobody can bind is replaced again and again: worth one event, and then the condition says it.
+        again = repair.stranded and repair.replica.revision in known
+        if (repair.pods or repair.ranks) and not again:
             draft.record("Warning", "ReplicaReplaced", repair.message)
 
 

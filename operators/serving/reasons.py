@@ -28,6 +28,7 @@ class Reason(StrEnum):
     CONTAINER_REFUSED = "ContainerRefused"  # the kubelet cannot make the container: missing Secret, bad mount
     STARTUP_DEADLINE_EXCEEDED = "StartupDeadlineExceeded"
     PODS_REFUSED = "PodsRefused"  # the API server does not let us create the pods: quota, admission
+    POD_UNSCHEDULABLE = "PodUnschedulable"  # the scheduler binds the pods to none of the nodes placement chose
     NODE_LOST = "NodeLost"
     NAME_CONFLICT = "NameConflict"  # somebody else's Service or PodDisruptionBudget has the name we need
     INTERNAL_ERROR = "InternalError"  # a mistake of ours: the operator's log has the details

@@ -18,7 +18,8 @@ _FORGIVEN_AFTER_PAUSES = 2
 class Repair:
     """`pods` go. `ranks` can be created again in place (their names are free); then the replica stays.
 
-    `fails`: counts against the revision. `avoid`: nodes that the next placement leaves alone for a while.
+    `fails`: counts against the revision. `avoid`: nodes that the next placement leaves alone for a while. `stranded`:
+    the scheduler bound it nowhere, which fails from the second time in a row (`with_stranded`).
     """
 
     replica: Replica
@@ -29,6 +30,7 @@ class Repair:
     in_place: bool = False
     fails: bool = False
     avoid: tuple[str, ...] = ()
+    stranded: bool = False
 
 
 def repairs(replicas: Iterable[Replica], snapshot: Snapshot) -> list[Repair]:
@@ -45,6 +47,24 @@ def backed_off(
 ) -> dict[str, BackOff]:
     """The back-off notes with one more failure: pauses double from `back_off_base_s` to `back_off_max_s`."""
     return with_failure(known, repair.replica.revision, repair.reason, repair.message, settings, now_s)
+
+
+def with_stranded(
+    known: Mapping[str, BackOff], repair: Repair, settings: PlanSettings, now_s: float
+) -> dict[str, BackOff]:
+    """The notes after a pod of a revision could not be bound: the first time without a pause, for another node may take
+    it; then as `backed_off`, since what placement does not count (memory, volumes, policies) does not come by itself."""
+    revision = repair.replica.revision
+    before = known.get(revision)
+    if before is not None and now_s <= before.until_s + _FORGIVEN_AFTER_PAUSES * settings.back_off_max_s:
+        return backed_off(known, repair, settings, now_s)
+    return {**known, revision: BackOff(0, now_s, now_s, repair.reason, repair.message)}
+
+
+def bound_since(replicas: Iterable[Replica], revision: str, moment_s: float) -> bool:
+    """Whether the scheduler has bound a pod of the revision that was created after that moment."""
+    pods = (pod for replica in replicas if replica.revision == revision for pod in replica.alive)
+    return any(pod.node_name is not None and pod.created_s >= moment_s for pod in pods)
 
 
 def with_failure(
@@ -76,6 +96,7 @@ def _whole(replica: Replica, snapshot: Snapshot) -> Repair:
                 # An outdated revision gets no new attempt, so its failures count for nothing.
                 fails=wanted in (Fate.ENDED, Fate.OVERDUE) and replica.template is not None,
                 avoid=_nodes(hit) if wanted in (Fate.TURNED_AWAY, Fate.STRANDED) else (),
+                stranded=wanted is Fate.STRANDED and replica.template is not None,
             )
     gone = len(replica.missing) + len(replica.going)
     return Repair(
@@ -116,6 +137,7 @@ def _in_place(replica: Replica, snapshot: Snapshot) -> Repair | None:
         in_place=True,
         fails=failed,
         avoid=_nodes(turned),
+        stranded=not failed and Fate.STRANDED in replica.fates,
     )
 
 
@@ -133,7 +155,11 @@ def _explain(fate: Fate, pod: PodView, snapshot: Snapshot) -> tuple[Reason, str]
         return Reason.ENGINE_CRASHING, f"pod {pod.name}: {how_it_ended(pod)}"
     if fate is Fate.TURNED_AWAY:
         return Reason.ENGINE_STARTING, f"node {pod.node_name} turned pod {pod.name} away: {pod.status_reason}"
-    return Reason.ENGINE_STARTING, f"pod {pod.name} lost the race for {pod.target_node}: {pod.unschedulable_message}"
+    return (
+        Reason.POD_UNSCHEDULABLE,
+        f"pod {pod.name} was not bound to {pod.target_node}, which had room by Trimtab's count; kube-scheduler says: "
+        f"{pod.unschedulable_message or 'Unschedulable'}",
+    )
 
 
 def _nodes(pods: Iterable[PodView]) -> tuple[str, ...]:

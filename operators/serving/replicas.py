@@ -35,7 +35,7 @@ class Fate(Enum):
     ENDED = "ended"  # its containers ended and are not restarted
     TURNED_AWAY = "turned away"  # by its node: admission, eviction, shutdown
     LOST = "lost"  # with its node
-    STRANDED = "stranded"  # the scheduler cannot bind it to its node: somebody else was faster
+    STRANDED = "stranded"  # the scheduler cannot bind it to its node: somebody was faster, or something is lacking
     OVERDUE = "overdue"  # not ready within the startup deadline
 
 
@@ -140,6 +140,8 @@ def fate(pod: PodView, snapshot: Snapshot, settings: PlanSettings, now_s: float)
         return Fate.TURNED_AWAY if _turned_away(pod.status_reason) else Fate.ENDED
     if pod.node_name is None:
         refused = pod.unschedulable_reason == "Unschedulable" and not _waits_for_claim(pod)
+        if pod.nominated_node is not None:
+            return Fate.FINE  # preempted pods may take their whole grace period to go
         late = now_s - pod.created_s >= settings.lost_race_after_s
         return Fate.STRANDED if refused and late else Fate.FINE
     if pod.ready:

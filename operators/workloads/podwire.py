@@ -130,6 +130,7 @@ class StatusWire(_Wire):
     phase: str | None = None
     reason: str | None = None
     pod_ip: str | None = msgspec.field(default=None, name="podIP")
+    nominated_node_name: str | None = None
     start_time: datetime | None = None
     conditions: list[ConditionWire] | None = None
     container_statuses: list[ContainerStatusWire] | None = None

@@ -131,6 +131,57 @@ def test_lost_race_is_placed_elsewhere() -> None:
     assert made.notes.avoid == {taken: made.now_s + SETTINGS.avoid_node_s}
 
 
+def unbindable(made: World, message: str) -> None:
+    """The scheduler refuses whatever is there, and says why."""
+    for pod in made.alive():
+        if pod.node_name is None:
+            made.change(pod.name, unschedulable_reason="Unschedulable", unschedulable_message=message)
+
+
+def test_a_pod_that_no_node_takes_is_tried_with_growing_pauses_and_one_event() -> None:
+    made = world(nodes=8)
+    attempts: dict[str, float] = {}
+    conditions = set()
+    for _ in range(900):
+        made.now_s += 1
+        made.step()
+        for pod in made.alive():
+            attempts.setdefault(pod.uid, made.now_s)
+        unbindable(made, "0/8 nodes are available: 8 Insufficient memory.")
+        conditions.add((made.reason(), "Insufficient memory" in made.condition().message))
+    starts = sorted(attempts.values())
+    pauses = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert pauses[0] <= SETTINGS.lost_race_after_s + 2, "once is a lost race"
+    assert pauses[1] >= SETTINGS.back_off_base_s
+    assert pauses[1:] == sorted(pauses[1:])
+    assert len(starts) <= 9
+    assert ("PodUnschedulable", True) in conditions
+    assert [event.reason for event in made.events] == ["ReplicaReplaced"]
+
+
+def test_a_pod_that_was_bound_ends_the_row_of_lost_races() -> None:
+    made = world(nodes=8)
+    made.step()
+    unbindable(made, "0/8 nodes")
+    made.now_s += SETTINGS.lost_race_after_s
+    made.settle()
+    assert made.reason() == "AllReady"
+    assert not made.notes.back_off
+
+
+def test_a_pod_that_others_are_preempted_for_stays() -> None:
+    made = world(nodes=2)
+    made.step()
+    (pod,) = made.alive()
+    made.change(pod.name, unschedulable_reason="Unschedulable", nominated_node=pod.target_node)
+    made.now_s += 20 * SETTINGS.lost_race_after_s
+    made.step()
+    assert [p.name for p in made.alive()] == [pod.name]
+    made.change(pod.name, nominated_node=None)
+    made.step()
+    assert pod.name not in {p.name for p in made.alive()}
+
+
 def test_a_missing_claim_is_said_not_taken_for_a_lost_race() -> None:
     made = world(nodes=2)
     made.step()

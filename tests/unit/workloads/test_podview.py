@@ -119,6 +119,11 @@ def test_labels_annotations_and_owner() -> None:
     assert (pod.units, pod.choice, pod.owner_uid) == (8, None, "mine")
 
 
+def test_where_the_scheduler_makes_room_for_a_pod() -> None:
+    assert view(status={"phase": "Pending", "nominatedNodeName": "n1"}).nominated_node == "n1"
+    assert view(status={"phase": "Pending"}).nominated_node is None
+
+
 def test_status_of_a_failing_pod() -> None:
     pod = view(
         status={
