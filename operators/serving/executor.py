@@ -110,7 +110,7 @@ class Executor:
                 headless = action.manifest["spec"].get("clusterIP") == "None"
                 (first if headless else steps).append(self._apply(uid, action, taken))
             elif isinstance(action, Delete):
-                steps.append(self._delete(namespace, action))
+                steps.append(self._delete(uid, namespace, action))
         errors = [*await _gather(first, limit), *await _gather(steps, limit)]
         return Outcome(tuple(refused), tuple(taken), errors[0] if errors else None)
 
@@ -203,10 +203,10 @@ class Executor:
             return
         informer.absorb(body)
 
-    async def _delete(self, namespace: str, action: Delete) -> None:
+    async def _delete(self, uid: str, namespace: str, action: Delete) -> None:
         resource, informer = self._owned[action.resource]
         known = informer.store.get(key_of(namespace, action.name))
-        if known is not None:
+        if known is not None and known.owner_uid == uid:
             await self._writer.delete(resource, action.name, namespace, uid=known.uid)
 
 

@@ -62,7 +62,12 @@ class OwnedRow(Row):
     @property
     def owner_uid(self) -> str:
         """uid of the controlling owner; empty without one."""
-        return str(self.shape[0])
+        return owner_of(self.shape)
+
+
+def owner_of(shape: Shape) -> str:
+    """uid of the controlling owner; empty without one."""
+    return str(shape[0])
 
 
 def service_row(wire: ServiceWire) -> OwnedRow:

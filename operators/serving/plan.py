@@ -12,7 +12,7 @@ from operators.serving import status
 from operators.serving.better import move_up
 from operators.serving.draft import Draft
 from operators.serving.names import gang_service_name
-from operators.serving.owned import BUDGETS, SERVICES, shape_of
+from operators.serving.owned import BUDGETS, SERVICES, owner_of, shape_of
 from operators.serving.placing import BackingOff, Placed, attempt, hold, peers_of, request_of
 from operators.serving.reasons import Reason
 from operators.serving.render import headless_service, pod_disruption_budget, pod_name, service
@@ -264,8 +264,12 @@ def _objects(draft: Draft) -> list[Action]:
     out: list[Action] = []
     if gang_pods is not None:
         wanted.insert(0, (SERVICES, headless_service(deployment)))
-    elif (SERVICES, headless) in snapshot.owned and not any(p.rank for p in snapshot.pods):
-        out.append(Delete(SERVICES, headless))
+    else:
+        # Its name may be somebody else's, or our predecessor's: only what we own is ours to delete.
+        shape = snapshot.owned.get((SERVICES, headless))
+        ours = shape is not None and owner_of(shape) == deployment.metadata.uid
+        if ours and not any(p.rank for p in snapshot.pods):
+            out.append(Delete(SERVICES, headless))
     for resource, manifest in wanted:
         if snapshot.owned.get((resource, manifest["metadata"]["name"])) != shape_of(resource, manifest):
             out.append(Apply(resource, manifest))
