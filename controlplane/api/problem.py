@@ -1,6 +1,7 @@
 """RFC 9457 problem documents: every refusal names what was wrong and the way out."""
 
 import json
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -46,6 +47,15 @@ class Problem(Exception):
 def unauthorized(detail: str) -> Problem:
     problem = Problem(401, "Unauthorized", detail, hint="Send Authorization: Bearer TOKEN.")
     problem.headers["WWW-Authenticate"] = 'Bearer realm="trimtab"'
+    return problem
+
+
+def too_many_unknown(wait_s: float) -> Problem:
+    """For a token that the API has not seen lately, while there are too many of those."""
+    problem = Problem(
+        429, "TooManyUnknownTokens", "Too many tokens that this API does not know yet come at once.", hint="Try again."
+    )
+    problem.headers["Retry-After"] = str(math.ceil(wait_s))
     return problem
 
 

@@ -43,7 +43,8 @@ Namespace = Annotated[str, Path(pattern=DNS_LABEL_PATTERN, max_length=63, descri
 IfMatch = Annotated[str | None, Header(max_length=128, description="resourceVersion the change is based on.")]
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemOut, "content": {"application/problem+json": {}}} for status in (401, 403, 404, 409, 422)
+    status: {"model": ProblemOut, "content": {"application/problem+json": {}}}
+    for status in (401, 403, 404, 409, 422, 429)
 }
 router = APIRouter(prefix="/v1", responses=_PROBLEMS)
 

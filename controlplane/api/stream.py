@@ -135,10 +135,11 @@ async def _shown(log: EventLog, view: _View, entries: Sequence[Entry]) -> bytes:
 
 
 async def _still_known(authority: Authority, identity: Identity) -> bool:
+    """False once the cluster refuses the token; being held up says nothing about it."""
     try:
         await authority.identify(f"Bearer {identity.token}")
-    except Problem:
-        return False
+    except Problem as problem:
+        return problem.status != 401
     except KubeError:
         # The API server is away: what the reader sees cannot change meanwhile either. The next recheck decides.
         return True
