@@ -15,7 +15,7 @@ from controlplane.catalog import nearest
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, UnknownName
 from controlplane.model.resource import GROUP
 from operators.serving.overlay_lists import check_lists, check_tolerations
-from operators.serving.overlay_security import check_security
+from operators.serving.overlay_security import check_annotations, check_security
 
 FIELD = "spec.podTemplate"
 ENGINE_CONTAINER = "engine"
@@ -160,6 +160,7 @@ def check_template(
     for index, volume in _items(spec, "volumes", path, errors):
         _check_own_volume(volume, f"{path}.volumes[{index}]", errors)
     if not errors:
+        errors += check_annotations(metadata.get("annotations") or {}, f"{FIELD}.metadata.annotations")
         errors += check_security(spec, path)
     return errors
 

@@ -26,6 +26,32 @@ _SELINUX_TYPES = ("container_t", "container_init_t", "container_kvm_t")
 _WHY = "the operator creates this pod, so this would lend its rights to whoever may write the object"
 
 
+# Older spellings of securityContext.appArmorProfile and seccompProfile; kubelets still read the first.
+_APPARMOR_NOTE = "container.apparmor.security.beta.kubernetes.io/"
+_SECCOMP_NOTES = ("seccomp.security.alpha.kubernetes.io/pod", "container.seccomp.security.alpha.kubernetes.io/")
+_UNCONFINED = "unconfined"
+
+
+def check_annotations(annotations: Mapping[str, Any], path: str) -> list[TrimtabError]:
+    """AppArmor and seccomp profiles that a template's annotations switch off."""
+    errors: list[TrimtabError] = []
+    for key, value in annotations.items():
+        if not key.startswith((_APPARMOR_NOTE, *_SECCOMP_NOTES)) or str(value).strip().lower() != _UNCONFINED:
+            continue
+        limit = "runtime/default, localhost/PROFILE"
+        field = "appArmorProfile" if key.startswith(_APPARMOR_NOTE) else "seccompProfile"
+        errors.append(
+            Refused(
+                f"{field} cannot be switched off by annotation",
+                field=f"{path}.{key}",
+                value=value,
+                limit=limit,
+                hint=f"use securityContext.{field}; {_WHY}",
+            )
+        )
+    return errors
+
+
 def check_security(spec: Mapping[str, Any], path: str) -> list[TrimtabError]:
     """What a template's pod spec asks for beyond the floor. Expects lists of objects (checked before)."""
     errors: list[TrimtabError] = []

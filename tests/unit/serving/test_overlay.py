@@ -42,6 +42,10 @@ def container(manifest: dict[str, Any]) -> dict[str, Any]:
     return next(item for item in manifest["spec"]["containers"] if item["name"] == "engine")
 
 
+NOTES = {
+    "sidecar.istio.io/inject": "false",
+    "container.apparmor.security.beta.kubernetes.io/engine": "runtime/default",
+}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"spec": {"affinity": {}}}, "spec.affinity", "pools"),
     ({"spec": {"nodeSelector": {"a": "b"}}}, "spec.nodeSelector", "pools"),
@@ -58,6 +62,21 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"metadata": {"ownerReferences": []}}, "metadata.ownerReferences", "controller"),
     ({"metadata": {"labels": {"trimtab.dev/leader": "true"}}}, "metadata.labels.trimtab.dev/leader", "your own"),
     ({"metadata": {"annotations": {"trimtab.dev/units": "0"}}}, "metadata.annotations.trimtab.dev/units", "your own"),
+    (
+        {"metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/engine": "unconfined"}}},
+        "metadata.annotations.container.apparmor.security.beta.kubernetes.io/engine",
+        "securityContext.appArmorProfile",
+    ),
+    (
+        {"metadata": {"annotations": {"seccomp.security.alpha.kubernetes.io/pod": "unconfined"}}},
+        "metadata.annotations.seccomp.security.alpha.kubernetes.io/pod",
+        "securityContext.seccompProfile",
+    ),
+    (
+        {"metadata": {"annotations": {"container.seccomp.security.alpha.kubernetes.io/engine": "unconfined"}}},
+        "metadata.annotations.container.seccomp.security.alpha.kubernetes.io/engine",
+        "securityContext.seccompProfile",
+    ),
     ({"metadata": {"labels": {"app.kubernetes.io/managed-by": "x"}}}, "metadata.labels", "your own"),
     ({"kind": "Pod"}, "kind", "metadata, spec"),
     (engine(image="x"), "spec.containers[0].image", "choices[].image"),
@@ -218,7 +237,7 @@ def test_shared_memory_can_be_resized_and_stays_memory() -> None:
 
 def test_own_volume_with_mount_and_sidecar() -> None:
     template = {
-        "metadata": {"labels": {"team": "a"}, "annotations": {"sidecar.istio.io/inject": "false"}},
+        "metadata": {"labels": {"team": "a"}, "annotations": dict(NOTES)},
         "spec": {
             "volumes": [{"name": "certs", "secret": {"secretName": "ca"}}],
             "containers": [
