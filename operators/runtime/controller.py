@@ -116,8 +116,10 @@ class Controller:
                 outcome = "success"
                 queue.forget(key)
         except FenceLost as error:
+            # A renewal that comes through late opens the fence again, and nothing else would wake this key.
             outcome = "fenced"
-            log.warning("%s %s: %s", self.name, key, error)
+            delay_s = queue.add_rate_limited(key)
+            log.warning("%s %s: %s; again in %.3f s", self.name, key, error, delay_s)
         except TerminalError as error:
             metrics.terminal_error()
             queue.forget(key)

@@ -8,7 +8,8 @@ from operators.runtime.clock import Clock, SystemClock
 
 
 class FenceLost(Exception):
-    """We are not, or no longer provably, the leader. Ends the reconcile; the next leader does the work."""
+    """We are not, or no longer provably, the leader. Ends the reconcile; it is tried again should the
+    fence reopen, and else the next leader does the work."""
 
 
 class Fence:

@@ -56,7 +56,7 @@ async def test_an_exception_is_retried_and_touches_no_other_key():
         (ServerError(500, "InternalError", "x"), True),
         (TimeoutError(), True),
         (TerminalError("the model does not exist"), False),
-        (FenceLost("no lease"), False),
+        (FenceLost("the lease was not renewed in time"), True),
     ],
 )
 async def test_which_errors_are_retried(error, retried):
