@@ -17,7 +17,9 @@ from operators.runtime.objects import Key
 from operators.runtime.token_bucket import TokenBucket
 
 BACKOFF_BASE_S = 0.005
-BACKOFF_MAX_S = 1_000.0
+# client-go's 1,000 s leaves an object alone for a quarter of an hour after the API server is back. At a minute, even
+# ten thousand failing keys ask less than RETRY_RATE_PER_S.
+BACKOFF_MAX_S = 60.0
 # client-go's bucket of 10/s with a burst of 100 throttles a recovery of thousands of objects to minutes.
 RETRY_RATE_PER_S = 300.0
 RETRY_BURST = 1_000.0
