@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,13 +21,23 @@ class ListMeta(msgspec.Struct):
 
 
 class _EventMeta(msgspec.Struct):
-    name: str = ""
-    namespace: str = ""
-    resourceVersion: str = ""
+    """Any type in each field: what is wrong with one must not hide the others."""
+
+    name: Any = ""
+    namespace: Any = ""
+    resourceVersion: Any = ""
 
 
 class _AnyObject(msgspec.Struct):
     metadata: _EventMeta = msgspec.field(default_factory=_EventMeta)
+
+
+class Identity(NamedTuple):
+    """What can be told of an object that nothing else can be read of; empty where it cannot."""
+
+    namespace: str
+    name: str
+    resource_version: str
 
 
 class RawList(msgspec.Struct):
@@ -69,4 +79,16 @@ class Decoder(Generic[W, T]):
         self.event: msgspec.json.Decoder[Any] = msgspec.json.Decoder(event)
         self.raw_page = msgspec.json.Decoder(RawList)
         self.raw_event = msgspec.json.Decoder(RawEvent)
-        self.meta = msgspec.json.Decoder(_AnyObject)
+        self._meta = msgspec.json.Decoder(_AnyObject)
+
+    def identity(self, raw: bytes | msgspec.Raw) -> Identity:
+        """Never raises: whatever of the object's identity cannot be read is empty."""
+        try:
+            meta = self._meta.decode(raw).metadata
+        except msgspec.MsgspecError:
+            return Identity("", "", "")
+        return Identity(_text(meta.namespace), _text(meta.name), _text(meta.resourceVersion))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

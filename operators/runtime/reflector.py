@@ -11,7 +11,6 @@ What can happen to a watch, and what follows:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -198,12 +197,12 @@ class Reflector(Generic[W, T]):
     def _undecodable(self, raw: bytes | msgspec.Raw, error: Exception, *, deleted: bool = False) -> None:
         # One malformed object must cost that object, not the cache of all others.
         self.health.undecodable_total += 1
-        key = "?"
-        with contextlib.suppress(msgspec.MsgspecError):
-            meta = self._decoder.meta.decode(raw).metadata
-            key = key_of(meta.namespace, meta.name)
+        seen = self._decoder.identity(raw)
+        key = key_of(seen.namespace, seen.name) if seen.name else "?"
+        if seen.name:
             self._sink.unreadable(key, deleted=deleted)
-        log.error("%s %s cannot be decoded; the cache keeps what it had: %s", self._resource.kind, key, error)
+        what = "it is deleted all the same" if deleted and seen.name else "the cache keeps what it had"
+        log.error("%s %s cannot be decoded; %s: %s", self._resource.kind, key, what, error)
 
     # watch
 
@@ -279,7 +278,7 @@ class Reflector(Generic[W, T]):
 
     def _bookmark(self, line: bytes) -> None:
         raw = self._decoder.raw_event.decode(line)
-        version = self._decoder.meta.decode(raw.object).metadata.resourceVersion
+        version = self._decoder.identity(raw.object).resource_version
         if version:
             self.resource_version = version
 

@@ -5,7 +5,7 @@ import pytest
 
 from controlplane.kube import PODS, ClusterAccess, KubeClient
 from controlplane.testing import FakeApiServer, Fault
-from operators.runtime import Informer, Projection, SystemClock
+from operators.runtime import Informer, ObjectMeta, Projection, SystemClock
 from tests.unit.runtime.helpers import COLLECTION, PodRow, PodWire, informer, pod, project, put, running, until
 
 
@@ -198,6 +198,28 @@ async def test_a_projection_that_fails_on_one_object_does_not_take_the_others_al
         server.storage.delete(COLLECTION, "default", "good", {})
         await until(lambda: "default/good" not in pods.store)
         task.cancel()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"name": "a", "namespace": "default", "resourceVersion": "9", "labels": ["no", "map"]},
+        {"name": "a", "namespace": "default", "resourceVersion": 9, "uid": None},
+    ],
+    ids=["labels", "version"],
+)
+async def test_an_object_that_cannot_be_decoded_is_deleted_by_its_name(metadata):
+    pods = informer(KubeClient(ClusterAccess("http://127.0.0.1:9")))
+    row = project(PodWire(ObjectMeta("a", "default", "u", "5")))
+    pods.upsert(row, listed=True)
+    gone: list[str] = []
+    pods.add_handler(lambda old, new: gone.append(old.name) if new is None else None)
+    line = json.dumps({"type": "DELETED", "object": {"metadata": metadata}}).encode()
+    later = json.dumps({"type": "ADDED", "object": pod("later", resourceVersion="10")}).encode()
+    pods._reflector._take_events([line, later])
+    assert gone == ["a"]
+    assert list(pods.store.all_keys()) == ["default/later"], "what comes after it in the stream is read"
+    assert pods.resource_version == "10"
 
 
 async def test_a_failing_handler_does_not_stop_the_others(server):
