@@ -101,10 +101,17 @@ def create_app(
 
     @app.middleware("http")
     async def measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        with seconds.time():
-            response = await call_next(request)
-        route = request.scope.get("route")
-        requests_total.labels(request.method, getattr(route, "path", "unmatched"), response.status_code).inc()
+        def count(code: int) -> None:
+            route = request.scope.get("route")
+            requests_total.labels(request.method, getattr(route, "path", "unmatched"), code).inc()
+
+        try:
+            with seconds.time():
+                response = await call_next(request)
+        except Exception:  # the server outside answers 500
+            count(500)
+            raise
+        count(response.status_code)
         return response
 
     app.state.died = []

@@ -189,7 +189,18 @@ class ClusterCache:
 
     @property
     def informers(self) -> tuple[Informer[Any, Any], ...]:
-        return (self.pools, self.deployments, self.engine_pods, self.api_pods, self.events)
+        return tuple(self.watches.values())
+
+    @property
+    def watches(self) -> Mapping[str, Informer[Any, Any]]:
+        """Every watch by what it is for: two of them watch pods."""
+        return {
+            "gpupools": self.pools,
+            "servingdeployments": self.deployments,
+            "engine-pods": self.engine_pods,
+            "api-pods": self.api_pods,
+            "events": self.events,
+        }
 
     @property
     def by_kind(self) -> Mapping[str, Informer[Document, CachedDocument]]:

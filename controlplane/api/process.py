@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from controlplane.api.access import Backend
 from controlplane.api.app import create_app, keep
@@ -38,22 +40,41 @@ def _silence_s(informer: Informer[Any, Any]) -> Callable[[], float]:
     return read
 
 
+class _ScrapeCounters(Collector):
+    """The scraping's own counts, read when asked for."""
+
+    def __init__(self, metrics: EngineMetrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        kept = self._metrics
+        yield CounterMetricFamily("trimtab_api_engine_scrapes", "Engine pages asked for.", kept.scrapes_total)
+        yield CounterMetricFamily(
+            "trimtab_api_engine_scrape_failures", "Scrapes without a usable page.", kept.failures_total
+        )
+        yield CounterMetricFamily(
+            "trimtab_api_engine_values_dropped",
+            "Values of engine pages not kept: too many columns, or no bytes left.",
+            kept.dropped_values_total,
+        )
+        yield GaugeMetricFamily("trimtab_api_engines_scraped", "Engine pods in this replica's share.", len(kept))
+        yield GaugeMetricFamily(
+            "trimtab_api_engines_over_limit", "Engine pods not scraped: share too large.", kept.targets_over_limit
+        )
+        yield GaugeMetricFamily("trimtab_api_engine_samples_bytes", "Memory held by engine samples.", kept.nbytes)
+
+
 def watch_metrics(registry: CollectorRegistry, cache: ClusterCache, metrics: EngineMetrics) -> None:
     """What `/metrics` says about the caches, the event log and the scraping of engines."""
     silence = Gauge(
-        "trimtab_api_watch_silence_seconds", "Time since a watch last heard anything.", ["plural"], registry=registry
+        "trimtab_api_watch_silence_seconds", "Time since a watch last heard anything.", ["watch"], registry=registry
     )
-    for informer in cache.informers[:3]:
-        silence.labels(informer.resource.plural).set_function(_silence_s(informer))
+    for watch, informer in cache.watches.items():
+        silence.labels(watch).set_function(_silence_s(informer))
     Gauge("trimtab_api_events_published", "Number of the newest event.", registry=registry).set_function(
         lambda: cache.log.last
     )
-    Gauge("trimtab_api_engines_scraped", "Engine pods in this replica's share.", registry=registry).set_function(
-        lambda: len(metrics)
-    )
-    Gauge(
-        "trimtab_api_engines_over_limit", "Engine pods not scraped: share too large.", registry=registry
-    ).set_function(lambda: metrics.targets_over_limit)
+    registry.register(_ScrapeCounters(metrics))
 
 
 def build(settings: ApiSettings) -> FastAPI:

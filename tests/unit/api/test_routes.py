@@ -252,5 +252,34 @@ async def test_probes(setup: Setup, http: httpx.AsyncClient) -> None:
     await http.get("/v1/pools", headers=ALICE)
     page = (await http.get("/metrics")).text
     assert 'trimtab_api_requests_total{code="403",method="GET",route="/v1/pools"}' in page
-    assert 'trimtab_api_watch_silence_seconds{plural="gpupools"}' in page
+    for watch in ("gpupools", "servingdeployments", "engine-pods", "api-pods", "events"):
+        assert f'trimtab_api_watch_silence_seconds{{watch="{watch}"}}' in page
     assert "trimtab_api_engines_scraped 0.0" in page
+
+
+async def test_the_scraping_counts_are_exported(setup: Setup, http: httpx.AsyncClient) -> None:
+    setup.metrics.retarget([Target("a", "chat", "chat-0", "http://10.0.0.1/metrics", {})])
+    await setup.metrics.scrape()
+    setup.metrics.dropped_values_total = 7
+    page = (await http.get("/metrics")).text.splitlines()
+    assert {
+        "trimtab_api_engine_scrapes_total 1.0",
+        "trimtab_api_engine_scrape_failures_total 1.0",
+        "trimtab_api_engine_values_dropped_total 7.0",
+        "trimtab_api_engines_scraped 1.0",
+        "trimtab_api_engines_over_limit 0.0",
+        f"trimtab_api_engine_samples_bytes {float(setup.metrics.nbytes)}",
+    } <= set(page)
+
+
+async def test_our_own_mistakes_are_counted(
+    setup: Setup, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def mistake(*_: Any) -> bool:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(setup.authority, "allows", mistake)
+    assert (await http.get("/v1/pools", headers=ALICE)).status_code == 500
+    assert (
+        'trimtab_api_requests_total{code="500",method="GET",route="/v1/pools"} 1.0' in (await http.get("/metrics")).text
+    )
