@@ -6,6 +6,7 @@ No pid files: every process carries two variables in its environment, the cluste
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -129,6 +130,13 @@ def start(state: Path, spec: Spec) -> Process:
 
 
 _unreaped: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@atexit.register
+def _let_go() -> None:
+    """Components outlive whoever started them: Popen shall not warn about that."""
+    for child in _unreaped.values():
+        child.returncode = child.poll() or 0
 
 
 def end(processes: Iterable[Process], grace_s: float = 5.0) -> None:
