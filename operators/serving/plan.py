@@ -87,30 +87,37 @@ def _repair(draft: Draft) -> None:
             draft.back_off = backed_off(draft.back_off, repair, draft.settings, draft.now_s)
         for node in repair.avoid:
             draft.avoid[node] = draft.now_s + draft.settings.avoid_node_s
+        acted = bool(repair.pods)
         if repair.in_place:
             draft.remove_pods(repair.pods, repair.message)
-            _recreate(draft, repair)
+            acted |= _recreate(draft, repair)
         else:
             draft.remove(repair.replica, repair.message)
         draft.repaired.append(repair)
         # A pod that nobody can bind is replaced again and again: worth one event, and then the condition says it.
         again = repair.stranded and repair.replica.revision in known
-        if (repair.pods or repair.ranks) and not again:
+        if acted and not again:
             draft.record("Warning", "ReplicaReplaced", repair.message)
 
 
-def _recreate(draft: Draft, repair: Repair) -> None:
-    """New pods for the missing ranks of a gang that goes on, in the pool and domain of the others."""
+def _recreate(draft: Draft, repair: Repair) -> bool:
+    """New pods for the missing ranks of a gang that goes on, in the pool and domain of the others. False when none is
+    made: it has to wait for its pause, or for room."""
     template, replica = repair.replica.template, repair.replica
     if template is None or not repair.ranks:
-        return
+        return False
+    waiting = draft.back_off.get(template.revision)
+    if waiting is not None and waiting.until_s > draft.now_s:
+        draft.held = waiting
+        draft.later(waiting.until_s)
+        return False
     snapshot, peers = draft.snapshot, peers_of(draft.kept)
     base = request_of(template, snapshot, peers, frozenset(draft.avoid))
     topology = base.topology
     node = next((pod.node_name for pod in replica.alive if pod.node_name), None)
     if topology is not None and node is not None:
         topology = TopologyNeed(topology.level, topology.mode, snapshot.placer.domain_of(node, topology.level))
-    for rank in repair.ranks:
+    for made, rank in enumerate(repair.ranks):
         request = GangRequest(
             accelerator=base.accelerator,
             pods=1,
@@ -127,11 +134,12 @@ def _recreate(draft: Draft, repair: Repair) -> None:
         answer = snapshot.placer.place(request)
         if isinstance(answer, Refusal):
             draft.refused = answer
-            return
+            return made > 0
         metadata = snapshot.deployment.metadata
         name = pod_name(metadata.name, template.revision, replica.slot, rank)
         snapshot.placer.hold(f"{metadata.namespace}/{name}", answer.nodes[0], template.units_per_pod)
         draft.make_pod(template, replica.slot, rank, answer.nodes[0], answer.pool)
+    return True
 
 
 def _roll(draft: Draft) -> None:

@@ -295,6 +295,13 @@ def test_one_failed_pod_is_repaired_in_place_where_the_engine_allows(monkeypatch
     made.change(second, phase="Failed", ready=False, exit_code=1)
     made.step()
     assert [pod.name for pod in made.alive()] == [first]
+    for _ in range(int(SETTINGS.back_off_base_s)):
+        made.now_s += 0.9
+        made.step()
+        assert [pod.name for pod in made.alive()] == [first], "its pause counts in place, too"
+        assert made.reason() == "EngineCrashing"
+    assert len(made.events) == 1, "waiting is no news"
+    made.now_s += 1
     made.step()
     assert sorted(pod.name for pod in made.alive()) == [first, second]
     made.settle()
