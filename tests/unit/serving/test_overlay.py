@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controlplane.model.cluster import PoolToleration
@@ -291,6 +291,7 @@ templates = st.dictionaries(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(templates)
 def test_any_json_is_judged_and_what_passes_merges(template: dict[str, Any]) -> None:
     if check_template(template, accelerator_resources=GPU):
