@@ -75,7 +75,8 @@ class PodHistory:
         self._judge()
 
     def _judge(self) -> None:
-        staying = [pod for pod in self._pods.values() if not leaving(pod)]
+        ended = ("Failed", "Succeeded")
+        staying = [p for p in self._pods.values() if not leaving(p) and p.get("status", {}).get("phase") not in ended]
         there = Counter(place(pod)[:2] for pod in staying)
         answering = Counter(place(pod)[:2] for pod in staying if ready(pod))
         if (count := _whole(there, self._ranks)) > self.most:

@@ -13,7 +13,7 @@ from tests.integration.faults.engine_processes import processes_of
 from tests.integration.faults.local_operator import LocalOperator
 from tests.integration.faults.pod_history import PodHistory
 from tests.integration.faults.rest import Rest, eventually
-from tests.integration.faults.serving_objects import GpuNodes, Serving, cpu_spec, gpu_spec, leaving, owner
+from tests.integration.faults.serving_objects import GpuNodes, Serving, cpu_spec, gpu_spec, leaving, owner, place
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 Name = Callable[[str], Serving]
@@ -271,3 +271,28 @@ def test_a_pool_without_nodes_is_said_until_one_comes(rest: Rest, serving: Name,
     nodes.names.append(f"{nodes.pool}-late")
     nodes.add(nodes.names[0])
     chat.wait_settled(1)
+
+
+def test_a_pod_of_a_gang_is_lost(rest: Rest, serving: Name, gpu_nodes: MakeNodes) -> None:
+    """Deleted by hand, then evicted by its node: its replica is made whole again, the other one answers throughout."""
+    nodes = gpu_nodes(6)
+    chat = serving("chat")
+    chat.ranks = 2
+    chat.create(gpu_spec(nodes.pool, replicas=2, nodes_per_replica=2))
+    chat.wait_settled(2)
+    pods = f"/api/v1/namespaces/{chat.namespace}/pods"
+
+    def worker() -> Any:
+        return next(pod["metadata"] for pod in chat.pods() if place(pod)[2] == "1")
+
+    def mended(uid: str) -> Callable[[], bool]:
+        return lambda: chat.settled(2) and uid not in {pod["metadata"]["uid"] for pod in chat.pods()}
+
+    with PodHistory(rest, chat.namespace, chat.name, most=2, least=1, ranks=2):
+        victim = worker()
+        rest.delete(f"{pods}/{victim['name']}")
+        eventually(mended(victim["uid"]), 60, chat.shown)
+        victim = worker()
+        rest.merge(f"{pods}/{victim['name']}/status", {"status": {"phase": "Failed", "reason": "Evicted"}})
+        eventually(mended(victim["uid"]), 60, chat.shown)
+    chat.check(2)

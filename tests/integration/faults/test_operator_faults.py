@@ -155,6 +155,7 @@ def test_the_api_server_is_killed_in_the_middle_of_a_rollout(
         cluster.restart("kube-apiserver")
         chat.wait_settled(2, 120)
         # Its watches are older than what etcd still knows: 410, and a new list.
+        gone = operator.metric("trimtab_informer_gone_total")
         operator.freeze()
         chat.patch(replicas=3)
         cluster.compact()
@@ -162,6 +163,7 @@ def test_the_api_server_is_killed_in_the_middle_of_a_rollout(
         cluster.compact()
         operator.thaw()
         chat.wait_settled(3, 120)
+        eventually(lambda: operator.metric("trimtab_informer_gone_total") > gone, 60, "a watch to be told 410")
     assert operator.running
 
 
