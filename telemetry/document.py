@@ -1,11 +1,13 @@
 """What the API says about the engine pods of one deployment: JSON in columns, of bounded size."""
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from telemetry.summary import summarise
 from telemetry.window import Float64s, Slice, Window
 
 MAX_PODS = 32
@@ -35,15 +37,19 @@ class Snapshot:
     not_held_here: tuple[str, ...]
 
 
-def snapshot(windows: Mapping[str, Window], pods: Iterable[str], asked: Asked, now_s: float) -> Snapshot:
+async def snapshot(windows: Mapping[str, Window], pods: Iterable[str], asked: Asked, now_s: float) -> Snapshot:
     """The rows of the asked span. `windows` are the pods held here, `pods` all pods that answer for the deployment.
 
     The first MAX_PODS pods in the order of their names are shown; the others are named.
     """
     wanted = {pod for pod in [*windows, *pods] if not asked.pods or pod in asked.pods}
     held = sorted(wanted & set(windows))
+    shown: dict[str, Slice] = {}
+    for pod in held[:MAX_PODS]:
+        shown[pod] = windows[pod].since(now_s - asked.since_s)
+        await asyncio.sleep(0)  # copies of full windows take milliseconds each
     return Snapshot(
-        {pod: windows[pod].since(now_s - asked.since_s) for pod in held[:MAX_PODS]},
+        shown,
         asked,
         tuple(held[MAX_PODS:]),
         tuple(sorted(wanted - set(windows))),
@@ -54,7 +60,8 @@ def encode(taken: Snapshot) -> bytes:
     """The JSON document; null marks a gap. Pure, and slow for full windows: run it in a thread.
 
     The newest `asked.max_rows` rows of each pod are shown, fewer when the whole would hold more than MAX_CELLS numbers;
-    `limits` says how many rows and pods were allowed, and what was left out.
+    `limits` says how many rows and pods were allowed, and what was left out. `summary` is made from all rows of the span,
+    whatever columns and rows are shown.
     """
     names = {pod: _names(rows.columns, taken.asked.columns) for pod, rows in taken.shown.items()}
     width = sum(len(columns) + 1 for columns in names.values())
@@ -68,6 +75,7 @@ def encode(taken: Snapshot) -> bytes:
         # One pod at a time: an encoder holds the interpreter, and the event loop wants its turn in between.
         pods[pod] = msgspec.Raw(msgspec.json.encode(columns))
     document: dict[str, Any] = {
+        "summary": {pod: _summary(rows) for pod, rows in taken.shown.items()},
         "pods": pods,
         "notHeldHere": taken.not_held_here,
         "limits": {
@@ -78,6 +86,19 @@ def encode(taken: Snapshot) -> bytes:
         },
     }
     return msgspec.json.encode(document)
+
+
+def _summary(rows: Slice) -> dict[str, Any]:
+    known = summarise(rows)
+    return {
+        "requestsRunning": known.requests_running,
+        "requestsWaiting": known.requests_waiting,
+        "kvCacheUseRatio": known.kv_cache_use_ratio,
+        "promptTokensPerS": known.prompt_tokens_per_s,
+        "generationTokensPerS": known.generation_tokens_per_s,
+        "ttftS": known.ttft_s,
+        "interTokenS": known.inter_token_s,
+    }
 
 
 def _names(columns: Collection[str], asked: frozenset[str]) -> list[str]:

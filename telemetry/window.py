@@ -17,6 +17,40 @@ class Slice:
     time_s: Float64s
     columns: Mapping[str, Float64s]
 
+    def latest(self, name: str) -> float | None:
+        """The newest row's value of a series, or None where that row is a gap."""
+        column = self.columns.get(name)
+        if column is None or not len(column) or np.isnan(column[-1]):
+            return None
+        return float(column[-1])
+
+    def increase(self, name: str) -> float | None:
+        """How much a counter grew.
+
+        Only steps between adjacent measured rows count, so growth across a gap is unknown and left out; a step down
+        is a restart and counts from 0 (the rule of Prometheus' `increase`, without its extrapolation). None when no
+        two adjacent rows were measured.
+        """
+        grown = self._growth(name)
+        return None if grown is None else grown[0]
+
+    def rate_per_s(self, name: str) -> float | None:
+        """`increase` over the time whose growth is known, per second; None as there."""
+        grown = self._growth(name)
+        return None if grown is None else grown[0] / grown[1]
+
+    def _growth(self, name: str) -> tuple[float, float] | None:
+        column = self.columns.get(name)
+        if column is None:
+            return None
+        with np.errstate(invalid="ignore"):  # an engine may report infinity: no growth is known from there
+            steps = np.diff(column)
+        known = np.isfinite(steps)
+        if not known.any():
+            return None
+        grown = np.where(steps >= 0, steps, column[1:])[known].sum()
+        return float(grown), float(np.diff(self.time_s)[known].sum())
+
 
 class Window:
     """The last `capacity` samples of up to `max_columns` series of one source.
@@ -73,45 +107,14 @@ class Window:
     def since(self, time_s: float = -np.inf) -> Slice:
         """A copy of the rows with a time at or after `time_s`, oldest first."""
         oldest = self._rows % self._capacity if self._rows > self._capacity else 0
-        times = self._in_order(self._time_s, oldest)
-        first = int(np.searchsorted(times, time_s))  # times rise
-        columns = {name: self._in_order(column, oldest)[first:] for name, column in self._values.items()}
-        return Slice(times[first:], columns)
+        first = int(np.searchsorted(self._in_order(self._time_s, oldest, 0), time_s))  # times rise
+        columns = {name: self._in_order(column, oldest, first) for name, column in self._values.items()}
+        return Slice(self._in_order(self._time_s, oldest, first), columns)
 
-    def latest(self, name: str) -> float | None:
-        """The newest row's value of a series, or None where that row is a gap."""
-        column = self._values.get(name)
-        if column is None or not self._rows:
-            return None
-        value = float(column[(self._rows - 1) % self._capacity])
-        return None if np.isnan(value) else value
-
-    def increase(self, name: str, since_s: float = -np.inf) -> float | None:
-        """How much a counter grew over the rows since `since_s`.
-
-        Only steps between adjacent measured rows count, so growth across a gap is unknown and left out; a step down
-        is a restart and counts from 0 (the rule of Prometheus' `increase`, without its extrapolation). None when no
-        two adjacent rows were measured.
-        """
-        column = self._values.get(name)
-        if column is None:
-            return None
-        order = self._order()
-        values = column[order][self._time_s[order] >= since_s]
-        steps = np.diff(values)
-        after = values[1:]
-        known = ~np.isnan(steps)
-        if not known.any():
-            return None
-        steps, after = steps[known], after[known]
-        return float(np.where(steps >= 0, steps, after).sum())
-
-    def _in_order(self, column: Float64s, oldest: int) -> Float64s:
+    def _in_order(self, column: Float64s, oldest: int, first: int) -> Float64s:
+        """A copy from the `first` row on, counted from the oldest."""
         # Two block copies: a tenth of the time that picking row by row takes.
-        return np.concatenate((column[oldest : len(self)], column[:oldest]))
-
-    def _order(self) -> NDArray[np.intp]:
-        if self._rows <= self._capacity:
-            return np.arange(self._rows)
-        start = self._rows % self._capacity
-        return np.concatenate([np.arange(start, self._capacity), np.arange(start)])
+        behind = len(self) - oldest
+        return np.concatenate(
+            (column[oldest + min(first, behind) : len(self)], column[max(0, first - behind) : oldest])
+        )

@@ -219,7 +219,8 @@ async def engine_metrics(
     """Engine metrics of each answering pod, in columns; null marks a gap.
 
     Each API replica scrapes its share of the pods, so a replica answers for the pods it holds and names the others.
-    `limits` in the answer says how many rows and pods it could hold, and what was left out.
+    `limits` in the answer says how many rows and pods it could hold, and what was left out. `summary` has, for each pod,
+    requests and KV cache use now, tokens per second, and TTFT and inter-token quantiles over the span.
     """
     await require(backend, identity, "get", SERVING_DEPLOYMENTS, namespace, name)
     await require(backend, identity, "get", PODS, namespace)
@@ -230,7 +231,7 @@ async def engine_metrics(
         if row.namespace == namespace and row.deployment == name and engine_of(backend.cache, row)
     ]
     asked = Asked(since_s, frozenset(pod), frozenset(columns), max_rows)
-    taken = snapshot(backend.engine_metrics.of(namespace, name), pods, asked, time.time())
+    taken = await snapshot(backend.engine_metrics.of(namespace, name), pods, asked, time.time())
     return Response(await asyncio.to_thread(encode, taken), media_type=JSON)
 
 

@@ -4,7 +4,7 @@ Each engine calls its series differently; the catalogue maps our names to the en
 column each; a histogram becomes `<name>_sum`, `<name>_count` and `<name>_bucket:<upper bound>`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -57,7 +57,7 @@ def _column(series: str, labels: Mapping[str, str], wanted: Mapping[str, str]) -
     return None
 
 
-def buckets(sample: Mapping[str, float], name: str) -> dict[float, float]:
-    """The cumulative buckets of histogram `name` in a sample: upper bound -> count."""
+def buckets(columns: Iterable[str], name: str) -> dict[float, str]:
+    """The columns of histogram `name`'s cumulative buckets: upper bound -> column."""
     prefix = f"{name}_bucket:"
-    return {float(column[len(prefix) :]): value for column, value in sample.items() if column.startswith(prefix)}
+    return {float(column[len(prefix) :]): column for column in columns if column.startswith(prefix)}

@@ -1,5 +1,6 @@
 """The document of a deployment's engines: whole when small, bounded when large, and it says what it left out."""
 
+import asyncio
 import json
 import math
 from typing import Any
@@ -16,7 +17,7 @@ def window(*rows: dict[str, float] | None) -> Window:
 
 
 def document(windows: dict[str, Window], asked: Asked, now_s: float = 3.0, pods: tuple[str, ...] = ()) -> Any:
-    return json.loads(encode(snapshot(windows, pods, asked, now_s)))
+    return json.loads(encode(asyncio.run(snapshot(windows, pods, asked, now_s))))
 
 
 def test_gaps_and_infinity_are_null_and_pods_held_elsewhere_are_named() -> None:
@@ -51,3 +52,21 @@ def test_full_windows_of_many_pods_stay_under_the_limit() -> None:
 def test_pods_can_be_named() -> None:
     shown = document({"a": window({"x": 1}), "b": window({"x": 2})}, Asked(60, pods=frozenset({"b", "c"})), pods=("c",))
     assert (list(shown["pods"]), shown["notHeldHere"]) == (["b"], ["c"])
+
+
+def test_the_summary_is_of_the_whole_span_whatever_is_shown() -> None:
+    rows = (
+        {"generation_tokens": 0.0},
+        {"generation_tokens": 10.0},
+        {"generation_tokens": 40.0, "requests_running": 2.0},
+    )
+    shown = document({"a": window(*rows)}, Asked(60, columns=frozenset({"ttft_s"}), max_rows=1))
+    assert shown["summary"]["a"] == {
+        "requestsRunning": 2,
+        "requestsWaiting": None,
+        "kvCacheUseRatio": None,
+        "promptTokensPerS": None,
+        "generationTokensPerS": 20,
+        "ttftS": {"p50": None, "p95": None},
+        "interTokenS": {"p50": None, "p95": None},
+    }

@@ -53,7 +53,7 @@ async def test_a_long_page_is_parsed_beside_the_loop() -> None:
     await metrics.scrape()
     await metrics.scrape()
     assert threads[0] == threading.current_thread().name != threads[1]
-    assert metrics.of("team", "chat")["a"].latest("running") == 3
+    assert metrics.of("team", "chat")["a"].since().latest("running") == 3
 
 
 async def test_targets_are_bounded_and_the_rest_is_counted() -> None:

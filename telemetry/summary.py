@@ -1,0 +1,48 @@
+"""What one engine did over a span, in a few numbers; unknown is None."""
+
+from dataclasses import dataclass
+
+from telemetry.collectors.engine import buckets
+from telemetry.histogram import quantile
+from telemetry.window import Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Seconds. Linear inside a histogram's bucket; a value in the open last bucket shows as its lower bound."""
+
+    p50: float | None
+    p95: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Requests and KV cache as of the newest row, the rest over the span of the rows."""
+
+    requests_running: float | None
+    requests_waiting: float | None
+    kv_cache_use_ratio: float | None
+    prompt_tokens_per_s: float | None
+    generation_tokens_per_s: float | None
+    ttft_s: Quantiles
+    inter_token_s: Quantiles
+
+
+def summarise(rows: Slice) -> Summary:
+    percent = rows.latest("kv_cache_use_percent")
+    return Summary(
+        rows.latest("requests_running"),
+        rows.latest("requests_waiting"),
+        rows.latest("kv_cache_use_ratio") if percent is None else percent / 100,
+        rows.rate_per_s("prompt_tokens"),
+        rows.rate_per_s("generation_tokens"),
+        _quantiles(rows, "ttft_s"),
+        _quantiles(rows, "inter_token_s"),
+    )
+
+
+def _quantiles(rows: Slice, name: str) -> Quantiles:
+    """Of the observations made in the span: from how much each cumulative bucket grew."""
+    grown = {bound: rows.increase(column) for bound, column in buckets(rows.columns, name).items()}
+    known = {bound: increase for bound, increase in grown.items() if increase is not None}
+    return Quantiles(quantile(known, 0.5), quantile(known, 0.95))
