@@ -112,7 +112,9 @@ class Executor:
             elif isinstance(action, Delete):
                 steps.append(self._delete(uid, namespace, action))
         errors = [*await _gather(first, limit), *await _gather(steps, limit)]
-        return Outcome(tuple(refused), tuple(taken), errors[0] if errors else None)
+        # In an order that does not hang on which answer came first: two equal outcomes must compare equal.
+        in_order = tuple(sorted(taken, key=lambda one: one.message))
+        return Outcome(tuple(refused), in_order, errors[0] if errors else None)
 
     async def find_unanswered(self, key: Key) -> None:
         """Settle what became of creations that had no answer, before anything else is decided for `key`: until then
