@@ -22,6 +22,8 @@ import sys
 CLONE_NEWNET = 0x40000000
 CHUNK_BYTES = 65536
 DNS_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 1.5
+CONNECT_ATTEMPTS = 4
 _QUERY_A, _CLASS_IN = 1, 1
 
 
@@ -101,11 +103,24 @@ async def resolve(host: str, dns: str) -> list[str]:
     return addresses
 
 
+async def connect(addresses: list[str], port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to one of the addresses. A Service whose rules are just being written may swallow the first packet, and
+    connection tracking then swallows its repeats: a new connection gets through where waiting would not."""
+    for attempt in range(CONNECT_ATTEMPTS):
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                return await asyncio.open_connection(secrets.choice(addresses), port)
+        except TimeoutError:
+            if attempt == CONNECT_ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
 async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int, dns: str) -> None:
     """Carry one connection both ways until both sides have finished."""
     try:
         addresses = await resolve(host, dns)
-        out_reader, out_writer = await asyncio.open_connection(secrets.choice(addresses), port)
+        out_reader, out_writer = await connect(addresses, port)
     except OSError as error:
         print(f"{host}:{port}: {error}", file=sys.stderr, flush=True)
         writer.transport.abort()

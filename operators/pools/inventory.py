@@ -186,14 +186,15 @@ class Inventory:
         return {} if entry is None else dict(entry.overlaps)
 
     def why_no_nodes(self, pool: str) -> str:
-        """The requirement of the pool's selector that no node meets."""
+        """Why the pool has no nodes: other pools have them, or the requirement of its selector that no node meets."""
         entry = self._pools.get(pool)
         if entry is None:
             return "no such pool"
         if entry.overlaps:
             winners = ", ".join(sorted(set(entry.overlaps.values()))[:_NAMES_SHOWN])
-            return f"all {len(entry.overlaps)} matching nodes are counted in: {winners}"
-        return nearest_miss(entry.required, (dict(node.labels) for node in self._nodes.values()))
+            return f"a node belongs to one pool only: all {len(entry.overlaps)} matching nodes are counted in {winners}"
+        missed = nearest_miss(entry.required, (dict(node.labels) for node in self._nodes.values()))
+        return f"the selector matches no node: {missed}"
 
     # ---- inside
 

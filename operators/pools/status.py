@@ -111,7 +111,7 @@ def _ready(spec: GPUPoolSpec, seen: Observed) -> Condition:
     if blocked is not None and blocked[0] == "AcceleratorUnknown" and spec.accelerator is not None:
         return no(*blocked)
     if totals.nodes == 0:
-        return no("NoNodes", f"the selector matches no node: {seen.why_no_nodes()}")
+        return no("NoNodes", seen.why_no_nodes())
     if blocked is not None:
         hint = "state spec.accelerator, or narrow the selector"
         return no(blocked[0], f"{blocked[1]}; {hint}")
