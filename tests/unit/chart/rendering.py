@@ -3,12 +3,13 @@
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from devcluster import build, versions
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm"
@@ -18,15 +19,8 @@ RELEASE, NAMESPACE = "trimtab", "trimtab-system"
 
 def find_helm() -> str | None:
     """helm as the development cluster built it, else one on PATH, else None."""
-    shown = subprocess.run(
-        [sys.executable, "-m", "devcluster", "env"], cwd=ROOT, text=True, capture_output=True, check=False
-    )
-    folders = [
-        line.removeprefix("export PATH=").removesuffix(":$PATH").strip("'\"")
-        for line in shown.stdout.splitlines()
-        if line.startswith("export PATH=")
-    ]
-    return shutil.which("helm", path=os.pathsep.join([*folders, os.environ.get("PATH", "")]))
+    built = build.binary_dir(versions.load())
+    return shutil.which("helm", path=os.pathsep.join([str(built), os.environ.get("PATH", "")]))
 
 
 @dataclass(frozen=True)
