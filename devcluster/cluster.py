@@ -125,7 +125,16 @@ class Cluster:
 
     def start(self, component: str) -> Process:
         """Start a component that does not run; the running one when it does."""
-        return processes.ensure(self.plan.state, self.specs()[component])
+        attempts = 5
+        while True:
+            try:
+                return processes.ensure(self.plan.state, self.specs()[component])
+            except DevclusterError as error:
+                # The kernel may take a moment to free the port of a process that was just killed.
+                attempts -= 1
+                if "address already in use" not in str(error) or not attempts:
+                    raise
+                time.sleep(1)
 
     def restart(self, component: str, number: signal.Signals = signal.SIGKILL) -> Process:
         """End a component and start it again; for the API server, wait until it is ready."""

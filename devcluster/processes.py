@@ -171,7 +171,8 @@ def send(process: Process, number: signal.Signals) -> bool:
 
 
 def alive(process: Process) -> bool:
-    """Whether the process with this id is still the same one and not a zombie."""
+    """Whether the process with this id is still the same one and not a zombie. While threads of a killed process are
+    still on their way out its first one is a zombie already, and its sockets are still taken: that counts as alive."""
     child = _unreaped.get(process.pid)
     if child is not None and child.poll() is not None:
         del _unreaped[process.pid]
@@ -181,7 +182,8 @@ def alive(process: Process) -> bool:
     except OSError:
         return False
     fields = text.rpartition(")")[2].split()
-    return fields[0] not in "ZX" and int(fields[19]) == process.start_ticks
+    threads = int(fields[17])
+    return (fields[0] not in "ZX" or threads > 1) and int(fields[19]) == process.start_ticks
 
 
 def tail(state: Path, component: str, lines: int = 15) -> str:
