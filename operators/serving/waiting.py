@@ -7,7 +7,7 @@ from collections.abc import Callable
 from operators.runtime import Clock, Key
 from operators.runtime.clock import Timer
 
-# A burst of freed nodes wakes the waiting once; with many waiting, less often, so that waking stays a few per cent.
+# A burst of freed nodes wakes the waiting once; with many waiting, less often. What waking costs was not measured.
 _MIN_DELAY_S = 0.02
 _DELAY_PER_KEY_S = 0.001
 _MAX_DELAY_S = 2.0
