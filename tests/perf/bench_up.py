@@ -55,7 +55,7 @@ def _cold() -> Figure:
     recorded = cache_root() / "first-start.json"
     if recorded.exists():
         return from_samples("up", "cold_s", [json.loads(recorded.read_text())["total_s"]], "s", COLD_TARGET_S, "lower")
-    sys.stderr.write("cold_s: set TRIMTAB_BENCH_COLD=1 to measure it (about 15 minutes)\n")
+    sys.stderr.write("cold_s: set TRIMTAB_BENCH_COLD=1 to measure it (about 10 minutes)\n")
     return Figure("up", "cold_s", None, "s", COLD_TARGET_S, "lower", 0)
 
 
