@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from controlplane.model.choice import AcceleratorChoice, EngineName, Slo
 from controlplane.model.resource import Part, StatusPart
-from controlplane.model.serving import AcceleratorChoice, EngineName, Slo
 
 # Where the step times behind a number come from, best first:
 # measured: tables of this engine, accelerator and quantisation. measured-bf16-attention: same, attention at bf16.
