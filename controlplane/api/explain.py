@@ -8,7 +8,13 @@ from controlplane.api.documents import DeploymentOut, PlacementExplanation, Pool
 def explain(deployment_json: bytes, pool_jsons: Sequence[bytes]) -> PlacementExplanation:
     """The explanation for one deployment; `pool_jsons` are the pools the caller may see."""
     deployment = DeploymentOut.model_validate_json(deployment_json)
-    asked = {choice.accelerator for choice in deployment.spec.explicit.choices}
+    asked = {choice.accelerator for choice in deployment.spec.choices}
+    if deployment.status.plan is not None:
+        asked |= {
+            planned.choice.accelerator
+            for candidate in deployment.status.plan.candidates
+            for planned in candidate.choices
+        }
     ready = next((c for c in deployment.status.conditions if c.type == "Ready"), None)
     return PlacementExplanation(
         reason=ready.reason if ready else deployment.status.reason or "NotYetReconciled",

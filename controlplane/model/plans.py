@@ -1,6 +1,6 @@
 """Serving plans: what is asked of the planner and what it answers. The words that CLI, API, operator and tuner share."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from controlplane.model.resource import Part, StatusPart
 Tier = Literal["measured", "measured-bf16-attention", "borrowed", "sibling", "calibrated", "roofline"]
 Objective = Literal["goodput-per-accelerator", "goodput-per-watt", "goodput-per-cost"]
 Role = Literal["aggregated", "prefill", "decode"]
+CatalogueName = Annotated[str, Field(min_length=1, max_length=63)]
 
 
 class Lengths(Part):
@@ -60,7 +61,7 @@ class PlannablePool(Part):
     """Accelerators a plan may use. `free` counts accelerators; CPU pools count whole cores."""
 
     name: str = Field(min_length=1, max_length=63, description="GPUPool, or any name for a what-if.")
-    accelerator: str = Field(description="Accelerator from the catalogue.")
+    accelerator: CatalogueName = Field(description="Accelerator from the catalogue.")
     free: int = Field(ge=0, le=1_000_000, description="Accelerators a plan may take.")
     per_node: int | None = Field(default=None, ge=1, le=1024, description="Accelerators on one node.")
     nic: str | None = Field(default=None, description="NIC class between nodes.")
@@ -73,18 +74,24 @@ class PlannablePool(Part):
 class Allowed(Part):
     """What a plan may use. Quality is not for sale: precision below the checkpoint's own only from these lists."""
 
-    accelerators: list[str] = Field(default_factory=list, max_length=64, description="Every pool's when empty.")
-    engines: list[EngineName] = Field(default_factory=list, max_length=8, description="Every installed one when empty.")
-    quantizations: list[str] = Field(
+    accelerators: list[CatalogueName] = Field(
+        default_factory=list, max_length=64, description="Accelerators from the catalogue. Every pool's when empty."
+    )
+    engines: list[EngineName] = Field(
+        default_factory=list, max_length=8, description="Engines. Every installed one when empty."
+    )
+    quantizations: list[CatalogueName] = Field(
         default_factory=list, max_length=16, description="Weight formats. The checkpoint's own when empty."
     )
-    kv_quantizations: list[str] = Field(
+    kv_quantizations: list[CatalogueName] = Field(
         default_factory=list, max_length=8, description="KV cache formats. The model's own when empty."
     )
     disaggregated: bool = Field(default=False, description="Also plans with separate prefill and decode roles.")
     max_accelerators: int | None = Field(default=None, ge=1, le=1_000_000, description="Budget in accelerators.")
-    max_watts: float | None = Field(default=None, gt=0, description="Budget in watts.")
-    max_cost_per_hour: float | None = Field(default=None, gt=0, description="Budget in the pools' currency per hour.")
+    max_watts: float | None = Field(default=None, gt=0, le=1e9, description="Budget in watts.")
+    max_cost_per_hour: float | None = Field(
+        default=None, gt=0, le=1e9, description="Budget in the pools' currency per hour."
+    )
 
 
 class PlanRequest(Part):
@@ -103,19 +110,19 @@ class PlanRequest(Part):
 class Quantiles(StatusPart):
     """A latency in ms over the requests of the replay; `lo` and `hi` bound the true mean with 90 % confidence."""
 
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    lo: float
-    hi: float
+    mean: float = Field(description="Mean, ms.")
+    p50: float = Field(description="Median, ms.")
+    p90: float = Field(description="90th percentile, ms.")
+    p95: float = Field(description="95th percentile, ms.")
+    p99: float = Field(description="99th percentile, ms.")
+    lo: float = Field(description="Lower bound of the true mean with 90 % confidence, ms.")
+    hi: float = Field(description="Upper bound of the true mean with 90 % confidence, ms.")
 
 
 class Provenance(StatusPart):
     """How a number came about."""
 
-    tier: Tier
+    tier: Tier = Field(description="Where the step times come from, from measured down to roofline.")
     source: str = Field(description="Table set or formula, with version.")
     query_mode: str | None = Field(default=None, description="Mode the tables were asked in.")
     notes: list[str] = Field(default_factory=list, description="Borrowed or missing parts, corrections applied.")
@@ -124,20 +131,26 @@ class Provenance(StatusPart):
 class Prediction(StatusPart):
     """What a deployment under the workload will do, per the replay."""
 
-    ttft_ms: Quantiles
-    tpot_ms: Quantiles
-    e2e_ms: Quantiles
+    ttft_ms: Quantiles = Field(description="Time to first token.")
+    tpot_ms: Quantiles = Field(description="Time per output token after the first.")
+    e2e_ms: Quantiles = Field(description="Time to the last token.")
     goodput_per_second: float = Field(description="Requests per second that meet the SLO.")
     slo_attained: float = Field(description="Share of requests that meet the SLO.")
-    tokens_per_second_per_accelerator: float
-    kv_fraction_peak: float
-    memory_bytes_per_accelerator: int | None = None
+    tokens_per_second_per_accelerator: float = Field(description="Output tokens per second and accelerator.")
+    kv_fraction_peak: float = Field(description="Largest share of the KV cache in use.")
+    memory_bytes_per_accelerator: int | None = Field(
+        default=None, description="Weights, KV cache and engine on each accelerator, bytes; absent: unknown."
+    )
     power_w: float | None = Field(default=None, description="Mean draw of all accelerators; None: unknown.")
-    joules_per_output_token: float | None = None
-    cost_per_million_output_tokens: float | None = None
-    currency: str | None = None
-    provenance: Provenance
-    warnings: list[str] = Field(default_factory=list)
+    joules_per_output_token: float | None = Field(
+        default=None, description="Energy of all accelerators for one output token; absent: unknown."
+    )
+    cost_per_million_output_tokens: float | None = Field(
+        default=None, description="At the pools' prices; absent: unknown."
+    )
+    currency: str | None = Field(default=None, description="ISO 4217 code of the cost.")
+    provenance: Provenance = Field(description="How the step times came about.")
+    warnings: list[str] = Field(default_factory=list, description="What weakens the prediction.")
 
 
 class PlannedRole(StatusPart):

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
+from controlplane.model.auto import Auto, PlanStatus, Traffic
 from controlplane.model.choice import (
     AcceleratorChoice,
     EngineName,
@@ -123,12 +124,26 @@ class SecretKey(Part):
 
 
 class ServingDeploymentSpec(Part):
-    """An LLM endpoint: model, promise, accelerator choices, scale and rollout."""
+    """An LLM endpoint: model, promise, accelerator choices (written or planned), scale and rollout."""
 
     model: Model = Field(description="What is served.")
     slo: Slo = Field(default_factory=Slo, description="Latency promise at percentiles.")
-    explicit: Explicit = Field(description="Accelerator choices in order, each with its own engine shape.")
-    replicas: int = Field(default=1, ge=0, le=1000, description="Engine replicas.")
+    explicit: Explicit | None = Field(
+        default=None,
+        description="Accelerator choices in order, each with its own engine shape. Exactly one of explicit and auto.",
+    )
+    auto: Auto | None = Field(
+        default=None,
+        description="Let Trimtab choose accelerators, engine shapes and replicas for the SLO and the workload. Exactly one "
+        "of explicit and auto.",
+    )
+    workload: Traffic | None = Field(default=None, description="Traffic to plan for. Needed with auto.")
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="Engine replicas. With auto the fewest: the plan may ask for more, and 0 still means none.",
+    )
     spread: Literal["Pack", "Spread"] = Field(
         default="Spread",
         description="Spread: replicas on different nodes where possible. Pack: fill nodes, keep large blocks free.",
@@ -154,11 +169,20 @@ class ServingDeploymentSpec(Part):
         json_schema_extra={"properties": POD_TEMPLATE_PARTS},
     )
 
+    @property
+    def choices(self) -> list[AcceleratorChoice]:
+        """Accelerator choices in order: those written, or those planned once a plan is in force."""
+        return [] if self.explicit is None else self.explicit.choices
+
+    def choice_field(self, index: int) -> str:
+        """How messages call a choice: where it is written, or that it was planned."""
+        return f"spec.explicit.choices[{index}]" if self.auto is None else f"plan.choices[{index}]"
+
 
 class ChoiceVerdict(StatusPart):
     """Why one accelerator choice was used or not."""
 
-    index: int = Field(description="Position in spec.explicit.choices.")
+    index: int = Field(description="Position in spec.explicit.choices, or in the plan's choices with auto.")
     accelerator: str = Field(description="Accelerator of the choice.")
     pool: str | None = Field(default=None, description="Pool the verdict is about.")
     replicas: int = Field(default=0, description="Replicas running on this choice.")
@@ -201,6 +225,7 @@ class ServingDeploymentStatus(StatusPart):
     choices: list[ChoiceVerdict] = Field(
         default_factory=list, max_length=64, description="Why each choice was used or not."
     )
+    plan: PlanStatus | None = Field(default=None, description="With auto: what was planned and why.")
     pools: list[PoolReplicas] = Field(default_factory=list, max_length=64, description="Replicas by pool.")
     endpoints: list[Endpoint] = Field(
         default_factory=list, max_length=8, description="Where clients reach the deployment."

@@ -106,6 +106,30 @@ SERVING: tuple[Rule, ...] = (
         ".maxSurge",
     ),
     Rule(
+        "spec",
+        "has(self.explicit) != has(self.auto)",
+        "give exactly one of explicit (accelerator choices in order) and auto (let Trimtab plan them)",
+        ".explicit",
+    ),
+    Rule(
+        "spec",
+        "!has(self.auto) || has(self.workload)",
+        "a plan needs the traffic it is made for: state arrivals with ratePerSecond or concurrency, input and output",
+        ".workload",
+    ),
+    Rule(
+        "spec.workload",
+        "self.arrivals == 'closed' ? has(self.concurrency) : has(self.ratePerSecond)",
+        "closed arrivals need concurrency, all others ratePerSecond",
+        ".arrivals",
+    ),
+    Rule(
+        "spec.workload",
+        "self.sharedPrefixTokens <= self.input.tokens",
+        "a shared prefix is part of the prompt: it cannot be longer than input.tokens",
+        ".sharedPrefixTokens",
+    ),
+    Rule(
         "spec.explicit.choices[]",
         "!has(self.cpuMillicores) || self.accelerator.startsWith('cpu-')",
         "only applies to CPU accelerators (cpu-...); remove it, GPUs are counted by the parallel degrees",

@@ -1,7 +1,7 @@
 """From a pydantic model to a structural OpenAPI v3 schema as the API server demands it.
 
 What changes on the way: references are inlined, `null` alternatives become an absent field, titles go, free-form
-values are marked as such, objects without stated properties become maps. Anything else that the API server would
+values are marked as such, fields that may only be null go, objects without stated properties become maps. Anything else that the API server would
 refuse (unions, tuples) raises SchemaError: the type must be changed, not the schema bent.
 """
 
@@ -79,6 +79,8 @@ def _convert_object(node: Schema, out: Schema, defs: dict[str, Schema], path: st
         required = node.get("required", [])
         out["properties"] = properties = {}
         for name, child in node["properties"].items():
+            if child.get("type") == "null":
+                continue  # a field that a narrower type has given up
             properties[name] = converted = _convert(child, defs, f"{path}.{name}")
             # The API server fills nested defaults only where the parent exists, and judges a default by the rules
             # before filling it: an absent parent gets all of them spelt out.

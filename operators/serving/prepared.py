@@ -75,7 +75,7 @@ class Preparer:
         try:
             errors = validate(wanted, self._catalog, self._settings)
             if not errors:
-                for index in range(len(spec.explicit.choices)):
+                for index in range(len(spec.choices)):
                     template = replica_template(wanted, index, self._catalog, self._settings)
                     GangRequest(template.accelerator, template.pods, template.units_per_pod)
                     templates.append(template)

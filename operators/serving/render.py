@@ -114,8 +114,8 @@ def replica_template(
 
     Raises UnknownName or InvalidSpec where a name or source is wrong or no image is known.
     """
-    path = f"spec.explicit.choices[{choice_index}]"
-    choice = deployment.spec.explicit.choices[choice_index]
+    path = deployment.spec.choice_field(choice_index)
+    choice = deployment.spec.choices[choice_index]
     accelerator = catalog.accelerator(choice.accelerator, field=f"{path}.accelerator")
     engine = catalog.engine(choice.engine, field=f"{path}.engine")
     model = catalog.model(deployment.spec.model.name, field="spec.model.name")

@@ -52,8 +52,8 @@ def validate(
         )
     # Every accelerator the catalogue knows, whoever chose it: placement counts them all. CPU only where it is one.
     resources = {known.resource_name for known in catalog.accelerators.values() if known.kind != "cpu"}
-    for index, choice in enumerate(spec.explicit.choices):
-        path = f"spec.explicit.choices[{index}]"
+    for index, choice in enumerate(spec.choices):
+        path = spec.choice_field(index)
         accelerator = _find(catalog.accelerators, "accelerator", choice.accelerator, f"{path}.accelerator", errors)
         engine = _find(catalog.engines, "engine", choice.engine, f"{path}.engine", errors)
         _check_names_of_choice(choice, catalog, path, errors)

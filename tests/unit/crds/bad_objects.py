@@ -44,7 +44,7 @@ class Bad:
 
 
 def changed(good: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy with dotted paths set; a number steps into a list."""
+    """A copy with dotted paths set; a number steps into a list, None takes the field away."""
     out = copy.deepcopy(good)
     for path, value in changes.items():
         *steps, last = path.replace("[", ".").replace("]", "").split(".")
@@ -52,6 +52,8 @@ def changed(good: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         for step in steps:
             node = node[int(step)] if isinstance(node, list) else node.setdefault(step, {})
         node[last] = value
+        if value is None:
+            del node[last]
     return out
 
 
@@ -61,6 +63,13 @@ def _source(name: str, source: str, words: str = "must be pvc:CLAIM/PATH, image:
 
 def _choices(*choices: dict[str, Any]) -> dict[str, Any]:
     return {"spec.explicit.choices": [{**_GPU, **choice} for choice in choices]}
+
+
+WORKLOAD: dict[str, Any] = {"ratePerSecond": 2, "input": {"tokens": 1024}, "output": {"tokens": 256}}
+
+
+def _auto(workload: dict[str, Any] | None) -> dict[str, Any]:
+    return {"spec.explicit": None, "spec.auto": {}, "spec.workload": workload}
 
 
 BAD: tuple[Bad, ...] = (
@@ -106,6 +115,36 @@ BAD: tuple[Bad, ...] = (
     Bad("absurd replicas", {"spec.replicas": 1_000_000}, "spec.replicas", "less than or equal to 1000"),
     Bad("absurd drain", {"spec.rollout.drainSeconds": 10**9}, "spec.rollout.drainSeconds", "less than or equal to 7200"),
     Bad("unknown priority", {"spec.priority": "Urgent"}, "spec.priority", "supported values"),
+    Bad("neither explicit nor auto", {"spec.explicit": None}, "spec.explicit", "give exactly one of explicit"),
+    Bad(
+        "explicit and auto", {"spec.auto": {}, "spec.workload": WORKLOAD}, "spec.explicit", "give exactly one of explicit"
+    ),
+    Bad("auto without a workload", _auto(None), "spec.workload", "a plan needs the traffic it is made for"),
+    Bad(
+        "closed loop without clients",
+        _auto({**WORKLOAD, "arrivals": "closed"}),
+        "spec.workload.arrivals",
+        "closed arrivals need concurrency",
+    ),
+    Bad(
+        "open loop without a rate",
+        _auto({"input": {"tokens": 9}, "output": {"tokens": 9}, "concurrency": 4}),
+        "spec.workload.arrivals",
+        "all others ratePerSecond",
+    ),
+    Bad("a trace", _auto({**WORKLOAD, "arrivals": "trace"}), "spec.workload.arrivals", "supported values"),
+    Bad(
+        "prefix longer than the prompt",
+        _auto({**WORKLOAD, "sharedPrefixTokens": 1025}),
+        "spec.workload.sharedPrefixTokens",
+        "a shared prefix is part of the prompt",
+    ),
+    Bad(
+        "unknown objective",
+        {**_auto(WORKLOAD), "spec.auto.objective": "fastest"},
+        "spec.auto.objective",
+        "supported values",
+    ),
     Bad("no choices", {"spec.explicit.choices": []}, "spec.explicit.choices", "at least 1 items"),
     Bad(
         "too many choices",
@@ -190,6 +229,10 @@ GOOD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rack required, then preferred",
      _choices({"topology": {"level": "rack"}}, {"topology": {"level": "rack", "mode": "preferred"}})),
     ("suspended at zero", {"spec.suspend": True, "spec.replicas": 0}),
+    ("planned", _auto(WORKLOAD)),
+    ("planned for a closed loop, within a budget",
+     {**_auto({"arrivals": "closed", "concurrency": 8, "input": {"tokens": 9, "rangeRatio": 0.5}, "output": {"tokens": 9}}),
+      "spec.auto.allowed": {"engines": ["vllm"], "maxAccelerators": 8}, "spec.auto.objective": "goodput-per-watt"}),
     ("longest name", {"metadata.name": "a" * 43}),
     ("pod template", {"spec.podTemplate": {"metadata": {"labels": {"a": "b"}}, "spec": {"hostAliases": [{"ip": "::1"}]}}}),
 )  # fmt: skip

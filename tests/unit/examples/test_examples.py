@@ -37,7 +37,7 @@ def test_deployments_are_valid_and_every_choice_renders(document: dict[str, Any]
     document = {**document, "metadata": {**document["metadata"], "uid": "5e0c1b1a-0000-4000-8000-000000000001"}}
     deployment = ServingDeployment.model_validate(document)
     assert [str(error) for error in validate(deployment, CATALOG, SETTINGS)] == []
-    for index, choice in enumerate(deployment.spec.explicit.choices):
+    for index, choice in enumerate(deployment.spec.choices):
         template = replica_template(deployment, index, CATALOG, SETTINGS)
         assert template.accelerator == choice.accelerator
         assert pod(template, deployment, 0, 0, "node", "pool", [])["kind"] == "Pod"
@@ -65,7 +65,7 @@ def test_the_ladder_and_the_gang_are_shown() -> None:
         if document["kind"] == "ServingDeployment":
             document["metadata"].setdefault("uid", "5e0c1b1a-0000-4000-8000-000000000002")
             deployment = ServingDeployment.model_validate(document)
-            count = len(deployment.spec.explicit.choices)
+            count = len(deployment.spec.choices)
             shapes[deployment.metadata.name] = [
                 replica_template(deployment, index, CATALOG, SETTINGS).pods for index in range(count)
             ]
