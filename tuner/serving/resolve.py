@@ -155,6 +155,8 @@ def _moe_widths(fields: Mapping[str, Any], model: ModelShape, tp: int, dp: int) 
     """(moe_tp, moe_ep); what is not given follows from `moe_tp x moe_ep == tp x attention_dp`."""
     moe_tp, moe_ep = _optional_degree(fields, "moe_tp"), _optional_degree(fields, "moe_ep")
     if model.moe is None:
+        if (moe_tp or 1) * (moe_ep or 1) == tp * dp:
+            return 1, 1  # exports repeat the width of attention for dense models
         for field, value in (("moe_tp", moe_tp), ("moe_ep", moe_ep)):
             if value is not None and value > 1:
                 raise InvalidSpec(f"{model.id} has no experts", field=field, value=value, limit="1")
