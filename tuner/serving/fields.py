@@ -26,9 +26,9 @@ class Fields:
             if name not in known:
                 close = nearest(name, known)
                 hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}"
-                raise UnknownName("unknown field", field=self.at(shown(name)), value=shown(name), hint=hint)
+                raise UnknownName("unknown field", field=self.at(str(shown(name))), value=shown(name), hint=hint)
 
-    def at(self, name: object) -> str:
+    def at(self, name: str) -> str:
         """Path of a field, as errors spell it."""
         return f"{self._path}.{name}" if self._path else name
 
