@@ -14,7 +14,8 @@ class EngineCase:
     `model` and `accelerator` are catalogue ids. `moe_tensor_parallel x moe_expert_parallel` equals
     `tensor_parallel x attention_data_parallel` for MoE models and is 1 otherwise. Quantisations are the words of the
     step tables (`fp8_block`, `nvfp4`); None means the checkpoint's own. `draft_tokens`: tokens that a draft head
-    proposes per step (0: off). `nic` and `accelerators_per_node` decide which links a group crosses.
+    proposes per step (0: off). `nic` and `accelerators_per_node` decide which links a group crosses. `cores`: CPU
+    cores of one rank where the accelerator is a CPU, which the catalogue describes per core (None: one).
     """
 
     model: str
@@ -33,6 +34,7 @@ class EngineCase:
     nic: str | None = None
     nics_per_node: int | None = None
     accelerators_per_node: int | None = None
+    cores: int | None = None
 
     @property
     def accelerators(self) -> int:

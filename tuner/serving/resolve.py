@@ -81,6 +81,7 @@ def engine_case(fields: Mapping[str, Any]) -> EngineCase:
         nic=None if nic is None else catalog.nic(nic, field="nic").id,
         nics_per_node=_optional_degree(fields, "nics_per_node"),
         accelerators_per_node=_optional_degree(fields, "accelerators_per_node"),
+        cores=_optional_degree(fields, "cores"),
     )
 
 
