@@ -3,8 +3,10 @@
 An iteration separates exactly into parts (checked against the table package's whole-step calls):
 
     pure decode, g sequences of mean KV length k      decode(g) + decode_attention(g, k)
-    c context tokens in b prompts, g decodes          context(c + g) + context_attention(b, c / b, past)
+    c context tokens in b prompts, g decodes          context(c + g (1 + d)) + context_attention(b, c / b, past)
                                                       + decode_attention(g, k) where g > 0
+
+`d` is `draft_tokens`: a decode that proposes d tokens computes 1 + d. The decode grids count sequences and hold it.
 
 All grids are per attention-data-parallel rank; `k`, `new` and `past` are tokens. With pipeline stages a value is the
 time through all stages. Between knots values are linear in each argument; below the first knot the first value holds;
@@ -41,6 +43,7 @@ class StepTable:
     decode_attention_kv: Floats  # [K]
     decode_attention_ms: Floats  # [S, K]
     provenance: Provenance
+    draft_tokens: int = 0  # d above
 
 
 class StepModel(Protocol):

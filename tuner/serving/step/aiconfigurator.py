@@ -1,0 +1,286 @@
+"""The one door to the measured operator tables of aiconfigurator-core (Apache-2.0, an optional extra).
+
+Everything the package can answer with an exception becomes a `Miss` with a stable kind; nothing here goes to the
+network, because only model ids whose configuration ships with the package are ever asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from controlplane.model.errors import Unsupported
+
+VERSION = "0.12.0"  # the one release this module was written against (pyproject.toml pins it)
+_DISTRIBUTION = "aiconfigurator-core"
+
+QueryMode = Literal["SILICON", "HYBRID", "EMPIRICAL", "SOL"]
+MissKind = Literal[
+    "table-miss",  # the shape or quantisation was not measured
+    "nothing-to-borrow",  # nor is there a measurement whose utilisation could be carried over
+    "quantisation-not-on-accelerator",
+    "model-unknown",
+    "version-unlisted",
+    "shape-refused",  # heads or expert widths that do not divide
+    "system-unknown",
+    "no-value",  # answered, but not with a finite positive time
+    "package-error",
+]
+
+GEMM_QUANTS = (
+    "bfloat16", "int8_wo", "int4_wo", "fp8", "fp8_static", "sq", "fp8_block", "fp8_ootb", "nvfp4", "nvfp4_wo",
+    "w4a16_nvfp4",
+)  # fmt: skip
+MOE_QUANTS = (
+    "bfloat16", "fp8", "int4_wo", "fp8_block", "w4afp8", "nvfp4", "nvfp4_wo", "w4a16_mxfp4", "w4a8_mxfp4_mxfp8",
+    "w4a8_mxfp4_mxfp8_trtllm", "w4a16_mxfp4_cutlass", "w4a16_nvfp4",
+)  # fmt: skip
+KV_QUANTS = ("bfloat16", "int8", "fp8")
+
+
+class Miss(Exception):
+    """The tables have no answer. `kind` is stable, `detail` is one line for people."""
+
+    def __init__(self, kind: MissKind, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One engine in the package's own words. `version` is a literal or a slot (current, previous, next)."""
+
+    model: str
+    system: str
+    backend: str
+    version: str = "current"
+    mode: QueryMode = "SILICON"
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    attention_data_parallel: int = 1
+    moe_tensor_parallel: int = 1
+    moe_expert_parallel: int = 1
+    gemm_quant: str | None = None
+    moe_quant: str | None = None
+    kv_quant: str | None = None
+    fmha_quant: str | None = None
+    draft_tokens: int = 0
+
+
+def installed() -> bool:
+    """Whether the measured tables are there. Does not import them."""
+    return importlib.util.find_spec("aiconfigurator_core") is not None
+
+
+def require() -> None:
+    """Raises Unsupported, with the way out, unless the tables are there in the release this module knows."""
+    if not installed():
+        raise Unsupported(
+            "the measured step tables (aiconfigurator-core) are not installed",
+            field="engine",
+            hint="pip install 'trimtab[aiconfigurator]' (x86-64 Linux, Python below 3.14)",
+        )
+    found = metadata.version(_DISTRIBUTION)
+    if found != VERSION:
+        raise Unsupported(
+            "another release of the measured step tables is installed",
+            field="engine",
+            value=found,
+            limit=f"{_DISTRIBUTION}=={VERSION}",
+            hint="pip install 'trimtab[aiconfigurator]'",
+        )
+
+
+@cache
+def shipped_models() -> frozenset[str]:
+    """Repository ids whose configuration ships with the package. Empty when it is not installed."""
+    spec = importlib.util.find_spec("aiconfigurator_core")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    suffix = "_config.json"
+    return frozenset(
+        path.name.removesuffix(suffix).replace("--", "/", 1)
+        for path in (Path(spec.origin).parent / "model_configs").glob(f"*{suffix}")
+        if not path.name.endswith("_quant_config.json")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredParts:
+    """One compiled engine. `handle` is the package's own object, for its whole-step calls."""
+
+    query: Query  # with the literal version
+    handle: Any
+    context_rest: list[int]
+    context_attention: list[int]
+    decode_rest: list[int]
+    decode_attention: list[int]
+
+    def context_ms(self, tokens: int) -> float:
+        return _sum(self.handle.evaluate_context_ops(self.context_rest, batch_size=1, s=tokens))
+
+    def decode_ms(self, sequences: int) -> float:
+        batch = sequences * (1 + self.query.draft_tokens)
+        return _sum(self.handle.evaluate_generation_ops(self.decode_rest, batch_size=batch, s=2))
+
+    def context_attention_ms(self, batch: int, new: int, past: int) -> float:
+        return _sum(self.handle.evaluate_context_ops(self.context_attention, batch_size=batch, s=new, prefix=past))
+
+    def decode_attention_ms(self, sequences: int, kv: int) -> float:
+        # one more than what is cached: the token being computed attends to itself
+        batch = sequences * (1 + self.query.draft_tokens)
+        return _sum(self.handle.evaluate_generation_ops(self.decode_attention, batch_size=batch, s=kv + 1))
+
+    def notes(self) -> list[str]:
+        """What of the answer was carried over from elsewhere, in the package's words."""
+        found: set[str] = set()
+        self.handle.decode_step_latency(16, 2048, 2)
+        found.add(str(self.handle.last_provenance()))
+        self.handle.predict_prefill_latency(1, 2048, 0)
+        found.add(str(self.handle.last_provenance()))
+        return [f"utilisation borrowed ({word})" for word in sorted(found - {"None"})]
+
+
+def compile_query(query: Query) -> MeasuredParts:
+    """The engine of a query, checked to answer one prefill, one decode and one mixed iteration. Raises Miss."""
+    require()
+    if query.model not in shipped_models():
+        raise Miss("model-unknown", f"{query.model} has no configuration in {_DISTRIBUTION} {VERSION}")
+    try:
+        parts = _compile(query)
+        _probe(parts)
+    except Exception as error:
+        raise as_miss(error) from error
+    return parts
+
+
+def _compile(query: Query) -> MeasuredParts:
+    import aiconfigurator_core  # noqa: PLC0415
+    from aiconfigurator_core.sdk import EngineHandle, perf_database  # noqa: PLC0415
+    from aiconfigurator_core.sdk.config_builders import apply_nextn, build_model_config  # noqa: PLC0415
+    from aiconfigurator_core.sdk.engine import build_engine_spec_json  # noqa: PLC0415
+    from aiconfigurator_core.sdk.models import get_model  # noqa: PLC0415
+
+    # its warnings name files of the installation; what they say reaches people as provenance instead
+    logging.getLogger("aiconfigurator_core").setLevel(logging.ERROR)
+    version = perf_database.resolve_query_version(query.system, query.backend, query.version)
+    database = perf_database.get_database_view(
+        query.system,
+        query.backend,
+        version,
+        database_mode=query.mode,
+        allow_missing_data=query.mode == "SOL",
+    )
+    if database is None:
+        raise Miss("system-unknown", f"no tables of {query.backend} {version} on {query.system}")
+    config = build_model_config(
+        tp_size=query.tensor_parallel,
+        pp_size=query.pipeline_parallel,
+        attention_dp_size=query.attention_data_parallel,
+        moe_tp_size=query.moe_tensor_parallel,
+        moe_ep_size=query.moe_expert_parallel,
+        gemm_quant_mode=query.gemm_quant,
+        kvcache_quant_mode=query.kv_quant,
+        fmha_quant_mode=query.fmha_quant,
+        moe_quant_mode=query.moe_quant,
+    )
+    apply_nextn(config, query.draft_tokens)
+    spec = build_engine_spec_json(
+        get_model(query.model, config, query.backend),
+        model_path=query.model,
+        system=query.system,
+        backend=query.backend,
+        backend_version=version,
+        kv_block_size=None,
+        systems_path=None,
+        nextn=query.draft_tokens,
+        database=database,
+    )
+    handle = EngineHandle(bytes(aiconfigurator_core.engine_spec_bincode_from_json(spec)))
+    decoded = json.loads(spec)
+    context_rest, context_attention = _split(
+        len(decoded["context_ops"]),
+        lambda i: [_sum(handle.evaluate_context_ops([i], batch_size=1, s=256, prefix=past)) for past in (0, 64, 8192)],
+    )
+    decode_rest, decode_attention = _split(
+        len(decoded["generation_ops"]),
+        lambda i: [_sum(handle.evaluate_generation_ops([i], batch_size=16, s=s)) for s in (2, 64, 8192)],
+    )
+    return MeasuredParts(
+        replace(query, version=version), handle, context_rest, context_attention, decode_rest, decode_attention
+    )
+
+
+def _split(count: int, times: Any) -> tuple[list[int], list[int]]:
+    """Positions of the operators that do not look at the KV cache, and of those that do.
+
+    The package's own split goes by operator name and leaves the MLA blocks of some backends out of attention.
+    """
+    rest: list[int] = []
+    attention: list[int] = []
+    for i in range(count):
+        (attention if len(set(times(i))) > 1 else rest).append(i)
+    return rest, attention
+
+
+def _probe(parts: MeasuredParts) -> None:
+    """A compiled engine may still lack a table: ask for one prefill, one decode and one mixed iteration."""
+    handle = parts.handle
+    answers = {
+        "prefill": handle.predict_prefill_latency(1, 2048, 0),
+        "decode": handle.decode_step_latency(16, 2048, 2),
+        "mixed": handle.mixed_step_latency(512, 8, 2048, 512),
+        "long chunk": parts.context_attention_ms(1, 512, 32768) + parts.context_ms(512),
+        "single token": parts.context_attention_ms(1, 1, 0) + parts.context_ms(1),
+    }
+    for what, value in answers.items():
+        if not 0.0 < value < 1e9:
+            raise Miss("no-value", f"{what} iteration answered {value} ms")
+
+
+def _sum(values: list[tuple[str, float, float, str]]) -> float:
+    total = 0.0
+    for item in values:
+        total += item[1]
+    return total
+
+
+_BY_NAME: dict[str, MissKind] = {
+    "PerfDataNotAvailableError": "table-miss",
+    "InterpolationDataNotAvailableError": "table-miss",
+    "EmpiricalNotImplementedError": "nothing-to-borrow",
+    "SolNotImplementedError": "nothing-to-borrow",
+    "MissingSystemFlopsError": "quantisation-not-on-accelerator",
+    "HuggingFaceDownloadError": "model-unknown",
+    "UnsupportedWideepConfigError": "table-miss",
+}
+
+
+def as_miss(error: Exception) -> Miss:
+    """The package's exception as a Miss. What is none of its documented ones is a package error."""
+    if isinstance(error, Miss):
+        return error
+    text = " ".join(str(error).split()).removeprefix("perf database error: ")
+    text = text.split(" at /")[0][:240] or type(error).__name__
+    seen: BaseException | None = error
+    while seen is not None:
+        kind = _BY_NAME.get(type(seen).__name__)
+        if kind is not None:
+            return Miss(kind, text)
+        seen = seen.__cause__
+    if isinstance(error, AssertionError):
+        return Miss("shape-refused", text)
+    if isinstance(error, ValueError):
+        if "version" in text and ("slot" in text or "unlisted" in text):
+            return Miss("version-unlisted", text)
+        if "queryable versions" in text or "backend_version is required" in text or "system" in text:
+            return Miss("system-unknown", text)
+        return Miss("shape-refused", text)
+    return Miss("package-error", f"{type(error).__name__}: {text}")

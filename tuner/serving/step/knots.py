@@ -1,0 +1,74 @@
+"""Where to put the knots of a table: geometric to begin with, then halved where a straight line misses a point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+Function = Callable[[int], float]
+# What to follow, and the time of which its misses are a share, both in ms.
+Line = tuple[Function, Function]
+
+
+def refined(lines: Sequence[Line], base: Sequence[int], *, share: float, most: int) -> list[int]:
+    """Knots so that on each line straight interpolation misses by at most `share` at the points tried.
+
+    The intervals with the largest misses are halved first, up to `most` knots.
+    """
+    memo: list[dict[int, float]] = [{} for _ in lines]
+    knots = sorted(set(base))
+    open_intervals = [(_miss(lines, memo, a, b) / share, a, b) for a, b in pairwise(knots)]
+    while len(knots) < most:
+        open_intervals = [item for item in open_intervals if item[0] > 1.0]
+        if not open_intervals:
+            break
+        # halve every interval that misses, the worst ones first while there is room
+        open_intervals.sort(key=lambda item: (-item[0], item[1]))
+        halved = open_intervals[: most - len(knots)]
+        open_intervals = open_intervals[len(halved) :]
+        for _, a, b in halved:
+            middle = _middle(a, b)
+            knots.append(middle)
+            open_intervals += [
+                (_miss(lines, memo, a, middle) / share, a, middle),
+                (_miss(lines, memo, middle, b) / share, middle, b),
+            ]
+    return sorted(knots)
+
+
+def geometric(first: int, last: int, ratio: float) -> list[int]:
+    """Whole numbers from `first` to `last`, each at most `ratio` times the one before (or one more)."""
+    count = max(1, math.ceil(math.log(last / first) / math.log(ratio)))
+    return sorted({round(first * (last / first) ** (i / count)) for i in range(count + 1)})
+
+
+def _middle(a: int, b: int) -> int:
+    """Geometric middle while the interval is wide, arithmetic when it is narrow."""
+    return round(math.sqrt(a * b)) if b > 2 * a > 0 else (a + b) // 2
+
+
+def _tried(a: int, b: int) -> list[int]:
+    if b - a < 2:
+        return []
+    middle = _middle(a, b)
+    points = {middle}
+    if b - a >= 8:
+        points |= {(a + middle) // 2, (middle + b) // 2, a + 1, b - 1}
+    return sorted(points - {a, b})
+
+
+def _miss(lines: Sequence[Line], memo: list[dict[int, float]], a: int, b: int) -> float:
+    """Largest distance from the straight line, as a share of the time it belongs to."""
+    points = _tried(a, b)
+    worst = 0.0
+    for (value, whole), known in zip(lines, memo, strict=True):
+        if not points:
+            break
+        for x in (a, b, *points):
+            if x not in known:
+                known[x] = value(x)
+        slope = (known[b] - known[a]) / (b - a)
+        for x in points:
+            worst = max(worst, abs(known[a] + slope * (x - a) - known[x]) / max(whole(x), 1e-9))
+    return worst

@@ -1,0 +1,128 @@
+"""Which source answers for an engine case: the best one that can, with the reason every better one could not.
+
+measured                 tables of this engine, accelerator and quantisation
+measured-bf16-attention  the same, with attention at bf16 where fp8 attention was not measured
+borrowed                 roofline times a utilisation measured on other shapes or quantisations
+sibling                  tables of another engine, on this accelerator
+roofline                 shapes, peaks and bandwidths only (`roofline.py`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from controlplane.model.plans import Provenance, Tier
+from tuner.serving.case import EngineCase
+from tuner.serving.step import aiconfigurator, limits, names
+from tuner.serving.step.aiconfigurator import MeasuredParts, Miss, Query, QueryMode
+from tuner.serving.step.store import NotMeasured, TableStore, default_store, key_of
+from tuner.serving.step.table import StepTable
+from tuner.serving.step.tabulate import tabulate
+
+_BF16 = "bfloat16"
+_MODES: tuple[QueryMode, ...] = ("SILICON", "HYBRID")
+# Whose tables stand in where an engine's own have nothing. TensorRT-LLM and SGLang share kernels (FlashInfer, the MLA
+# and MoE kernels of TensorRT-LLM) more than either does with vLLM's defaults.
+_SIBLING_BACKENDS = {"vllm": ("sglang", "trtllm"), "sglang": ("trtllm", "vllm"), "trtllm": ("sglang", "vllm")}
+
+
+def step_table(case: EngineCase, *, store: TableStore | None = None) -> StepTable:
+    """The table of a case from the best source that has one. `store` None: the user's cache folder.
+
+    Raises UnknownName and InvalidSpec for a case that cannot be, Unsupported where not even a roofline is known.
+    """
+    limits.check(case)
+    kept = default_store() if store is None else store
+    key = key_of(case, aiconfigurator.VERSION)
+    found = kept.get(key)
+    if found is None:
+        backend, system = names.backend_name(case.engine), names.system_name(case.accelerator)
+        if backend is None or system is None:
+            what = f"engine {case.engine}" if backend is None else f"accelerator {case.accelerator}"
+            found = NotMeasured((f"no measured tables of {what}",))
+        elif not aiconfigurator.installed():
+            # not kept: installing the tables must change the answer
+            found = NotMeasured(("measured tables not installed: pip install 'trimtab[aiconfigurator]'",))
+        else:
+            found = measured_table(case)
+            kept.put(key, found)
+    if isinstance(found, NotMeasured):
+        return _roofline(case, found.notes)
+    return found
+
+
+def measured_table(case: EngineCase) -> StepTable | NotMeasured:
+    """The best measured table of a case, or why there is none. Asks the tables' package; keeps nothing."""
+    aiconfigurator.require()
+    notes: list[str] = []
+    for tier, query in rungs(case):
+        label = _label(query)
+        try:
+            parts = aiconfigurator.compile_query(query)
+            return _tabulated(case, tier, parts, notes)
+        except Miss as miss:
+            notes.append(f"{label}: {miss}")
+    return NotMeasured(tuple(notes) or ("the measured tables do not know the model",))
+
+
+def rungs(case: EngineCase) -> Iterator[tuple[Tier, Query]]:
+    """What is asked of the measured tables, best first. Empty where they know no such engine, model or accelerator."""
+    backend, system = names.backend_name(case.engine), names.system_name(case.accelerator)
+    shipped = aiconfigurator.shipped_models()
+    model = next((name for name in names.model_candidates(case) if name in shipped), None)
+    if backend is None or system is None or model is None:
+        return
+    own = Query(
+        model=model,
+        system=system,
+        backend=backend,
+        version=case.engine_version or "current",
+        tensor_parallel=case.tensor_parallel,
+        pipeline_parallel=case.pipeline_parallel,
+        attention_data_parallel=case.attention_data_parallel,
+        moe_tensor_parallel=case.moe_tensor_parallel,
+        moe_expert_parallel=case.moe_expert_parallel,
+        gemm_quant=case.gemm_quant,
+        moe_quant=case.moe_quant,
+        kv_quant=case.kv_quant,
+        draft_tokens=case.draft_tokens,
+    )
+    # engines move faster than measurements: the tables' current release stands in for one they do not list
+    for version in dict.fromkeys((own.version, "current")):
+        yield "measured", replace(own, version=version)
+        yield "measured-bf16-attention", replace(own, version=version, fmha_quant=_BF16)
+    # all kinds of borrowing at once: the narrower policies allow a part of them, so they never answer more
+    yield "borrowed", replace(own, version="current", mode="HYBRID")
+    yield "borrowed", replace(own, version="current", mode="HYBRID", fmha_quant=_BF16)
+    for other in _SIBLING_BACKENDS[backend]:
+        for mode in _MODES:
+            for fmha in (None, _BF16):
+                yield "sibling", replace(own, backend=other, version="current", mode=mode, fmha_quant=fmha)
+
+
+def _tabulated(case: EngineCase, tier: Tier, parts: MeasuredParts, notes: list[str]) -> StepTable:
+    query = parts.query
+    provenance = Provenance(
+        tier=tier,
+        source=f"aiconfigurator-core {aiconfigurator.VERSION}: {query.backend} {query.version} on {query.system}",
+        query_mode=query.mode,
+        notes=[*notes, *parts.notes()],
+    )
+    try:
+        return tabulate(parts, provenance, draft_tokens=case.draft_tokens)
+    except Exception as error:
+        raise aiconfigurator.as_miss(error) from error
+
+
+def _label(query: Query) -> str:
+    attention = "" if query.fmha_quant is None else f", {query.fmha_quant} attention"
+    return f"{query.backend} {query.version} {query.mode}{attention}"
+
+
+def _roofline(case: EngineCase, notes: tuple[str, ...]) -> StepTable:
+    from tuner.serving.step.roofline import roofline_table  # noqa: PLC0415  only where nothing was measured
+
+    table = roofline_table(case)
+    provenance = table.provenance.model_copy(update={"notes": [*notes, *table.provenance.notes]})
+    return replace(table, provenance=provenance)
