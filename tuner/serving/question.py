@@ -86,6 +86,7 @@ class Question:
     nic: str | None
     nics_per_node: int | None
     accelerators_per_node: int | None
+    cores: int | None  # CPU cores of one rank
     input: Span | None  # None: the trace says
     output: Span | None
     shared_prefix: int
@@ -104,7 +105,7 @@ FIELDS = frozenset(
         *("id", "model", "system", "backend", "backend_version", *DEGREES),
         *("gemm_quant", "kv_quant", "moe_quant", "isl", "osl", "isl_range", "osl_range", "prefix"),
         *("arrivals", "requests", "knobs", "disagg", "replicas", "router", "seed", "draft_tokens"),
-        *("nic", "nics_per_node", "accelerators_per_node"),
+        *("nic", "nics_per_node", "accelerators_per_node", "cores"),
         *("price_per_accelerator_hour", "currency", "power_cap_w"),
     }
 )
@@ -148,6 +149,7 @@ def parse_question(data: object) -> Question:
         nic=fields.text("nic", 100),
         nics_per_node=fields.whole("nics_per_node", 0, 64),
         accelerators_per_node=fields.whole("accelerators_per_node", 1, 1024),
+        cores=fields.whole("cores", 1, 4096),
         input=source,
         output=target,
         shared_prefix=prefix,
