@@ -1,0 +1,236 @@
+"""One way to deploy: which shapes play which roles, and how few replicas of each keep the promise.
+
+A candidate starts with an optimistic bound and is refined step by step: sketch, table, replays, whole deployment. Every
+step can only lower its rank, so the search may stop when a finished candidate stands before all others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from controlplane.model.plans import Objective, Prediction, Role
+from tuner.serving.planner.evaluator import Evaluator
+from tuner.serving.planner.pieces import Deployment, Group
+from tuner.serving.planner.shape import Shape, Unit
+
+Rank = tuple[float, float]  # (asked load per objective unit, capacity per objective unit); larger is better
+State = Literal["sketched", "tabled", "replayed", "done", "lost"]
+_WINDOW = 96  # replica counts of one part that are looked at above the least that could do
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A shape and its role."""
+
+    role: Role
+    shape: Shape
+
+
+@dataclass(slots=True, kw_only=True)
+class Candidate:
+    """See the module. `advisory`: why this installation cannot run it; None when it can."""
+
+    parts: tuple[Part, ...]
+    evaluator: Evaluator
+    advisory: str | None = None
+    state: State = "sketched"
+    rank: Rank = (math.inf, math.inf)
+    reason: str = ""
+    message: str = ""
+    deployment: Deployment | None = None
+    prediction: Prediction | None = None
+    capacity: float | None = None  # largest load of the deployment, by its replicas' goodput
+    _vectors: Iterator[tuple[float, tuple[int, ...]]] = field(default_factory=lambda: iter(()))
+    _now: tuple[int, ...] = ()
+    _limits: tuple[float, ...] = ()
+    _asked: float = 0.0
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Total order that does not depend on hashing."""
+        return tuple((part.role, *part.shape.key) for part in self.parts)
+
+    @property
+    def label(self) -> str:
+        """The shapes, without replicas."""
+        return self.deployment.label if self.deployment else " + ".join(part.shape.label for part in self.parts)
+
+    def start(self) -> None:
+        """The optimistic bound. Raises Unsupported where not even a roofline is known."""
+        self._restart()
+
+    def refine(self) -> None:
+        """One step. Afterwards `rank` is lower or the same, or the state is done or lost."""
+        if self.state == "sketched":
+            for part in self.parts:
+                wrong = self.evaluator.why_unsupported(part.shape, table=True)
+                if wrong is not None:
+                    self.give_up("NoStepTimes", wrong)
+                    return
+            self.state = "tabled"
+            self._restart()
+        elif self.state in ("tabled", "replayed"):
+            self._try()
+
+    def _try(self) -> None:
+        """Replays of single replicas at the present counts; then of the whole deployment."""
+        units: list[Unit] = []
+        for part, load in zip(self.parts, self._loads(self._now), strict=True):
+            verdict = self.evaluator.verdict(part.shape, part.role, load)
+            if verdict.unit is None:
+                self.message = verdict.broken
+                if self.state == "tabled":  # how far off is it? from now on its goodput is the bound
+                    self.state = "replayed"
+                    self._restart()
+                else:
+                    self._next()
+                return
+            units.append(verdict.unit)
+        best = [self._best_unit(*item) for item in zip(self.parts, units, self._now, strict=True)]
+        self._finish(Deployment(groups=tuple(best)))
+
+    def _finish(self, deployment: Deployment) -> None:
+        prediction = self.evaluator.predict(deployment)
+        wrong = self.evaluator.broken(prediction)
+        if wrong is None and self.evaluator.request.allowed.max_watts is not None:
+            wrong = _too_many_watts(prediction, self.evaluator.request.allowed.max_watts)
+        if wrong is not None:
+            self.message = wrong
+            self._next()
+            return
+        capacity = self.evaluator.capacity(deployment)
+        cost = _cost_of(deployment, self.evaluator.request.objective, prediction)
+        if cost is None:
+            self.give_up(
+                "ObjectiveUnknown",
+                f"{self.evaluator.request.objective} needs a number that is not known for {deployment.label}",
+            )
+            return
+        self.deployment, self.prediction, self.capacity = deployment, prediction, capacity
+        self.state = "done"
+        self.rank = min(self.rank, (self.evaluator.asked / cost, capacity / cost))
+
+    def _best_unit(self, part: Part, unit: Unit, replicas: int) -> Group:
+        """The scheduler settings with the highest goodput among those that keep the promise here."""
+        load = self._loads(self._now)[self.parts.index(part)]
+        passing = [
+            item for item in self.evaluator.units(part.shape) if self.evaluator.keeps(item, part.role, load)
+        ] or [unit]
+        best = max(passing, key=lambda item: self.evaluator.goodput(item, part.role))  # the first of equals
+        return Group(role=part.role, unit=best, replicas=replicas)
+
+    def _restart(self) -> None:
+        replayed = self.state == "replayed"
+        self._limits = tuple(self.evaluator.limit(part.shape, part.role, replayed=replayed) for part in self.parts)
+        for part, limit in zip(self.parts, self._limits, strict=True):
+            if limit <= 0:
+                wrong = (replayed and self.message) or self.evaluator.why_no_load(part.shape, part.role)
+                self.give_up("SloUnreachable", f"{part.shape.label}: {wrong}")
+                return
+        self._vectors = self._all_vectors()
+        self._next(f"one replica carries at most {min(self._limits):.3g} {self.evaluator.load_unit}")
+
+    def _next(self, otherwise: str = "") -> None:
+        """The next cheapest counts, which lowers the rank; lost when there are none."""
+        found = next(self._vectors, None)
+        if found is None:
+            pools = {part.shape.pool.name: part.shape.pool.free for part in self.parts}
+            free = ", ".join(f"{name} has {count}" for name, count in pools.items())
+            self.give_up("PoolTooSmall", f"{self.message or otherwise}; {self._needs()}pool {free} free")
+            return
+        cost, self._now = found
+        self.rank = min(self.rank, (self._asked / cost, self._bound_capacity() / cost))
+
+    def _needs(self) -> str:
+        if len(self.parts) > 1 or self._limits[0] <= 0:
+            return ""
+        replicas = math.ceil(self._asked / self._limits[0])
+        units = replicas * self.parts[0].shape.units
+        return f"at least {replicas} replicas ({units} accelerators) are needed, "
+
+    def _bound_capacity(self) -> float:
+        if self.parts[0].role == "aggregated":
+            return sum(self._now) * min(self._limits)
+        return min(count * limit for count, limit in zip(self._now, self._limits, strict=True))
+
+    def _loads(self, counts: tuple[int, ...]) -> list[float]:
+        """Load of one replica of each part: an equal share, as a plain Service gives; a role has the whole to itself."""
+        if self.parts[0].role == "aggregated":
+            share = self.evaluator.asked / sum(counts)
+            loads = [share for _ in counts]
+        else:
+            loads = [self.evaluator.asked / count for count in counts]
+        return [math.ceil(load) for load in loads] if self.evaluator.closed else loads
+
+    def _all_vectors(self) -> Iterator[tuple[float, tuple[int, ...]]]:
+        """Replica counts that the bounds and budgets let pass, cheapest first."""
+        self._asked = self.evaluator.asked
+        asked = self._asked
+        together = self.parts[0].role == "aggregated"
+        ranges: list[range] = []
+        for part, limit in zip(self.parts, self._limits, strict=True):
+            most = part.shape.pool.free // part.shape.units
+            least = 1 if together and len(self.parts) > 1 else max(1, math.ceil(asked / limit - 1e-9))
+            ranges.append(range(least, min(most, least + _WINDOW) + 1))
+        need = math.ceil(asked / min(self._limits) - 1e-9)
+        found: list[tuple[float, tuple[int, ...]]] = []
+        for counts in itertools.product(*ranges):
+            if together and sum(counts) < need:
+                continue
+            cost = self._cost(counts)
+            if cost is not None:
+                found.append((cost, counts))
+        found.sort()
+        yield from found
+
+    def _cost(self, counts: tuple[int, ...]) -> float | None:
+        """The objective's unit for these counts; None where a budget or a pool forbids them."""
+        used: dict[str, int] = {}
+        money, priced = 0.0, True
+        for part, count in zip(self.parts, counts, strict=True):
+            pool = part.shape.pool
+            used[pool.name] = used.get(pool.name, 0) + count * part.shape.units
+            if used[pool.name] > pool.free:
+                return None
+            priced &= pool.price_per_accelerator_hour is not None
+            money += count * part.shape.units * (pool.price_per_accelerator_hour or 0.0)
+        accelerators = sum(used.values())
+        allowed = self.evaluator.request.allowed
+        if allowed.max_accelerators is not None and accelerators > allowed.max_accelerators:
+            return None
+        if allowed.max_cost_per_hour is not None and (not priced or money > allowed.max_cost_per_hour):
+            return None
+        if self.evaluator.request.objective == "goodput-per-cost":
+            return money if priced and money > 0 else None
+        if self.evaluator.request.objective == "goodput-per-watt":
+            return sum(
+                count * part.shape.units * part.shape.least_watts
+                for part, count in zip(self.parts, counts, strict=True)
+            )
+        return float(accelerators)
+
+    def give_up(self, reason: str, message: str) -> None:
+        """Takes it out of the search."""
+        self.state, self.reason, self.message = "lost", reason, message
+        self.rank = min(self.rank, (0.0, 0.0))
+
+
+def _cost_of(deployment: Deployment, objective: Objective, prediction: Prediction) -> float | None:
+    """The objective's unit for a deployment that was predicted; None where it is not known."""
+    if objective == "goodput-per-cost":
+        return deployment.cost_per_hour
+    if objective == "goodput-per-watt":
+        return prediction.power_w
+    return float(deployment.accelerators)
+
+
+def _too_many_watts(prediction: Prediction, most: float) -> str | None:
+    if prediction.power_w is None:
+        return f"its power is not known, and the budget is {most:g} W"
+    if prediction.power_w > most:
+        return f"it draws {prediction.power_w:,.0f} W, the budget is {most:g} W"
+    return None

@@ -1,0 +1,86 @@
+"""The asked traffic as numbers: lengths, and the same random draws for every deployment and every rate.
+
+Common random numbers: request i has the same lengths and the same unit gap in every replay, so that two deployments
+differ by what they are and not by luck, and a looser promise can never look worse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlplane.model.plans import Lengths, Workload
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Requests drawn once and used from the front. 12,000 keeps some 120 beyond a 99th percentile.
+DRAWN = 12_000
+_BURST = 16  # requests that arrive together (arrivals: burst)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Draws:
+    """Requests in order of arrival. `at`: arrival in units of the mean gap (1 / rate); None for a closed loop."""
+
+    at: Floats | None
+    input_tokens: Ints
+    output_tokens: Ints
+    shared_prefix: int
+    rate_per_second: float | None  # of the whole deployment
+    clients: int | None
+
+    @property
+    def mean_input(self) -> float:
+        """Mean prompt length, tokens."""
+        return float(self.input_tokens.mean())
+
+    @property
+    def mean_output(self) -> float:
+        """Mean output length, tokens."""
+        return float(self.output_tokens.mean())
+
+
+def draw(workload: Workload, seed: int) -> Draws:
+    """Draws of a workload that is not a trace file (`of_trace`)."""
+    if workload.input is None or workload.output is None:
+        raise ValueError("lengths are given unless arrivals is trace")
+    streams = np.random.SeedSequence(seed).spawn(3)
+    gaps, inputs, outputs = (np.random.default_rng(stream) for stream in streams)
+    at: Floats | None = None
+    if workload.arrivals == "poisson":
+        at = np.cumsum(gaps.exponential(size=DRAWN))
+    elif workload.arrivals == "gamma":
+        shape = 1 / workload.cv**2
+        at = np.cumsum(gaps.gamma(shape, 1 / shape, size=DRAWN))
+    elif workload.arrivals == "burst":
+        at = np.repeat(np.cumsum(gaps.exponential(_BURST, size=-(-DRAWN // _BURST))), _BURST)[:DRAWN]
+    return Draws(
+        at=at,
+        input_tokens=_lengths(workload.input, inputs),
+        output_tokens=_lengths(workload.output, outputs),
+        shared_prefix=workload.shared_prefix_tokens,
+        rate_per_second=workload.rate_per_second,
+        clients=workload.concurrency if workload.arrivals == "closed" else None,
+    )
+
+
+def of_trace(arrival_s: Floats, input_tokens: Ints, output_tokens: Ints) -> Draws:
+    """Draws of a trace: its own arrivals, with the mean gap as the unit. Expects at least two requests in order."""
+    span_s = float(arrival_s[-1] - arrival_s[0])
+    rate = (len(arrival_s) - 1) / span_s if span_s > 0 else float(len(arrival_s))
+    return Draws(
+        at=(arrival_s - arrival_s[0]) * rate,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        shared_prefix=0,
+        rate_per_second=rate,
+        clients=None,
+    )
+
+
+def _lengths(lengths: Lengths, generator: np.random.Generator) -> Ints:
+    least = max(1, int(lengths.range_ratio * lengths.tokens))
+    return generator.integers(least, lengths.tokens + 1, size=DRAWN, dtype=np.int64)

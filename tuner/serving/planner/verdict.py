@@ -1,0 +1,60 @@
+"""Whether a replay keeps the promise: percentiles against limits, and a queue that does not grow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controlplane.model.serving import LatencyTarget, Slo
+from tuner.serving.planner.pieces import Outcome
+from tuner.serving.planner.static import PERCENTILES, limits
+from tuner.serving.step.table import Floats
+
+_SHARES = dict(PERCENTILES)
+# Without a promise for TTFT a queue may still not grow without end: the last quarter of the requests may wait at most
+# this many times as long as the first half, or a second, whichever is longer.
+_GROWTH = 4.0
+_GROWTH_FLOOR_MS = 1_000.0
+
+
+def broken(outcome: Outcome, slo: Slo, *, ttft: bool = True, tpot: bool = True) -> str | None:
+    """The first limit a replay breaks, with its numbers; None when it keeps all. `ttft`, `tpot`: which metric the role
+    answers for."""
+    checks: list[tuple[str, LatencyTarget | None, Floats]] = []
+    if ttft:
+        checks.append(("TTFT", slo.ttft_ms, outcome.ttft_ms))
+    if tpot:
+        checks.append(("TPOT", slo.tpot_ms, outcome.tpot_ms))
+    for name, target, values in checks:
+        for point, limit in limits(target):
+            value = percentile(values, point)
+            if value > limit:
+                return f"{name} {point} is {value:,.1f} ms, the SLO is {limit:g} ms"
+    if ttft and slo.ttft_ms is None:
+        return _growing(outcome.ttft_ms)
+    return None
+
+
+def percentile(values: Floats, point: str) -> float:
+    """A percentile of measured values; 0 where there are none (answers of one token have no TPOT)."""
+    return float(np.percentile(values, _SHARES[point])) if len(values) else 0.0
+
+
+def attained(ttft_ms: Floats, tpot_ms: Floats, slo: Slo) -> float:
+    """Share of requests within the limits of the highest percentile named for each metric. Entries match requests;
+    a TPOT of nan (answers of one token) passes."""
+    keeps = np.ones(len(ttft_ms), dtype=bool)
+    for target, values in ((slo.ttft_ms, ttft_ms), (slo.tpot_ms, tpot_ms)):
+        given = limits(target)
+        if given:
+            keeps &= ~(values > given[-1][1])
+    return float(keeps.mean()) if len(keeps) else 0.0
+
+
+def _growing(ttft_ms: Floats) -> str | None:
+    count = len(ttft_ms)
+    if count < 100:
+        return None
+    early, late = float(np.median(ttft_ms[: count // 2])), float(np.median(ttft_ms[-count // 4 :]))
+    if late <= max(_GROWTH * early, _GROWTH_FLOOR_MS):
+        return None
+    return f"the queue grows: median TTFT goes from {early:,.0f} to {late:,.0f} ms within the replay"
