@@ -122,6 +122,7 @@ class MeasuredParts:
     context_attention: list[int]
     decode_rest: list[int]
     decode_attention: list[int]
+    slow: bool  # whether attention takes about 110 us to ask, not 2 to 40
 
     def context_ms(self, tokens: int) -> float:
         return _sum(self.handle.evaluate_context_ops(self.context_rest, batch_size=1, s=tokens))
@@ -214,7 +215,13 @@ def _compile(query: Query) -> MeasuredParts:
         lambda i: [_sum(handle.evaluate_generation_ops([i], batch_size=16, s=s)) for s in (2, 64, 8192)],
     )
     return MeasuredParts(
-        replace(query, version=version), handle, context_rest, context_attention, decode_rest, decode_attention
+        query=replace(query, version=version),
+        handle=handle,
+        context_rest=context_rest,
+        context_attention=context_attention,
+        decode_rest=decode_rest,
+        decode_attention=decode_attention,
+        slow=any("DsaContext" in op for op in decoded["context_ops"]),
     )
 
 

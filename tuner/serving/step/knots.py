@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 Function = Callable[[int], float]
-# What to follow, and the time of which its misses are a share, both in ms.
-Line = tuple[Function, Function]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What to follow, the time of which its misses are a share (both in ms), and how far to follow it."""
+
+    value: Function
+    whole: Function
+    last: int
 
 
 def refined(lines: Sequence[Line], base: Sequence[int], *, share: float, most: int) -> list[int]:
@@ -18,22 +26,16 @@ def refined(lines: Sequence[Line], base: Sequence[int], *, share: float, most: i
     """
     memo: list[dict[int, float]] = [{} for _ in lines]
     knots = sorted(set(base))
-    open_intervals = [(_miss(lines, memo, a, b) / share, a, b) for a, b in pairwise(knots)]
+    waiting = [(_miss(lines, memo, a, b), a, b) for a, b in pairwise(knots)]
     while len(knots) < most:
-        open_intervals = [item for item in open_intervals if item[0] > 1.0]
-        if not open_intervals:
+        waiting = sorted((item for item in waiting if item[0] > share), key=lambda item: (-item[0], item[1]))
+        if not waiting:
             break
-        # halve every interval that misses, the worst ones first while there is room
-        open_intervals.sort(key=lambda item: (-item[0], item[1]))
-        halved = open_intervals[: most - len(knots)]
-        open_intervals = open_intervals[len(halved) :]
+        halved, waiting = waiting[: most - len(knots)], waiting[most - len(knots) :]
         for _, a, b in halved:
             middle = _middle(a, b)
             knots.append(middle)
-            open_intervals += [
-                (_miss(lines, memo, a, middle) / share, a, middle),
-                (_miss(lines, memo, middle, b) / share, middle, b),
-            ]
+            waiting += [(_miss(lines, memo, *part), *part) for part in ((a, middle), (middle, b))]
     return sorted(knots)
 
 
@@ -62,13 +64,13 @@ def _miss(lines: Sequence[Line], memo: list[dict[int, float]], a: int, b: int) -
     """Largest distance from the straight line, as a share of the time it belongs to."""
     points = _tried(a, b)
     worst = 0.0
-    for (value, whole), known in zip(lines, memo, strict=True):
-        if not points:
-            break
+    for line, known in zip(lines, memo, strict=True):
+        if not points or b > line.last:
+            continue
         for x in (a, b, *points):
             if x not in known:
-                known[x] = value(x)
+                known[x] = line.value(x)
         slope = (known[b] - known[a]) / (b - a)
         for x in points:
-            worst = max(worst, abs(known[a] + slope * (x - a) - known[x]) / max(whole(x), 1e-9))
+            worst = max(worst, abs(known[a] + slope * (x - a) - known[x]) / max(line.whole(x), 1e-9))
     return worst

@@ -18,7 +18,7 @@ from tuner.serving.step import aiconfigurator, limits, names
 from tuner.serving.step.aiconfigurator import MeasuredParts, Miss, Query, QueryMode
 from tuner.serving.step.store import NotMeasured, TableStore, default_store, key_of
 from tuner.serving.step.table import StepTable
-from tuner.serving.step.tabulate import tabulate
+from tuner.serving.step.tabulate import SLOW, USUAL, tabulate
 
 _BF16 = "bfloat16"
 _MODES: tuple[QueryMode, ...] = ("SILICON", "HYBRID")
@@ -110,7 +110,8 @@ def _tabulated(case: EngineCase, tier: Tier, parts: MeasuredParts, notes: list[s
         notes=[*notes, *parts.notes()],
     )
     try:
-        return tabulate(parts, provenance, draft_tokens=case.draft_tokens)
+        knots = SLOW if parts.slow else USUAL
+        return tabulate(parts, provenance, draft_tokens=case.draft_tokens, knots=knots)
     except Exception as error:
         raise aiconfigurator.as_miss(error) from error
 

@@ -7,6 +7,7 @@ an iteration may be off by 2 % of itself. `docs/step-model.md` states the error 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -16,22 +17,41 @@ from tuner.serving.step.knots import Function, Line, geometric, refined
 from tuner.serving.step.source import StepParts
 from tuner.serving.step.table import Floats, StepTable
 
-TABULATION = 1  # part of the key of tables on disk: raise it when knots or their meaning change
+TABULATION = 2  # part of the key of tables on disk: raise it when knots or their meaning change
 
 MOST_TOKENS = 200_000  # last knot of the token axes; the last slope goes on above it
 MOST_SEQUENCES = 1_024
 MOST_PROMPTS = 512
-_MOST_BATCH_TOKENS = 400_000  # context attention of larger batches: the largest asked one, scaled by the batch
 
-_REST_SHARE = 4e-4  # distance from a straight line that is let pass, as a share of the iteration
-_ATTENTION_SHARE = 2e-3
-# most knots per axis: what the build time and the size on disk bear
-_REST_KNOTS = 400
-_SEQUENCE_KNOTS = 56
-_KV_KNOTS = 64
-_BATCH_KNOTS = 14
-_NEW_KNOTS = 56
-_PAST_KNOTS = 24
+# Measured tables end about here; beyond, a source extrapolates, which is smooth but slow to ask (26-240 us a shape
+# against 2-3 us inside), so knots are not refined there.
+_MEASURED_TOKENS = 16_384  # batch x new, and past
+_MEASURED_DECODE_TOKENS = 4_000_000  # sequences x kv
+# Shapes that no iteration has: not asked, but scaled from the largest batch that was
+_MOST_BATCH_NEW = 32_768
+_MOST_BATCH_KV = 4_000_000
+_MOST_DECODE_KV = 16_000_000
+
+# distance from a straight line that is let pass, as a share of the iteration
+_REST_SHARE = 4e-4
+_ATTENTION_SHARE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Knots:
+    """Most knots per axis: what the build time and the size on disk bear."""
+
+    rest: int = 400
+    sequences: int = 32
+    kv: int = 48
+    batch: int = 22
+    new: int = 104
+    past: int = 24
+
+
+USUAL = Knots()
+# sparse attention is slow to ask at any shape (about 110 us)
+SLOW = Knots(batch=12, new=56, past=14)
 
 
 class _Asked:
@@ -50,13 +70,13 @@ class _Asked:
         return self.decode(sequences) + self.decode_attention(sequences, kv)
 
 
-def tabulate(parts: StepParts, provenance: Provenance, *, draft_tokens: int = 0) -> StepTable:
+def tabulate(parts: StepParts, provenance: Provenance, *, draft_tokens: int = 0, knots: Knots = USUAL) -> StepTable:
     """The table of `parts`. Passes on what asking them raises."""
     asked = _Asked(parts)
-    tokens = _refined_rest(asked.context, MOST_TOKENS)
-    sequences = _refined_rest(asked.decode, MOST_SEQUENCES)
-    attention_sequences, kv, decode_attention = _decode_attention(asked)
-    batch, new, past, context_attention = _context_attention(asked)
+    tokens = _refined_rest(asked.context, MOST_TOKENS, knots)
+    sequences = _refined_rest(asked.decode, MOST_SEQUENCES, knots)
+    attention_sequences, kv, decode_attention = _decode_attention(asked, knots)
+    batch, new, past, context_attention = _context_attention(asked, knots)
     return StepTable(
         context_tokens=_axis(tokens),
         context_ms=np.array([asked.context(t) for t in tokens]),
@@ -78,54 +98,68 @@ def _axis(knots: Sequence[int]) -> Floats:
     return np.array(knots, dtype=np.float64)
 
 
-def _refined_rest(value: Function, last: int) -> list[int]:
-    return refined([(value, value)], geometric(1, last, 1.5), share=_REST_SHARE, most=_REST_KNOTS)
+def _refined_rest(value: Function, last: int, most: Knots) -> list[int]:
+    line = Line(value, value, last)
+    return refined([line], geometric(1, last, 1.5), share=_REST_SHARE, most=most.rest)
 
 
-def _decode_attention(asked: _Asked) -> tuple[list[int], list[int], Floats]:
+def _decode_attention(asked: _Asked, most: Knots) -> tuple[list[int], list[int], Floats]:
     part = asked.decode_attention
 
     def along_sequences(kv: int) -> Line:
-        return lambda g: part(g, kv), lambda g: asked.step(g, kv)
+        last = _MEASURED_DECODE_TOKENS // kv
+        return Line(lambda g: part(g, kv), lambda g: asked.step(g, kv), last)
 
     def along_kv(sequences: int) -> Line:
-        return lambda k: part(sequences, k), lambda k: asked.step(sequences, k)
+        last = _MEASURED_DECODE_TOKENS // sequences
+        return Line(lambda k: part(sequences, k), lambda k: asked.step(sequences, k), last)
 
     sequences = _refined_attention(
-        [along_sequences(k) for k in (300, 2_000, 9_000, 60_000)], [], MOST_SEQUENCES, _SEQUENCE_KNOTS
+        [along_sequences(k) for k in (300, 1_500, 5_000, 20_000)], geometric(1, MOST_SEQUENCES, 2.0), most.sequences
     )
-    kv = _refined_attention([along_kv(g) for g in (1, 24, 64, 300)], [], MOST_TOKENS, _KV_KNOTS)
-    return sequences, kv, np.array([[part(g, k) for k in kv] for g in sequences])
+    kv = _refined_attention([along_kv(g) for g in (6, 24, 64, 300)], geometric(1, MOST_TOKENS, 2.0), most.kv)
+    out = np.empty((len(sequences), len(kv)))
+    for j, k in enumerate(kv):
+        last = max(i for i, g in enumerate(sequences) if i == 0 or g * k <= _MOST_DECODE_KV)
+        for i, g in enumerate(sequences):
+            out[i, j] = part(g, k) if i <= last else out[last, j] * (g / sequences[last])
+    return sequences, kv, out
 
 
-def _context_attention(asked: _Asked) -> tuple[list[int], list[int], list[int], Floats]:
+def _context_attention(asked: _Asked, most: Knots) -> tuple[list[int], list[int], list[int], Floats]:
     part, step = asked.context_attention, asked.prefill
 
     def along_new(batch: int, past: int) -> Line:
-        return lambda n: part(batch, n, past), lambda n: step(batch, n, past)
+        last = _MEASURED_TOKENS // batch
+        return Line(lambda n: part(batch, n, past), lambda n: step(batch, n, past), last)
 
     def along_past(batch: int, new: int) -> Line:
-        return lambda p: part(batch, new, p), lambda p: step(batch, new, p)
+        last = _MEASURED_TOKENS // batch
+        return Line(lambda p: part(batch, new, p), lambda p: step(batch, new, p), last)
 
     def along_batch(new: int, past: int) -> Line:
-        return lambda b: part(b, new, past), lambda b: step(b, new, past)
+        return Line(lambda b: part(b, new, past), lambda b: step(b, new, past), _MEASURED_TOKENS // new)
 
-    shapes = ((1, 0), (1, 3_000), (1, 60_000), (6, 0), (6, 3_000))
-    new = _refined_attention([along_new(*shape) for shape in shapes], [], MOST_TOKENS, _NEW_KNOTS)
-    shapes = ((1, 20), (1, 512), (1, 3_000), (6, 500), (24, 100))
-    past = _refined_attention([along_past(*shape) for shape in shapes], [0], MOST_TOKENS, _PAST_KNOTS)
-    shapes = ((20, 0), (100, 0), (100, 5_000), (1_000, 0), (1_000, 1_000))
-    batch = _refined_attention([along_batch(*shape) for shape in shapes], [], MOST_PROMPTS, _BATCH_KNOTS)
+    # time grows with the square of `new`: beyond the measured range its knots must be closer than those of the rest
+    first = [*geometric(1, _MEASURED_TOKENS, 2.0), *geometric(_MEASURED_TOKENS, MOST_TOKENS, 1.3)]
+    shapes = ((1, 0), (1, 1_000), (1, 8_000), (3, 0), (6, 0), (6, 1_000), (16, 0))
+    new = _refined_attention([along_new(*shape) for shape in shapes], first, most.new)
+    first = [0, *geometric(1, 1_024, 16.0), *geometric(1_024, MOST_TOKENS, 2.0)]
+    shapes = ((1, 20), (1, 512), (1, 3_000), (6, 500))
+    past = _refined_attention([along_past(*shape) for shape in shapes], first, most.past)
+    first = geometric(1, MOST_PROMPTS, 4.0)
+    shapes = ((20, 0), (100, 0), (100, 1_000), (300, 0), (1_000, 0), (1_000, 1_000))
+    batch = _refined_attention([along_batch(*shape) for shape in shapes], first, most.batch)
     out = np.empty((len(batch), len(new), len(past)))
     for j, n in enumerate(new):
-        last = max(i for i, b in enumerate(batch) if i == 0 or b * n <= _MOST_BATCH_TOKENS)
-        for i, b in enumerate(batch):
-            if i <= last:
-                out[i, j] = [part(b, n, p) for p in past]
-            else:
-                out[i, j] = out[last, j] * (b / batch[last])
+        for m, p in enumerate(past):
+            last = max(
+                i for i, b in enumerate(batch) if i == 0 or (b * n <= _MOST_BATCH_NEW and b * (n + p) <= _MOST_BATCH_KV)
+            )
+            for i, b in enumerate(batch):
+                out[i, j, m] = part(b, n, p) if i <= last else out[last, j, m] * (b / batch[last])
     return batch, new, past, out
 
 
-def _refined_attention(lines: list[Line], first: list[int], last: int, most: int) -> list[int]:
-    return refined(lines, [*first, *geometric(1, last, 2.0)], share=_ATTENTION_SHARE, most=most)
+def _refined_attention(lines: list[Line], first: list[int], most: int) -> list[int]:
+    return refined(lines, first, share=_ATTENTION_SHARE, most=most)
