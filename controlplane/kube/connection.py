@@ -43,6 +43,7 @@ class HttpConnection(asyncio.Protocol):
         self._retry_after_s: float | None = None
         self._streaming = False
         self._paused = False
+        self._held = False
         self._busy = False
         self._headers_done = False
         self._complete = False
@@ -94,6 +95,19 @@ class HttpConnection(asyncio.Protocol):
         pieces = self._chunks
         self._drained()
         return pieces
+
+    def hold(self) -> None:
+        """Stop reading from the socket until `release`."""
+        self._held = True
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        """Read on, unless too much is waiting to be drained."""
+        self._held = False
+        if self._buffered_bytes <= STREAM_HIGH_WATER_BYTES:
+            self._read_on()
 
     async def read_rest(self) -> bytes:
         """The remaining body of a stream that turned out to be a short answer."""
@@ -154,9 +168,14 @@ class HttpConnection(asyncio.Protocol):
     def _drained(self) -> None:
         self._chunks = []
         self._buffered_bytes = 0
+        if not self._held:
+            self._read_on()
+
+    def _read_on(self) -> None:
         if self._paused and self._transport is not None:
             self._paused = False
-            self._transport.resume_reading()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:

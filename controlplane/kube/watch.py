@@ -62,6 +62,14 @@ class WatchStream:
     def cut(self) -> bool:
         return not self._connection.complete
 
+    def hold(self) -> None:
+        """Leave what comes in the socket until `release`."""
+        self._connection.hold()
+
+    def release(self) -> None:
+        """Read on."""
+        self._connection.release()
+
     async def next_batch(self, inactivity_timeout_s: float | None = None) -> list[bytes] | None:
         """At least one line, or None at the end. Raises Timeout after that long without a byte."""
         while True:

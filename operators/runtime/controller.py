@@ -22,7 +22,8 @@ RECONCILE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What `reconcile` gives back: look again after so many seconds, or (None) when something changes."""
+    """What `reconcile` gives back: look again after so many seconds, or (None) when something changes. It replaces
+    what earlier reconciles of the key asked for."""
 
     requeue_after_s: float | None = None
 
@@ -108,13 +109,8 @@ class Controller:
         try:
             async with asyncio.timeout(self._timeout_s) as limit:
                 result = await self._reconcile(key)
-            if result.requeue_after_s is not None:
-                outcome = "requeue_after"
-                queue.forget(key)
-                queue.add_after(key, result.requeue_after_s)
-            else:
-                outcome = "success"
-                queue.forget(key)
+            outcome = "success" if result.requeue_after_s is None else "requeue_after"
+            queue.settle(key, result.requeue_after_s)
         except FenceLost as error:
             # A renewal that comes through late opens the fence again, and nothing else would wake this key.
             outcome = "fenced"

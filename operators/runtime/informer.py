@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import msgspec
@@ -13,6 +15,7 @@ from controlplane.kube import KubeClient, Resource
 from operators.runtime.clock import Clock
 from operators.runtime.health import ReflectorHealth
 from operators.runtime.objects import Cached, Key, key_of
+from operators.runtime.pace import Pace
 from operators.runtime.projection import Decoder, Projection
 from operators.runtime.reflector import INACTIVITY_S, PAGE_SIZE, Reflector
 from operators.runtime.store import Indexer, Store
@@ -25,6 +28,14 @@ T = TypeVar("T", bound=Cached)
 Handler = Callable[[T | None, T | None], None]
 """`(old, new)`: created (None, new), changed (old, new), deleted (old, None). Runs in the event loop: only enqueue.
 Both may be the same row when a change arrived that the cache already held (see `Informer.absorb`)."""
+
+
+@dataclass(slots=True)
+class _OwnWrite(Generic[T]):
+    """Events of one object while a write of ours is under way: (old, new, whether it may be that write's own)."""
+
+    held: list[tuple[T | None, T | None, bool]] = field(default_factory=list)
+    answered: str = ""
 
 
 class Informer(Generic[W, T]):
@@ -52,6 +63,7 @@ class Informer(Generic[W, T]):
         self._synced = asyncio.Event()
         self._seen: set[Key] | None = None
         self._unconfirmed: set[Key] = set()
+        self._own_writes: dict[Key, _OwnWrite[T]] = {}
         self.handler_errors_total = 0
         self._reflector: Reflector[W, T] = Reflector(
             client,
@@ -69,6 +81,10 @@ class Informer(Generic[W, T]):
     @property
     def health(self) -> ReflectorHealth:
         return self._reflector.health
+
+    def follow(self, pace: Pace) -> None:
+        """Rest between two reads of the watch as `pace` says."""
+        self._reflector.pace = pace
 
     @property
     def resource_version(self) -> str:
@@ -105,6 +121,8 @@ class Informer(Generic[W, T]):
         row = self._decoder.project(self._decoder.object.decode(body))
         key = key_of(row.namespace, row.name)
         cached = self.store.get(key)
+        if key in self._own_writes:
+            self._own_writes[key].answered = row.resource_version
         if not self.synced or not _newer(row.resource_version, self._reflector.resource_version):
             return cached
         if cached is not None and not _newer(row.resource_version, cached.resource_version):
@@ -112,8 +130,25 @@ class Informer(Generic[W, T]):
         self.store.put(key, row)
         self._unconfirmed.add(key)
         if wake:
-            self._emit(cached, row)
+            for handler in self._handlers:
+                self._call(handler, cached, row)
         return row
+
+    @contextmanager
+    def own_write(self, key: Key) -> Iterator[None]:
+        """Around a write of ours to `key` and the `absorb` of its answer, for when the watch is faster than the answer.
+
+        Events of the object reach the cache meanwhile, and the handlers at the end: all of them but that of the very
+        version absorbed. One at a time for each key.
+        """
+        write = self._own_writes[key] = _OwnWrite()
+        try:
+            yield
+        finally:
+            del self._own_writes[key]
+            for old, new, maybe_ours in write.held:
+                if not (maybe_ours and new is not None and new.resource_version == write.answered):
+                    self._emit(old, new)
 
     # Sink
 
@@ -127,7 +162,7 @@ class Informer(Generic[W, T]):
             self._seen.add(key)
         if old is None:
             self.store.put(key, row)
-            self._emit(None, row)
+            self._emit(None, row, maybe_ours=not listed)
             return
         if old.uid != row.uid:
             if _newer(old.resource_version, row.resource_version) and key in self._unconfirmed:
@@ -136,7 +171,7 @@ class Informer(Generic[W, T]):
             self.store.remove(key)
             self._emit(old, None)
             self.store.put(key, row)
-            self._emit(None, row)
+            self._emit(None, row, maybe_ours=not listed)
             return
         if old.resource_version == row.resource_version:
             if key in self._unconfirmed:
@@ -150,7 +185,7 @@ class Informer(Generic[W, T]):
             return
         self._unconfirmed.discard(key)
         self.store.put(key, row)
-        self._emit(old, row)
+        self._emit(old, row, maybe_ours=not listed)
 
     def deleted(self, row: T) -> None:
         key = key_of(row.namespace, row.name)
@@ -186,7 +221,13 @@ class Informer(Generic[W, T]):
             self._emit(row, None)
         self._synced.set()
 
-    def _emit(self, old: T | None, new: T | None) -> None:
+    def _emit(self, old: T | None, new: T | None, *, maybe_ours: bool = False) -> None:
+        if self._own_writes:
+            row = new or old
+            write = None if row is None else self._own_writes.get(key_of(row.namespace, row.name))
+            if write is not None:
+                write.held.append((old, new, maybe_ours))
+                return
         for handler in self._handlers:
             self._call(handler, old, new)
 

@@ -17,12 +17,15 @@ from operators.runtime.leader import LeaderElector
 from operators.runtime.memory import settle_memory
 from operators.runtime.metrics import RuntimeMetrics
 from operators.runtime.offload import Offload
+from operators.runtime.pace import LEADER_INTERVAL_S, STANDBY_INTERVAL_S, Pace
 from operators.runtime.watchdog import FenceWatchdog
 
 log = logging.getLogger(__name__)
 
 # Within Kubernetes' default terminationGracePeriodSeconds of 30, with time left to release the lease.
 STOP_GRACE_S = 20.0
+# What gathered for a standby's watches is read within this time, and its first decisions rest on it.
+_CATCH_UP_S = 0.05
 
 
 class Manager:
@@ -42,6 +45,7 @@ class Manager:
         self.metrics = metrics or RuntimeMetrics()
         self.fence = fence or Fence()
         self.offload = Offload()
+        self._pace = Pace(interval_s=STANDBY_INTERVAL_S)
         self._stop_grace_s = stop_grace_s
         self._informers: list[Informer[Any, Any]] = []
         self._controllers: list[Controller] = []
@@ -55,6 +59,7 @@ class Manager:
         self.endpoints = Endpoints(self.metrics.registry, healthy=self._unhealthy, ready=self._unready)
 
     def add_informer(self, informer: Informer[Any, Any]) -> None:
+        informer.follow(self._pace)
         self._informers.append(informer)
         self._collector.informers.append(informer)
 
@@ -97,6 +102,8 @@ class Manager:
                 assert self._watchdog is not None
                 self._watchdog.arm()
                 self.metrics.leader.labels(self._elector.name).set(1)
+            self._pace.change(LEADER_INTERVAL_S)
+            await asyncio.sleep(_CATCH_UP_S)
             await self._work()
         finally:
             await self._leave(elector)

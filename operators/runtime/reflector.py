@@ -22,6 +22,7 @@ from controlplane.kube import Gone, KubeClient, KubeError, Resource, ResponseToo
 from operators.runtime.clock import Clock, SystemClock
 from operators.runtime.health import ReflectorHealth
 from operators.runtime.objects import Cached, Key, key_of
+from operators.runtime.pace import Pace
 from operators.runtime.projection import Decoder
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ INACTIVITY_S = 70.0
 SERVER_TIMEOUT_RANGE_S = (240, 480)
 # Items decoded between two chances for the event loop to run something else (about 4 ms of work).
 _SLICE = 250
+# A read of so many events needs no waiting for more: they are cheap already, and there is a backlog.
+_FULL_READ = 100
 _PAUSE_BASE_S = 0.1
 _PAUSE_MAX_S = 30.0
 # A watch that lived this long, or delivered anything, was a success: the next failure starts at a short pause.
@@ -88,6 +91,7 @@ class Reflector(Generic[W, T]):
         self._must_list = True
         self._failures = 0
         self._gone = 0
+        self.pace = Pace()
         self.resource_version = ""
         self.health = ReflectorHealth(self._clock)
 
@@ -227,6 +231,10 @@ class Reflector(Generic[W, T]):
                     for start in range(0, len(lines), _SLICE):
                         self._take_events(lines[start : start + _SLICE])
                         await asyncio.sleep(0)
+                    if self.pace.interval_s > 0 and len(lines) < _FULL_READ:
+                        stream.hold()
+                        await self.pace.rest()
+                        stream.release()
                 self.health.ended(cut=stream.cut)
         except Timeout:
             if not opened:

@@ -23,6 +23,8 @@ BACKOFF_MAX_S = 60.0
 # client-go's bucket of 10/s with a burst of 100 throttles a recovery of thousands of objects to minutes.
 RETRY_RATE_PER_S = 300.0
 RETRY_BURST = 1_000.0
+# Delays that were replaced stay in the heap until they fall due, up to this many.
+_STALE_ENTRIES = 1_000
 
 
 class QueueObserver(Protocol):
@@ -104,6 +106,9 @@ class WorkQueue:
             return
         self._due_s[key] = due_s
         heapq.heappush(self._delayed, (due_s, next(self._order), key))
+        if len(self._delayed) > _STALE_ENTRIES + 2 * len(self._due_s):
+            self._delayed = [(due_s, next(self._order), key) for key, due_s in self._due_s.items()]
+            heapq.heapify(self._delayed)
         self._arm()
 
     def add_rate_limited(self, key: Key) -> float:
@@ -121,6 +126,13 @@ class WorkQueue:
     def forget(self, key: Key) -> None:
         """The key has been dealt with: its next failure starts at the shortest delay again."""
         self._failures.pop(key, None)
+
+    def settle(self, key: Key, again_after_s: float | None = None) -> None:
+        """`forget`, and of the looks planned for `key` only this one stays: who has just looked knows best when next."""
+        self.forget(key)
+        self._due_s.pop(key, None)
+        if again_after_s is not None:
+            self.add_after(key, again_after_s)
 
     def failures(self, key: Key) -> int:
         return self._failures.get(key, 0)
@@ -216,7 +228,7 @@ class WorkQueue:
         now_s = self._clock.monotonic_s()
         while self._delayed and self._delayed[0][0] <= now_s:
             due_s, _, key = heapq.heappop(self._delayed)
-            if self._due_s.get(key) == due_s:  # otherwise a shorter delay has replaced this entry
+            if self._due_s.get(key) == due_s:  # otherwise another delay has replaced this entry, or none
                 del self._due_s[key]
                 self.add(key)
         self._arm()

@@ -130,7 +130,9 @@ class Executor:
         metadata = action.manifest["metadata"]
         revision, pod_key = metadata["labels"][labels.REVISION], key_of(metadata["namespace"], metadata["name"])
         try:
-            body = await self._writer.create(PODS, action.manifest)
+            with self._pods.own_write(pod_key):
+                body = await self._writer.create(PODS, action.manifest)
+                row = self._pods.absorb(body)
         except AlreadyExists:
             # Our own pod, when an earlier create was not answered or the cache is behind.
             self._unanswered.setdefault(key, set()).add(pod_key)
@@ -151,7 +153,7 @@ class Executor:
                 self._unanswered.setdefault(key, set()).add(pod_key)
             raise
         else:
-            self._seen(self._pods.absorb(body))
+            self._seen(row)
 
     async def _find(self, key: Key, pod_key: Key) -> PodView | None:
         """The pod as the API server has it now; None when there is none."""
@@ -189,21 +191,22 @@ class Executor:
         resource, informer = self._owned[action.resource]
         metadata = action.manifest["metadata"]
         what = f"{resource.kind} {metadata['namespace']}/{metadata['name']}"
-        known = informer.store.get(key_of(metadata["namespace"], metadata["name"]))
+        key = key_of(metadata["namespace"], metadata["name"])
+        known = informer.store.get(key)
         if known is not None and known.owner_uid not in ("", uid):
             # Our predecessor's, most likely, and about to be collected; its end is seen and wakes the deployment.
             taken.append(Taken(action.resource, f"{what} belongs to another object (uid {known.owner_uid})"))
             return
         try:
             # Without force for one we have never seen: somebody else's object of that name must not be taken over.
-            body = await self._writer.apply(resource, action.manifest, force=known is not None)
+            with informer.own_write(key):
+                body = await self._writer.apply(resource, action.manifest, force=known is not None)
+                informer.absorb(body)
         except Conflict as error:
             if known is not None:
                 raise
             log.info("%s is not ours: %s", what, error.message)
             taken.append(Taken(action.resource, f"{what} exists and is not ours; delete it, or rename the deployment"))
-            return
-        informer.absorb(body)
 
     async def _delete(self, uid: str, namespace: str, action: Delete) -> None:
         resource, informer = self._owned[action.resource]

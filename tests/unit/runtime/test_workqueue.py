@@ -64,6 +64,31 @@ async def test_the_earliest_of_several_delays_counts_and_once():
     assert len(queue) == 0
 
 
+async def test_who_has_settled_a_key_replaces_the_looks_planned_before():
+    clock = FakeClock()
+    queue = make(clock)
+    queue.add_after("a", 1.0)
+    queue.settle("a", 5.0)
+    queue.add_after("b", 1.0)
+    queue.settle("b")
+    await clock.advance(4.0)
+    assert len(queue) == 0 and queue.waiting == 1
+    await clock.advance(1.0)
+    assert await queue.get() == "a"
+    assert queue.waiting == 0
+
+
+async def test_replaced_delays_do_not_pile_up():
+    clock = FakeClock()
+    queue = make(clock)
+    for number in range(5_000):
+        queue.settle(f"k{number % 10}", 1_800.0 + number)
+    assert queue.waiting == 10
+    assert len(queue._delayed) < 1_100
+    await clock.advance(1_800.0 + 4_995.0)
+    assert len(queue) == 6
+
+
 async def test_workers_wake_in_turn_and_a_cancelled_one_passes_its_turn_on():
     queue = make(FakeClock())
     first = asyncio.create_task(queue.get())

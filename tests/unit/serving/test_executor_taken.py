@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -25,6 +26,9 @@ class FakeInformer:
 
     def __init__(self, resource: Resource) -> None:
         self.resource = resource
+
+    def own_write(self, _key: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class FakeWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,13 @@ async def test_a_deployment_that_goes_while_its_pod_is_looked_for_is_no_mistake_
         executor.forget("ns/chat")  # the deletion is seen while the request is under way
         raise NotFound(404, "NotFound", "no such pod")
 
-    parts: Any = SimpleNamespace(create=create, client=SimpleNamespace(get=get), release=released.append, absorb=bytes)
+    parts: Any = SimpleNamespace(
+        create=create,
+        client=SimpleNamespace(get=get),
+        release=released.append,
+        absorb=bytes,
+        own_write=lambda _: nullcontext(),
+    )
     executor = Executor(
         parts,
         Fence.always_open(),
