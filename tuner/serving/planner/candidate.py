@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from controlplane.model.plans import Objective, Prediction, Role
-from tuner.serving.planner.evaluator import Evaluator
+from tuner.serving.planner.evaluator import SKETCH_OPTIMISM, Evaluator
 from tuner.serving.planner.pieces import Deployment, Group
 from tuner.serving.planner.shape import Shape, Unit
 
 Rank = tuple[float, float]  # (asked load per objective unit, capacity per objective unit); larger is better
 State = Literal["sketched", "tabled", "replayed", "done", "lost"]
+_LEAST_COST = 1e-6  # per hour: what costs nothing still has an order
 _WINDOW = 96  # replica counts of one part that are looked at above the least that could do
 
 
@@ -48,6 +49,7 @@ class Candidate:
     _now: tuple[int, ...] = ()
     _limits: tuple[float, ...] = ()
     _asked: float = 0.0
+    _tried: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -58,6 +60,43 @@ class Candidate:
     def label(self) -> str:
         """The shapes, without replicas."""
         return self.deployment.label if self.deployment else " + ".join(part.shape.label for part in self.parts)
+
+    def tentative(self) -> Deployment:
+        """The counts last looked at (one replica each before that), with the engine's usual settings."""
+        counts = self._now or tuple(1 for _ in self.parts)
+        return Deployment(
+            groups=tuple(
+                Group(role=part.role, unit=self.evaluator.usual(part.shape), replicas=count)
+                for part, count in zip(self.parts, counts, strict=True)
+            )
+        )
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the replay was asked about it."""
+        return self.state in ("replayed", "done") or (self.state == "lost" and self._tried)
+
+    @property
+    def reach(self) -> float:
+        """Load that its pools' worth of replicas would carry by the bounds; for ordering only."""
+        most = [part.shape.pool.free // part.shape.units for part in self.parts]
+        loads = [self.evaluator.raw_rate(part.shape, part.role) for part in self.parts]
+        if self.parts[0].role == "aggregated":
+            return sum(most) * min(loads)
+        return min(count * load for count, load in zip(most, loads, strict=True))
+
+    def largest(self) -> Deployment | None:
+        """As many replicas as pools and budgets let, shared evenly where roles meet in one pool; None for none."""
+        shares: dict[str, int] = {}
+        for part in self.parts:
+            shares[part.shape.pool.name] = shares.get(part.shape.pool.name, 0) + 1
+        most = [part.shape.pool.free // shares[part.shape.pool.name] // part.shape.units for part in self.parts]
+        for percent in range(100, 0, -5):
+            counts = tuple(max(1, count * percent // 100) for count in most)
+            if self._cost(counts) is not None:
+                self._now = counts
+                return self.tentative()
+        return None
 
     def start(self) -> None:
         """The optimistic bound. Raises Unsupported where not even a roofline is known."""
@@ -78,6 +117,7 @@ class Candidate:
 
     def _try(self) -> None:
         """Replays of single replicas at the present counts; then of the whole deployment."""
+        self._tried = True
         units: list[Unit] = []
         for part, load in zip(self.parts, self._loads(self._now), strict=True):
             verdict = self.evaluator.verdict(part.shape, part.role, load)
@@ -112,7 +152,7 @@ class Candidate:
             return
         self.deployment, self.prediction, self.capacity = deployment, prediction, capacity
         self.state = "done"
-        self.rank = min(self.rank, (self.evaluator.asked / cost, capacity / cost))
+        self.rank = (min(self.rank[0], self.evaluator.asked / cost), capacity / cost)
 
     def _best_unit(self, part: Part, unit: Unit, replicas: int) -> Group:
         """The scheduler settings with the highest goodput among those that keep the promise here."""
@@ -143,7 +183,8 @@ class Candidate:
             self.give_up("PoolTooSmall", f"{self.message or otherwise}; {self._needs()}pool {free} free")
             return
         cost, self._now = found
-        self.rank = min(self.rank, (self._asked / cost, self._bound_capacity() / cost))
+        # The second figure only orders equals, so it is the estimate itself and not a bound.
+        self.rank = (min(self.rank[0], self._asked / cost), self._bound_capacity() / cost)
 
     def _needs(self) -> str:
         if len(self.parts) > 1 or self._limits[0] <= 0:
@@ -153,9 +194,10 @@ class Candidate:
         return f"at least {replicas} replicas ({units} accelerators) are needed, "
 
     def _bound_capacity(self) -> float:
+        limits = self._limits if self.state != "sketched" else [limit * SKETCH_OPTIMISM for limit in self._limits]
         if self.parts[0].role == "aggregated":
-            return sum(self._now) * min(self._limits)
-        return min(count * limit for count, limit in zip(self._now, self._limits, strict=True))
+            return sum(self._now) * min(limits)
+        return min(count * limit for count, limit in zip(self._now, limits, strict=True))
 
     def _loads(self, counts: tuple[int, ...]) -> list[float]:
         """Load of one replica of each part: an equal share, as a plain Service gives; a role has the whole to itself."""
@@ -205,10 +247,10 @@ class Candidate:
         if allowed.max_cost_per_hour is not None and (not priced or money > allowed.max_cost_per_hour):
             return None
         if self.evaluator.request.objective == "goodput-per-cost":
-            return money if priced and money > 0 else None
+            return max(money, _LEAST_COST) if priced else None
         if self.evaluator.request.objective == "goodput-per-watt":
             return sum(
-                count * part.shape.units * part.shape.least_watts
+                count * part.shape.units * self.evaluator.pieces.least_watts(part.shape)
                 for part, count in zip(self.parts, counts, strict=True)
             )
         return float(accelerators)

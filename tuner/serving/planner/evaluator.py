@@ -49,7 +49,7 @@ class Evaluator:
     _failed: dict[tuple[str, ...], str] = field(default_factory=dict)
     _verdicts: dict[tuple[object, ...], Verdict] = field(default_factory=dict)
     _checks: dict[tuple[object, ...], str | None] = field(default_factory=dict)
-    _predictions: dict[Deployment, Prediction] = field(default_factory=dict)
+    _predictions: dict[tuple[object, ...], Prediction] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
@@ -105,6 +105,15 @@ class Evaluator:
             best = max((self.goodput(unit, role) for unit in self.units(shape)), default=0.0)
             return _above(self._loads, best) if best > 0 else 0.0
         return max((self._limit(static, role) for _, static in self.bounds(shape)), default=0.0)
+
+    def raw_rate(self, shape: Shape, role: Role) -> float:
+        """Requests per second one replica can compute, whatever the latency."""
+        return max((static.most(role) for _, static in self.bounds(shape)), default=0.0)
+
+    def usual(self, shape: Shape) -> Unit:
+        """The shape with its engine's usual settings."""
+        scheduler = self.pieces.schedulers(shape)[0]
+        return Unit(shape=shape, scheduler=scheduler, max_model_len=self._max_model_len(shape, self.room(shape)))
 
     def units(self, shape: Shape) -> list[Unit]:
         """The shape with each of its scheduler settings."""
@@ -165,10 +174,11 @@ class Evaluator:
 
     def predict(self, deployment: Deployment) -> Prediction:
         """The whole deployment under the asked traffic."""
-        if deployment not in self._predictions:
+        key = deployment.key
+        if key not in self._predictions:
             self.replays += 1
-            self._predictions[deployment] = self.pieces.predict(deployment, self.request, self.draws)
-        return self._predictions[deployment]
+            self._predictions[key] = self.pieces.predict(deployment, self.request, self.draws)
+        return self._predictions[key]
 
     def why_unsupported(self, shape: Shape, *, table: bool) -> str | None:
         """What the step model says against the shape; None when it has it. Building the table may take a while."""
@@ -208,7 +218,7 @@ class Evaluator:
         return _CLIENTS if self.closed else _RATES
 
     def _static(self, unit: Unit) -> Static:
-        return next(static for candidate, static in self.tabled(unit.shape) if candidate == unit)
+        return next(static for one, static in self.tabled(unit.shape) if one.key == unit.key)
 
     def _estimates(self, shape: Shape, table: StepTable) -> list[tuple[Unit, Static]]:
         out = []

@@ -7,6 +7,7 @@ differ by what they are and not by luck, and a looser promise can never look wor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,13 @@ from controlplane.model.plans import Lengths, Workload
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+PERCENTILES = (("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0))
 # Requests drawn once and used from the front. 12,000 keeps some 120 beyond a 99th percentile.
 DRAWN = 12_000
 _BURST = 16  # requests that arrive together (arrivals: burst)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Draws:
     """Requests in order of arrival. `at`: arrival in units of the mean gap (1 / rate); None for a closed loop."""
 
@@ -32,15 +34,34 @@ class Draws:
     rate_per_second: float | None  # of the whole deployment
     clients: int | None
 
-    @property
-    def mean_input(self) -> float:
-        """Mean prompt length, tokens."""
-        return float(self.input_tokens.mean())
+    @cached_property
+    def mean_new(self) -> float:
+        """Mean prompt length without the shared prefix, tokens."""
+        return float(np.maximum(self.input_tokens - self.shared_prefix, 1).mean())
 
-    @property
+    @cached_property
     def mean_output(self) -> float:
         """Mean output length, tokens."""
         return float(self.output_tokens.mean())
+
+    @cached_property
+    def mean_held(self) -> float:
+        """Mean tokens a request holds in the KV cache half-way through its answer."""
+        return float((self.input_tokens + self.output_tokens / 2).mean())
+
+    @cached_property
+    def prompt_percentiles(self) -> dict[str, int]:
+        """Prompt lengths at the percentiles an SLO can name."""
+        shares = [share for _, share in PERCENTILES]
+        values = np.percentile(self.input_tokens, shares, method="lower")
+        return {point: int(value) for (point, _), value in zip(PERCENTILES, values, strict=True)}
+
+    @cached_property
+    def held_percentiles(self) -> dict[str, float]:
+        """Tokens held half-way through the answer, at the same percentiles."""
+        shares = [share for _, share in PERCENTILES]
+        values = np.percentile(self.input_tokens + self.output_tokens / 2, shares, method="lower")
+        return {point: float(value) for (point, _), value in zip(PERCENTILES, values, strict=True)}
 
 
 def draw(workload: Workload, seed: int) -> Draws:

@@ -55,6 +55,11 @@ class Deployment:
     groups: tuple[Group, ...]
 
     @property
+    def key(self) -> tuple[object, ...]:
+        """Total order that does not depend on hashing."""
+        return tuple((group.role, group.replicas, *group.unit.key) for group in self.groups)
+
+    @property
     def accelerators(self) -> int:
         """Accelerators of all groups."""
         return sum(group.units for group in self.groups)

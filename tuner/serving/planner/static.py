@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from controlplane.model.plans import Role
 from controlplane.model.serving import LatencyTarget, Slo
 from tuner.serving.planner import lookup
-from tuner.serving.planner.load import Draws
+from tuner.serving.planner.load import PERCENTILES, Draws
 from tuner.serving.planner.shape import Scheduler, Shape
 from tuner.serving.step.table import Floats, StepTable
 
-PERCENTILES = (("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0))
 # The estimate of TPOT at a load is a mean; a replay may beat it a little by luck of the draw.
 _TPOT_MARGIN = 0.9
 _ROUNDS = 24
@@ -35,6 +35,12 @@ class Static:
     def tpot_ms(self, rate: float) -> float:
         """Mean time per output token at a load below `max_rate`."""
         return self._rank.tpot_ms(rate)
+
+    def most(self, role: Role) -> float:
+        """Requests per second the replica can compute in a role, whatever the latency."""
+        if role == "prefill":
+            return self._rank.prefill_rate()
+        return self.max_rate if role == "aggregated" else replace(self._rank, prefill_ms=0.0).max_rate()
 
     def fails(self, slo: Slo, rate: float) -> str | None:
         """The first thing that rules out this rate, with its numbers; None when the replay must decide."""
@@ -98,35 +104,33 @@ def estimate(shape: Shape, table: StepTable, draws: Draws, scheduler: Scheduler,
     """`kv_tokens`: tokens the KV cache of one rank holds."""
     case = shape.case
     budget = scheduler.max_num_batched_tokens
-    inputs = draws.input_tokens.astype(float)
-    new = np.maximum(inputs - draws.shared_prefix, 1.0)
-    held = inputs + draws.output_tokens / 2
+    new, held = draws.mean_new, draws.mean_held
     rank = _Rank(
         table=table,
         stages=case.pipeline_parallel,
         ranks=case.attention_data_parallel,
-        input_tokens=float(new.mean()),
+        input_tokens=new,
         output_tokens=draws.mean_output,
-        kv=float(held.mean()),
-        prefill_ms=_cheapest_prefill_ms(table, float(new.mean()), draws.shared_prefix, budget),
+        kv=held,
+        prefill_ms=_cheapest_prefill_ms(table, new, draws.shared_prefix, budget),
         max_running=max(
             1.0,
             min(
                 scheduler.max_num_seqs / case.attention_data_parallel,
-                (kv_tokens - draws.shared_prefix) / max(float(held.mean()) - draws.shared_prefix, 1.0),
+                (kv_tokens - draws.shared_prefix) / max(held - draws.shared_prefix, 1.0),
             ),
         ),
     )
-    prompts = {point: int(np.percentile(inputs, share, method="lower")) for point, share in PERCENTILES}
-    lengths = {point: float(np.percentile(held, share, method="lower")) for point, share in PERCENTILES}
     return Static(
         max_rate=rank.max_rate(),
         max_running=rank.max_running * rank.ranks,
         ttft_floor_ms={
             point: lookup.prefill_ms(table, tokens, budget, min(draws.shared_prefix, tokens - 1))
-            for point, tokens in prompts.items()
+            for point, tokens in draws.prompt_percentiles.items()
         },
-        tpot_floor_ms={point: float(lookup.decode_step_ms(table, 1.0, kv)) for point, kv in lengths.items()},
+        tpot_floor_ms={
+            point: float(lookup.decode_step_ms(table, 1.0, kv)) for point, kv in draws.held_percentiles.items()
+        },
         _rank=rank,
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from controlplane.model.serving import LatencyTarget, Slo
+from tuner.serving.planner.load import PERCENTILES
 from tuner.serving.planner.pieces import Outcome
-from tuner.serving.planner.static import PERCENTILES, limits
+from tuner.serving.planner.static import limits
 from tuner.serving.step.table import Floats
 
 _SHARES = dict(PERCENTILES)

@@ -1,0 +1,153 @@
+"""The answer in the shared words: candidates as they are shown, ranked, with reasons, and the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from controlplane.model.plans import PlannedRole, PlanRequest, Prediction, ServingCandidate
+from tuner.serving.planner.candidate import Candidate
+from tuner.serving.planner.pieces import Deployment, Group
+from tuner.serving.planner.reasons import nearness, why_open, why_ranked, why_won
+from tuner.serving.planner.search import Found
+from tuner.serving.planner.space import Loss
+
+WHY_NOT = 10
+_PARETO = 12
+
+
+def best_of(found: Found, request: PlanRequest, asked: str) -> list[ServingCandidate]:
+    """The deployable ones, winner first."""
+    out = []
+    for index, candidate in enumerate(found.done):
+        reason, message = (
+            why_won(candidate, found.done[1:], request.slo, asked)
+            if index == 0
+            else why_ranked(candidate, found.done[0])
+        )
+        out.append(shown(candidate, reason, message))
+    return out
+
+
+def advisory_of(found: Found) -> list[ServingCandidate]:
+    """Those that keep the promise but need something this installation lacks."""
+    out = []
+    for candidate in found.advisory:
+        gain = ""
+        if found.done and candidate.rank[0] > found.done[0].rank[0]:
+            gain = f"; it would be {candidate.rank[0] / found.done[0].rank[0] - 1:.0%} better for the objective"
+        out.append(shown(candidate, "NotDeployableHere", f"{candidate.advisory}{gain}"))
+    return out
+
+
+def why_not_of(found: Found, losses: Sequence[Loss], request: PlanRequest) -> list[ServingCandidate]:
+    """The next ten, nearest first, each with the first thing it loses on."""
+    out: list[ServingCandidate] = []
+    best = found.done[0] if found.done else None
+    for candidate in found.open if best is not None else []:
+        assert best is not None
+        reason, message = why_open(candidate, best, request.objective)
+        out.append(shown(candidate, reason, message))
+    ordered = sorted(found.lost, key=lambda item: (nearness(item.reason), len(item.parts), item.key))
+    out += [shown(candidate, candidate.reason, candidate.message) for candidate in ordered]
+    out += [_of_loss(loss) for loss in sorted(losses, key=lambda one: (nearness(one.reason), -one.nearness, one.label))]
+    return out[:WHY_NOT]
+
+
+def shown(candidate: Candidate, reason: str, message: str) -> ServingCandidate:
+    """One candidate in the shared words. Replicas of what was not finished are the least its bounds allow."""
+    deployment = candidate.deployment or candidate.tentative()
+    done = candidate.state == "done"
+    return ServingCandidate(
+        roles=roles_of(deployment),
+        accelerators=deployment.accelerators,
+        score=candidate.rank[0] if done else None,
+        prediction=candidate.prediction,
+        deployable=candidate.advisory is None,
+        reason=reason,
+        message=message
+        if done
+        else f"{candidate.label}: {message}".replace(f"{candidate.label}: {candidate.label}: ", f"{candidate.label}: "),
+    )
+
+
+def roles_of(deployment: Deployment) -> list[PlannedRole]:
+    """Groups as planned roles."""
+    return [
+        PlannedRole(
+            role=group.role,
+            pool=group.unit.shape.pool.name,
+            replicas=group.replicas,
+            choice=group.unit.choice(),
+        )
+        for group in deployment.groups
+    ]
+
+
+def pareto_of(found: Found) -> list[ServingCandidate]:
+    """Load carried within the SLO against accelerators, watts and cost: fewer replicas of what was found, and all of it.
+    Points that another beats or equals in everything are left out."""
+    points: list[tuple[float, tuple[float, ...], tuple[object, ...], ServingCandidate]] = []
+    for candidate in found.done:
+        for deployment, carried, prediction in _smaller(candidate):
+            share = deployment.accelerators / candidate.deployment.accelerators if candidate.deployment else 1.0
+            watts = candidate.prediction.power_w if candidate.prediction else None
+            cost = deployment.cost_per_hour
+            costs = (
+                float(deployment.accelerators),
+                *([] if watts is None else [watts * share]),
+                *([] if cost is None else [cost]),
+            )
+            point = ServingCandidate(
+                roles=roles_of(deployment),
+                accelerators=deployment.accelerators,
+                score=carried / deployment.accelerators,
+                prediction=prediction,
+                deployable=candidate.advisory is None,
+                reason="Pareto",
+                message=_point_message(carried, deployment, None if watts is None else watts * share, cost),
+            )
+            points.append((carried, costs, (*candidate.key, deployment.accelerators), point))
+    kept = [one for one in points if not any(_beats(other, one) for other in points)]
+    kept.sort(key=lambda one: (one[3].accelerators, -one[0], one[2]))
+    return [one[3] for one in kept[:_PARETO]]
+
+
+def _smaller(candidate: Candidate) -> list[tuple[Deployment, float, Prediction | None]]:
+    if candidate.deployment is None or candidate.capacity is None:
+        return []
+    whole = [(candidate.deployment, candidate.capacity, candidate.prediction)]
+    if len(candidate.deployment.groups) > 1:
+        return whole
+    group = candidate.deployment.groups[0]
+    return [
+        (
+            Deployment(groups=(Group(role=group.role, unit=group.unit, replicas=count),)),
+            candidate.capacity * count / group.replicas,
+            None,
+        )
+        for count in range(1, group.replicas)
+    ] + whole
+
+
+def _beats(
+    one: tuple[float, tuple[float, ...], tuple[object, ...], ServingCandidate],
+    other: tuple[float, tuple[float, ...], tuple[object, ...], ServingCandidate],
+) -> bool:
+    """At least as good in everything and better in something (equals: the first in order)."""
+    if len(one[1]) != len(other[1]):
+        return False
+    no_worse = one[0] >= other[0] and all(a <= b for a, b in zip(one[1], other[1], strict=True))
+    same = one[0] == other[0] and one[1] == other[1]
+    return no_worse and (not same or str(one[2]) < str(other[2]))
+
+
+def _point_message(carried: float, deployment: Deployment, watts: float | None, cost: float | None) -> str:
+    power = "" if watts is None else f", about {watts:,.0f} W"
+    price = "" if cost is None else f", {cost:,.2f} an hour"
+    return f"{deployment.label}: up to {carried:.3g} on {deployment.accelerators} accelerators{power}{price}"
+
+
+def _of_loss(loss: Loss) -> ServingCandidate:
+    return ServingCandidate(
+        roles=[], accelerators=0, deployable=False, reason=loss.reason, message=f"{loss.label}: {loss.message}"
+    )

@@ -1,0 +1,90 @@
+"""Which candidates enter the search: every shape alone, mixes of pools, and prefill/decode pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from controlplane.model.errors import TrimtabError
+from controlplane.model.plans import Role
+from tuner.serving.planner.candidate import Candidate, Part
+from tuner.serving.planner.evaluator import Evaluator
+from tuner.serving.planner.installation import Installation
+from tuner.serving.planner.shape import Shape
+
+# Shapes of one pool and engine that enter mixes and pairs: the best by load per accelerator, by their bounds.
+_BEST_OF_POOL = 2
+
+
+def line_up(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installation) -> list[Candidate]:
+    """Candidates in a fixed order. Shapes without step times are left to fail on their own."""
+    out = [
+        Candidate(
+            parts=(Part("aggregated", shape),),
+            evaluator=evaluator,
+            advisory=installation.why_not_image(shape.engine, shape.accelerator),
+        )
+        for shape in shapes
+    ]
+    out += _mixes(shapes, evaluator, installation)
+    if evaluator.request.allowed.disaggregated:
+        out += _pairs(shapes, evaluator, installation)
+    return out
+
+
+def _mixes(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installation) -> list[Candidate]:
+    """One shape in each of two or more pools, behind one endpoint. Engines may differ: clients see the same API."""
+    best = _best_by_pool(shapes, evaluator, "aggregated", by_engine=False)
+    pools = sorted({shape.pool.name for shape in best})
+    groups = [pair for count in range(2, min(len(pools), 4) + 1) for pair in combinations(pools, count)]
+    out: list[Candidate] = []
+    for names in groups:
+        choices = [[shape for shape in best if shape.pool.name == name] for name in names]
+        picks: list[tuple[Shape, ...]] = [()]
+        for options in choices:
+            kept = options if len(names) == 2 else options[:1]
+            picks = [(*pick, shape) for pick in picks for shape in kept]
+        for pick in picks:
+            why_not = next(
+                (why for shape in pick if (why := installation.why_not_image(shape.engine, shape.accelerator))), None
+            )
+            parts = tuple(Part("aggregated", shape) for shape in pick)
+            out.append(Candidate(parts=parts, evaluator=evaluator, advisory=why_not))
+    return out
+
+
+def _pairs(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installation) -> list[Candidate]:
+    """Prefill replicas of one shape and decode replicas of another: same engine and precision, any pools."""
+    prefills = _best_by_pool(shapes, evaluator, "prefill", by_engine=True)
+    decodes = _best_by_pool(shapes, evaluator, "decode", by_engine=True)
+    out = []
+    for prefill in prefills:
+        for decode in decodes:
+            if prefill.engine.id != decode.engine.id or prefill.precision != decode.precision:
+                continue
+            if not prefill.engine.capabilities.pd_split:
+                continue
+            why_not = (
+                installation.why_not_image(prefill.engine, prefill.accelerator)
+                or installation.why_not_image(decode.engine, decode.accelerator)
+                or installation.why_not_split(prefill.engine, decode.engine)
+            )
+            parts = (Part("prefill", prefill), Part("decode", decode))
+            out.append(Candidate(parts=parts, evaluator=evaluator, advisory=why_not))
+    return out
+
+
+def _best_by_pool(shapes: Sequence[Shape], evaluator: Evaluator, role: Role, *, by_engine: bool) -> list[Shape]:
+    """The few shapes of each pool (and engine) that carry most per accelerator, by the bounds."""
+    rated: dict[tuple[str, str], list[tuple[float, tuple[str, ...], Shape]]] = {}
+    for shape in shapes:
+        try:
+            limit = evaluator.limit(shape, role)
+        except TrimtabError:
+            continue
+        if limit > 0:
+            where = (shape.pool.name, shape.engine.id if by_engine else "")
+            rated.setdefault(where, []).append((-limit / shape.units, shape.key, shape))
+    return [
+        item[-1] for where in sorted(rated) for item in sorted(rated[where], key=lambda one: one[:2])[:_BEST_OF_POOL]
+    ]

@@ -1,0 +1,102 @@
+"""Why a candidate won, and the first thing the others lose on: a stable word and a sentence with the numbers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from controlplane.model.plans import Objective, Prediction
+from controlplane.model.serving import Slo
+from tuner.serving.planner.candidate import Candidate
+from tuner.serving.planner.static import limits
+
+_PER = {
+    "goodput-per-accelerator": "accelerator",
+    "goodput-per-watt": "watt",
+    "goodput-per-cost": "currency unit an hour",
+}
+# How near a loser was, by the word it lost with: first in the list of the next best.
+_ORDER = (
+    "PoolTooSmall",
+    "SloUnreachable",
+    "BudgetTooSmall",
+    "NoStepTimes",
+    "ObjectiveUnknown",
+    "MemoryShort",
+    "PrecisionNotOffered",
+    "DoesNotDivide",
+    "EngineNotOnAccelerator",
+    "NotAllowed",
+)
+
+
+def nearness(reason: str) -> int:
+    """Rank of a losing reason: smaller is nearer to a deployment that works."""
+    return _ORDER.index(reason) if reason in _ORDER else len(_ORDER)
+
+
+def why_won(best: Candidate, others: Sequence[Candidate], slo: Slo, asked: str) -> tuple[str, str]:
+    """Word and sentence for the winner, beside the runner-up."""
+    assert best.deployment is not None and best.prediction is not None
+    parts = [f"{_accelerators(best)} carry {asked} with {_margins(best.prediction, slo)}{_headroom(best)}"]
+    if others:
+        parts.append(f"runner-up: {others[0].label}, {_compared(others[0], best)}")
+    return "Chosen", "; ".join(parts)
+
+
+def why_ranked(candidate: Candidate, best: Candidate) -> tuple[str, str]:
+    """Word and sentence for a deployment that keeps the promise and ranks behind the winner."""
+    behind = best.rank[0] - candidate.rank[0] > 1e-9 * best.rank[0]
+    return ("LowerScore" if behind else "LessHeadroom"), _compared(candidate, best)
+
+
+def why_open(candidate: Candidate, best: Candidate, objective: Objective) -> tuple[str, str]:
+    """Word and sentence for one that was set aside because its bound cannot win any more."""
+    per = _PER[objective]
+    basis = {"sketched": "its roofline", "tabled": "its step table", "replayed": "its replays"}.get(
+        candidate.state, "its replays"
+    )
+    short = 1 - candidate.rank[0] / best.rank[0] if best.rank[0] > 0 else 0.0
+    if short > 1e-9:
+        said = f"at most {candidate.rank[0]:.3g} requests/s per {per} by {basis}, {short:.0%} below {best.rank[0]:.3g}"
+        return "LowerScore", said
+    headroom = 1 - candidate.rank[1] / best.rank[1] if best.rank[1] > 0 else 0.0
+    if headroom > 0.005:
+        return "LessHeadroom", f"as good at this load, but carries about {headroom:.0%} less at most, by {basis}"
+    return "NotBetter", f"no better than the winner by {basis}; equals are taken in order of name"
+
+
+def _compared(candidate: Candidate, best: Candidate) -> str:
+    """Numbers of one finished candidate against the winner's."""
+    assert candidate.deployment is not None and best.deployment is not None
+    mine, theirs = candidate.deployment.accelerators, best.deployment.accelerators
+    if candidate.rank[0] < best.rank[0] * (1 - 1e-9):
+        return f"{mine} accelerators instead of {theirs}, {1 - candidate.rank[0] / best.rank[0]:.0%} less for the objective"
+    if candidate.capacity is not None and best.capacity:
+        less = 1 - candidate.capacity / best.capacity
+        if abs(less) >= 0.005:
+            word = "less" if less > 0 else "more"
+            return f"as good at this load, carries at most {candidate.capacity:.3g}, {abs(less):.0%} {word}"
+    return "as good, behind in order of name"
+
+
+def _accelerators(candidate: Candidate) -> str:
+    assert candidate.deployment is not None
+    groups = candidate.deployment.groups
+    kind = "cores" if all(group.unit.shape.accelerator.kind == "cpu" for group in groups) else "accelerators"
+    return f"{candidate.deployment.accelerators} {kind} ({candidate.label})"
+
+
+def _margins(prediction: Prediction, slo: Slo) -> str:
+    said = [
+        f"{name} {point} {getattr(values, point):,.0f} of {limit:g} ms"
+        for name, target, values in (
+            ("TTFT", slo.ttft_ms, prediction.ttft_ms),
+            ("TPOT", slo.tpot_ms, prediction.tpot_ms),
+        )
+        for point, limit in limits(target)
+    ]
+    return ", ".join(said) if said else "no latency promised"
+
+
+def _headroom(candidate: Candidate) -> str:
+    return "" if candidate.capacity is None else f", up to {candidate.capacity:.3g} at most"

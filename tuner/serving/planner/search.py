@@ -1,0 +1,64 @@
+"""Best-first search over candidates: always refine the one that could still be best."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from controlplane.model.errors import TrimtabError
+from tuner.serving.planner.candidate import Candidate
+from tuner.serving.planner.pieces import Progress
+
+
+@dataclass(slots=True)
+class Found:
+    """Finished candidates in rank order, the unfinished (best bound first) and those that cannot keep the promise."""
+
+    done: list[Candidate] = field(default_factory=list)
+    advisory: list[Candidate] = field(default_factory=list)
+    open: list[Candidate] = field(default_factory=list)
+    lost: list[Candidate] = field(default_factory=list)
+
+
+def search(candidates: Iterable[Candidate], top: int, progress: Progress | None = None) -> Found:
+    """Refines until `top` deployable candidates stand before every bound. Advisory candidates are refined while their
+    bound is above the best deployable one, so that the answer can say what a better installation would gain."""
+    found = Found()
+    heap: list[tuple[float, float, tuple[object, ...], Candidate]] = []
+
+    def push(candidate: Candidate) -> None:
+        if candidate.state == "lost":
+            found.lost.append(candidate)
+        else:
+            heapq.heappush(heap, (-candidate.rank[0], -candidate.rank[1], candidate.key, candidate))
+
+    for candidate in candidates:
+        try:
+            candidate.start()
+        except TrimtabError as error:
+            candidate.give_up("NoStepTimes", str(error))
+        push(candidate)
+    steps = 0
+    while heap and len(found.done) < top:
+        candidate = heapq.heappop(heap)[-1]
+        if candidate.state == "done":
+            (found.done if candidate.advisory is None else found.advisory).append(candidate)
+            if progress is not None:
+                progress(f"found: {candidate.label}", _share(len(found.done), top, steps))
+            continue
+        if candidate.advisory is not None and (found.done or len(found.advisory) >= top):
+            found.open.append(candidate)  # it can no longer be better than what can be run, or enough are known
+            continue
+        candidate.refine()
+        steps += 1
+        if progress is not None:
+            progress(f"weighing {candidate.label}", _share(len(found.done), top, steps))
+        push(candidate)
+    found.open += [item[-1] for item in sorted(heap, key=lambda item: item[:3])]
+    return found
+
+
+def _share(done: int, top: int, steps: int) -> float:
+    """Progress cannot be known in advance: finished candidates, and a slow approach to the next one."""
+    return min(0.99, (done + steps / (steps + 40)) / (top + 1))
