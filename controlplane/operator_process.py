@@ -26,10 +26,13 @@ from controlplane.kube import (
 )
 from controlplane.logs import configure
 from controlplane.model import labels
+from controlplane.model.ports import PlanningService
 from controlplane.model.resource import GROUP, VERSION
+from controlplane.planning import PlannerProcess
 from controlplane.settings import OperatorSettings
 from operators.pools.controller import NODE_PROJECTION, POOL_PROJECTION, SLICE_PROJECTION, PoolController, feed
 from operators.pools.inventory import Inventory
+from operators.pools.plannable import plannable
 from operators.runtime import (
     EventRecorder,
     Fence,
@@ -70,8 +73,9 @@ class Operator:
     serving: ServingController
 
 
-async def build(client: KubeClient, settings: OperatorSettings) -> Operator:
-    """Wire everything; nothing runs yet. Asks the API server once whether it serves ResourceSlices."""
+async def build(client: KubeClient, settings: OperatorSettings, planner: PlanningService | None = None) -> Operator:
+    """Wire everything; nothing runs yet. Asks the API server once whether it serves ResourceSlices. `planner` None: the
+    installation's own."""
     metrics = RuntimeMetrics()
     client.observer = metrics.observe_request
     fence = Fence() if settings.leader_election else Fence.always_open()
@@ -118,9 +122,12 @@ async def build(client: KubeClient, settings: OperatorSettings) -> Operator:
         fence=fence,
         recorder=recorder,
         metrics=metrics.controller("servingdeployment"),
+        planner=planner or PlannerProcess(options={"engineImages": dict(settings.engine_images)}),
+        rooms=lambda: plannable(inventory),
         workers=settings.workers,
     )
     inventory.subscribe(serving.room_changed)
+    manager.add_background(serving.run_planner)
     manager.add_background(pool_controller.expire_reservations)
     manager.add_controller(pool_controller.controller)
     manager.add_controller(serving.controller)

@@ -75,7 +75,8 @@ class PlanStatus(StatusPart):
     model: str = Field(description="Model it was made for.")
     objective: Objective = Field(description="What its scores measure.")
     request_revision: str = Field(description="Hash of the parts of the spec it was made for.")
-    pools_revision: str = Field(description="Hash of what the pools held when they were last weighed.")
+    pools_revision: str = Field(description="Hash of the pools' facts, free room apart, when they were last weighed.")
+    room_revision: str = Field(description="Hash of the pools' free room when it was last weighed.")
     planned_time: datetime = Field(description="When this plan was made.")
     weighed_time: datetime = Field(description="When it was last weighed against what the pools hold.")
     candidates: list[PlannedCandidate] = Field(

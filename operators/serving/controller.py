@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from controlplane.catalog import Catalog
 from controlplane.model.actions import Action, AwaitRoom, Record, Remember, Requeue, WriteStatus
+from controlplane.model.errors import Unsupported
+from controlplane.model.ports import PlanningService
 from controlplane.model.serving import ServingDeployment
+from operators.pools.plannable import PoolRoom
 from operators.pools.rows import NodeView
 from operators.runtime import (
     DONE,
@@ -31,12 +35,14 @@ from operators.serving.executor import Executor, Outcome, Refused
 from operators.serving.names import gang_service_name
 from operators.serving.owned import BUDGETS, SERVICES, OwnedRow, Shape
 from operators.serving.plan import decide
+from operators.serving.plan_adopt import in_force
+from operators.serving.planning import Planning
 from operators.serving.prepared import Prepared, Preparer, deployment_of, status_of
 from operators.serving.reasons import Reason
 from operators.serving.repair import with_failure
 from operators.serving.room import Room, Supply
 from operators.serving.rows import DeploymentRow
-from operators.serving.snapshot import NodeState, Notes, PlanSettings, Snapshot, Taken
+from operators.serving.snapshot import NodeState, Notes, Outlook, PlanSettings, Snapshot, Taken
 from operators.serving.status import only_details, undecided
 from operators.serving.waiting import Waiting
 from operators.workloads.podview import PodView
@@ -74,6 +80,8 @@ class ServingController:
         fence: Fence,
         recorder: EventRecorder | None = None,
         metrics: ControllerMetrics | None = None,
+        planner: PlanningService | None = None,
+        rooms: Callable[[], Sequence[PoolRoom]] = tuple,
         workers: int = 8,
         clock: Clock | None = None,
     ) -> None:
@@ -107,6 +115,15 @@ class ServingController:
             clock=self._clock,
         )
         self.waiting = Waiting(self.controller.enqueue, self._clock)
+        self._planning = Planning(
+            planner,
+            rooms,
+            catalog=catalog,
+            render=settings.render,
+            wake=self.controller.enqueue,
+            clock=self._clock,
+        )
+        self.run_planner = self._planning.run
         deployments.add_handler(self._deployment_changed)
         pods.add_handler(self._pod_changed)
         nodes.add_handler(self._node_changed)
@@ -115,6 +132,7 @@ class ServingController:
 
     def room_changed(self, _pool: str) -> None:
         """Subscribe this to the inventory."""
+        self._planning.pools_changed()
         if self._supply.revision != self._revision:
             self._revision = self._supply.revision
             self.waiting.room()
@@ -138,7 +156,8 @@ class ServingController:
             self.controller.queue.add(key)
             return DONE
         stored, status = status_of(row)
-        snapshot = self._snapshot(row, prepared, deployment_of(row, prepared.spec, status))
+        prepared, deployment, outlook = self._planned(row, prepared, deployment_of(row, prepared.spec, status))
+        snapshot = self._snapshot(row, prepared, deployment, outlook)
         try:
             actions = decide(snapshot, self._settings, self._clock.utc_now().timestamp())
         except Exception as error:
@@ -168,14 +187,38 @@ class ServingController:
         return DONE if again is None else Result(again)
 
     async def _write_status(self, row: DeploymentRow, written: dict[str, Any], stored: dict[str, Any]) -> None:
-        body = await self._writer.apply_status(
-            self._deployments.resource, row.name, row.namespace, written, current=stored
-        )
+        with self._deployments.own_write(row.key):
+            body = await self._writer.apply_status(
+                self._deployments.resource, row.name, row.namespace, written, current=stored
+            )
+            if body is not None:
+                self._deployments.absorb(body)
         if body is not None:
-            self._deployments.absorb(body)
             self._told_s[row.key] = self._clock.monotonic_s()
 
-    def _snapshot(self, row: DeploymentRow, prepared: Prepared, deployment: ServingDeployment) -> Snapshot:
+    def _planned(
+        self, row: DeploymentRow, prepared: Prepared, deployment: ServingDeployment
+    ) -> tuple[Prepared, ServingDeployment, Outlook | None]:
+        """An auto deployment with the choices of the plan in force, as if they were explicit."""
+        if deployment.spec.auto is None:
+            self._planning.forget(row.key)
+            return prepared, deployment, None
+        if not prepared.plannable:
+            word = prepared.errors[0] if prepared.errors else None
+            said = Outlook(deployment.status.plan, "False", Reason.PLAN_FAILED, str(word))
+            return prepared, deployment.model_copy(update={"spec": in_force(deployment.spec, said.plan)}), said
+        outlook = self._planning.look(row.key, deployment, self._pods.store.by_index("deployment", row.key))
+        spec = in_force(deployment.spec, outlook.plan)
+        if spec.choices:
+            prepared = self._preparer.prepare(row, outlook.plan)
+        else:
+            why = Unsupported(outlook.message, field="spec.auto", code=outlook.reason.value)
+            prepared = replace(prepared, errors=(why,), templates=())
+        return prepared, deployment.model_copy(update={"spec": spec}), outlook
+
+    def _snapshot(
+        self, row: DeploymentRow, prepared: Prepared, deployment: ServingDeployment, outlook: Outlook | None
+    ) -> Snapshot:
         now_s = int(self._clock.utc_now().timestamp())
         _, doomed = self._expectations.pending(row.key)
         pods = self._pods.store.by_index("deployment", row.key)
@@ -192,6 +235,7 @@ class ServingController:
             owned=self._owned(row),
             notes=self._notes.get(row.key, Notes()),
             taken=self._taken.get(row.key, ()),
+            outlook=outlook,
         )
 
     def _owned(self, row: DeploymentRow) -> dict[tuple[str, str], Shape]:
@@ -212,7 +256,8 @@ class ServingController:
         return NodeState.READY if node.ready else NodeState.SILENT
 
     def _may_take_room(self, key: Key, prepared: Prepared) -> bool:
-        wanted = 0 if prepared.spec is None or prepared.spec.suspend else prepared.spec.replicas
+        spec = prepared.spec
+        wanted = 0 if spec is None or spec.suspend else in_force(spec, self._planning.plan_of(key)).replicas
         return len(self._pods.store.index_keys("deployment", key)) < wanted
 
     async def _say_undecided(self, row: DeploymentRow, reason: Reason, message: str) -> None:
@@ -259,6 +304,7 @@ class ServingController:
         self._taken.pop(key, None)
         self._told_s.pop(key, None)
         self._executor.forget(key)
+        self._planning.forget(key)
         self.waiting.discard(key)
         self._expectations.forget(key)
 

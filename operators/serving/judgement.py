@@ -40,7 +40,7 @@ def judge(draft: Draft) -> Verdict:
         message = "; ".join(shown) + (f"; and {more} more" if more else "")
         if draft.kept:
             message += f" ({ready} replicas of the last valid revision go on)"
-        return _both("False", first.reason, message, "False")
+        return _both("False", first.reason, message, "True" if first.reason == Reason.PLANNING else "False")
     counts = f"{ready} of {spec.replicas} replicas ready"
     progressing, why, detail = _progress(draft, ready)
     enough = max(1, spec.replicas - spec.rollout.max_unavailable)

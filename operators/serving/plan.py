@@ -58,6 +58,11 @@ def decide(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> list[Act
     _watch_starting(draft)
     if snapshot.taken:
         draft.later(now_s + _IDLE_LOOK_S)
+    outlook = snapshot.outlook
+    if outlook is not None and outlook.again_s is not None:
+        draft.later(now_s + outlook.again_s)
+    if outlook is not None and outlook.news is not None:
+        draft.record("Normal", "Planned", outlook.news)
     return _finish(draft)
 
 

@@ -12,10 +12,13 @@ import msgspec
 from pydantic import ValidationError
 
 from controlplane.catalog import Catalog
+from controlplane.model.auto import PlanStatus
+from controlplane.model.choice import AcceleratorChoice
 from controlplane.model.errors import InvalidSpec, TrimtabError
 from controlplane.model.resource import ObjectMeta
 from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec, ServingDeploymentStatus
 from operators.placement import GangRequest
+from operators.serving.plan_adopt import choices_of, in_force
 from operators.serving.render import RenderSettings, ReplicaTemplate, replica_template
 from operators.serving.rows import DeploymentRow
 from operators.serving.validate import validate
@@ -28,7 +31,9 @@ _ERRORS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`spec` None: it does not parse, `problem` says why. `templates` is empty when there are `errors`."""
+    """`spec` None: it does not parse, `problem` says why. `templates` is empty when there are `errors`, and for an auto
+    deployment without a plan; `planned` are the choices they were rendered from. `plannable`: an auto deployment whose
+    spec has no errors of its own."""
 
     generation: int
     uid: str
@@ -36,6 +41,8 @@ class Prepared:
     problem: str
     errors: tuple[TrimtabError, ...]
     templates: tuple[ReplicaTemplate, ...]
+    planned: tuple[AcceleratorChoice, ...] = ()
+    plannable: bool = False
 
 
 class Preparer:
@@ -46,13 +53,15 @@ class Preparer:
         self._settings = settings
         self._kept: OrderedDict[str, Prepared] = OrderedDict()
 
-    def prepare(self, row: DeploymentRow) -> Prepared:
-        """What the row's generation asks for. Never raises."""
+    def prepare(self, row: DeploymentRow, plan: PlanStatus | None = None) -> Prepared:
+        """What the row's generation asks for, by `plan` where it is an auto deployment: without one, by the plan of the
+        last call. Never raises."""
         known = self._kept.get(row.uid)
         if known is not None and known.generation == row.generation:
             self._kept.move_to_end(row.uid)
-            return known
-        prepared = self._prepare(row)
+            if plan is None or known.spec is None or known.planned == choices_of(plan):
+                return known
+        prepared = self._prepare(row, plan)
         self._kept[row.uid] = prepared
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -62,20 +71,20 @@ class Preparer:
         """The deployment is gone."""
         self._kept.pop(uid, None)
 
-    def _prepare(self, row: DeploymentRow) -> Prepared:
+    def _prepare(self, row: DeploymentRow, plan: PlanStatus | None) -> Prepared:
         try:
             spec = ServingDeploymentSpec.model_validate_json(row.spec or b"{}")
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)[:_ERRORS_SHOWN]
             problem = "; ".join(f"spec.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in found)
             return Prepared(row.generation, row.uid, None, problem, (), ())
-        wanted = deployment_of(row, spec, ServingDeploymentStatus())
+        wanted = deployment_of(row, in_force(spec, plan), ServingDeploymentStatus())
         errors: list[TrimtabError] = []
         templates: list[ReplicaTemplate] = []
         try:
             errors = validate(wanted, self._catalog, self._settings)
             if not errors:
-                for index in range(len(spec.choices)):
+                for index in range(len(wanted.spec.choices)):
                     template = replica_template(wanted, index, self._catalog, self._settings)
                     GangRequest(template.accelerator, template.pods, template.units_per_pod)
                     templates.append(template)
@@ -86,7 +95,17 @@ class Preparer:
             log.exception("%s cannot be rendered", row.key)
             problem = f"cannot be rendered ({type(error).__name__}: {error}); the operator's log has the details"
             errors, templates = [InvalidSpec(problem, field="spec")], []
-        return Prepared(row.generation, row.uid, spec, "", tuple(errors), tuple(templates))
+        if spec.auto is None:
+            return Prepared(row.generation, row.uid, spec, "", tuple(errors), tuple(templates))
+        plannable = not errors or not self._own_errors(row, spec)
+        return Prepared(row.generation, row.uid, spec, "", tuple(errors), tuple(templates), choices_of(plan), plannable)
+
+    def _own_errors(self, row: DeploymentRow, spec: ServingDeploymentSpec) -> bool:
+        """Whether the spec is wrong whatever is planned."""
+        try:
+            return bool(validate(deployment_of(row, spec, ServingDeploymentStatus()), self._catalog, self._settings))
+        except Exception:
+            return True  # `_prepare` has logged it
 
 
 def deployment_of(

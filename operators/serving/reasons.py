@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Reasons of the conditions Ready and Progressing."""
+    """Reasons of the conditions Ready, Progressing and, with `spec.auto`, Planned."""
 
     ALL_READY = "AllReady"
     SCALED_TO_ZERO = "ScaledToZero"
@@ -31,5 +31,8 @@ class Reason(StrEnum):
     POD_UNSCHEDULABLE = "PodUnschedulable"  # the scheduler binds the pods to none of the nodes placement chose
     NODE_LOST = "NodeLost"
     NAME_CONFLICT = "NameConflict"  # somebody else's Service or PodDisruptionBudget has the name we need
+    PLANNING = "Planning"  # the planner is at work on an auto deployment
+    PLANNED = "Planned"
+    PLAN_FAILED = "PlanFailed"  # the planner's error stands in the message
     INTERNAL_ERROR = "InternalError"  # a mistake of ours: the operator's log has the details
     UNREADABLE_SPEC = "UnreadableSpec"  # stored under an older or newer schema

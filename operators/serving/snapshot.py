@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol
 
+from controlplane.model.auto import PlanStatus
 from controlplane.model.cluster import PoolToleration, TopologyLevel
 from controlplane.model.errors import TrimtabError
 from controlplane.model.serving import ServingDeployment
@@ -59,6 +60,18 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """The plan in force, the Planned condition, when to look again. `news`: the plan changed just now, and why."""
+
+    plan: PlanStatus | None
+    status: Literal["True", "False"]
+    reason: Reason
+    message: str
+    again_s: float | None = None
+    news: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Notes:
     """What one decision leaves for the next; empty after a restart. Times in epoch seconds.
 
@@ -99,7 +112,8 @@ class Snapshot:
 
     `templates`: one per choice, in order; empty when there are `errors`. `pods`: all that carry the deployment's name,
     other owners' too. `owned`: shapes of our Services and budget by (resource, name) as the API server has them.
-    `taken`: which of them could not be written last time.
+    `taken`: which of them could not be written last time. `outlook`: of an auto deployment, whose planned choices stand
+    in `deployment.spec` like explicit ones.
     """
 
     deployment: ServingDeployment
@@ -111,3 +125,4 @@ class Snapshot:
     owned: Mapping[tuple[str, str], Shape] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes)
     taken: tuple[Taken, ...] = ()
+    outlook: Outlook | None = None

@@ -57,7 +57,9 @@ def build(draft: Draft) -> tuple[dict[str, Any] | None, list[Record]]:
                 generation,
                 now,
             ),
+            *_planned(draft, before, generation, now),
         ],
+        plan=None if snapshot.outlook is None else snapshot.outlook.plan,
         last_rollout_time=_rolled_out(draft, ready, updated, total, now),
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True), _events(draft, verdict, before, status)
@@ -113,6 +115,14 @@ def _condition(
         observed_generation=generation,
         last_transition_time=since,
     )
+
+
+def _planned(draft: Draft, before: ServingDeploymentStatus, generation: int, now: datetime) -> list[Condition]:
+    """The Planned condition of an auto deployment."""
+    outlook = draft.snapshot.outlook
+    if outlook is None:
+        return []
+    return [_condition(before, "Planned", outlook.status, outlook.reason.value, outlook.message, generation, now)]
 
 
 def _revision(draft: Draft) -> str | None:

@@ -26,6 +26,9 @@ def verdicts(draft: Draft) -> list[ChoiceVerdict]:
     used.update(made.template.choice_index for made in draft.made)
     before = draft.snapshot.deployment.status
     same = before.observed_generation == draft.snapshot.deployment.metadata.generation
+    outlook = draft.snapshot.outlook
+    if outlook is not None and outlook.plan != before.plan:
+        same = False  # other choices, or other ones first
     out: list[ChoiceVerdict] = []
     for template in draft.snapshot.templates:
         index, accelerator = template.choice_index, template.accelerator

@@ -1,0 +1,185 @@
+"""The planner in a process of its own: an event loop asks, a hung or dead planner is replaced.
+
+One JSON line each way (`controlplane.planner_worker` is the other end), so that progress can be told while it computes
+and nothing is ever unpickled. The process starts when first asked, runs at low priority under a memory limit, and ends
+when nobody has asked for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, UnknownName, Unsupported
+from controlplane.model.plans import PlanRequest, ServingPlan
+from controlplane.model.ports import ServingPlanner
+
+log = logging.getLogger(__name__)
+
+PLANNER = "controlplane.planning:serving_planner"
+DEFAULT_TIMEOUT_S = 120.0
+DEFAULT_MEMORY_BYTES = 2 * 2**30
+_IDLE_S = 900.0
+_LINE_BYTES_MAX = 16 * 2**20
+_ERRORS: Mapping[str, type[TrimtabError]] = {
+    error.__name__: error for error in (InvalidSpec, UnknownName, Unsupported, Refused)
+}
+Progress = Callable[[str, float], None]
+
+
+def serving_planner(options: Mapping[str, Any]) -> ServingPlanner:
+    """The planner of this installation. `options`: `engineImages` as the operator is told. Raises Refused where the
+    `serving` extra is not installed."""
+    try:
+        from tuner.serving.planner.installation import Installation  # noqa: PLC0415 - only the worker needs them
+        from tuner.serving.planner.plan import Planner  # noqa: PLC0415
+    except ImportError as error:
+        raise Refused(
+            f"the planner cannot be loaded: {error}", hint="install trimtab[serving]", code="PlannerMissing"
+        ) from error
+    return Planner(installation=Installation(images=dict(options.get("engineImages", {}))))
+
+
+class PlannerProcess:
+    """Fulfils `PlanningService`. `planner`: `module:factory` of a function from options to a `ServingPlanner`."""
+
+    def __init__(
+        self,
+        planner: str = PLANNER,
+        options: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        idle_s: float = _IDLE_S,
+    ) -> None:
+        self._planner, self._options = planner, dict(options or {})
+        self._timeout_s, self._memory_bytes, self._idle_s = timeout_s, memory_bytes, idle_s
+        self._process: asyncio.subprocess.Process | None = None
+        self._lock = asyncio.Lock()
+        self._idle: asyncio.TimerHandle | None = None
+        self.stopped = 0
+        """Processes that had to be stopped."""
+
+    async def plan(self, request: PlanRequest, *, progress: Progress | None = None) -> ServingPlan:
+        """One answer; calls wait for each other. Raises what the planner raises; Refused with `PLANNER_DOWN`'s codes when
+        it took too long or died. Cancelling ends the process."""
+        async with self._lock:
+            self._stay()
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    answer = await self._exchange(request, progress)
+            except TimeoutError as error:
+                await self._end()
+                raise Refused(
+                    f"planning took longer than {self._timeout_s:g} s and was stopped",
+                    hint="allow fewer accelerators, engines or pools, or fewer accelerators in all",
+                    code="PlannerTimeout",
+                ) from error
+            except BaseException:
+                await self._end()
+                raise
+            finally:
+                self._leave_later()
+        if "error" in answer:
+            raise _error(answer["error"])
+        try:
+            return ServingPlan.model_validate(answer["plan"])
+        except (KeyError, ValidationError) as error:
+            raise Refused(f"the planner's answer cannot be read: {error}", code="PlannerDied") from error
+
+    async def close(self) -> None:
+        """End the process; what it computes is lost."""
+        if self._idle is not None:
+            self._idle.cancel()
+        await self._end()
+
+    # ---- the process
+
+    async def _exchange(self, request: PlanRequest, progress: Progress | None) -> dict[str, Any]:
+        process = await self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(request.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n")
+        try:
+            await process.stdin.drain()
+            while True:
+                line = await process.stdout.readline()
+                if not line.endswith(b"\n"):
+                    raise await self._died(process)
+                said = json.loads(line)
+                if "progress" not in said:
+                    return dict(said)
+                if progress is not None:
+                    what, share = said["progress"]
+                    progress(str(what), float(share))
+        except (ConnectionError, ValueError) as error:
+            raise await self._died(process) from error
+
+    async def _running(self) -> asyncio.subprocess.Process:
+        if self._process is not None and self._process.returncode is None:
+            return self._process
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "controlplane.planner_worker",
+            self._planner,
+            json.dumps(self._options),
+            str(self._memory_bytes),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_LINE_BYTES_MAX,
+        )
+        log.info("planner started as process %d", self._process.pid)
+        return self._process
+
+    async def _died(self, process: asyncio.subprocess.Process) -> Refused:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 1.0)
+        code = process.returncode
+        how = (
+            "stopped answering" if code is None else f"ended with signal {-code}" if code < 0 else f"ended with {code}"
+        )
+        return Refused(
+            f"the planner's process {how}; it is started again with the next request",
+            hint="see the log; a signal 9 often means too little memory",
+            code="PlannerDied",
+        )
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        self.stopped += 1
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        # Shielded: whoever cancels us must not leave a process that nobody waits for.
+        await asyncio.shield(process.wait())
+
+    def _stay(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _leave_later(self) -> None:
+        self._stay()
+        self._idle = asyncio.get_running_loop().call_later(self._idle_s, self._leave)
+
+    def _leave(self) -> None:
+        """Give the memory back: the worker ends when its input does."""
+        process = self._process
+        if process is not None and not self._lock.locked() and process.stdin is not None:
+            self._process = None
+            process.stdin.close()
+
+
+def _error(said: Mapping[str, Any]) -> TrimtabError:
+    kind = _ERRORS.get(str(said.get("class")), Refused)
+    named = {key: said.get(key) for key in ("field", "value", "limit", "hint", "code")}
+    return kind(str(said.get("message")), **named)

@@ -1,0 +1,247 @@
+"""From the planner's answer to the plan in force: what can run here, whether it replaces what runs. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from controlplane.catalog import Catalog
+from controlplane.model.auto import LOSERS_MAX, PLANNED_MAX, PlanLoser, PlannedCandidate, PlannedChoice, PlanStatus
+from controlplane.model.choice import AcceleratorChoice
+from controlplane.model.errors import TrimtabError, Unsupported
+from controlplane.model.plans import PlanRequest, ServingCandidate, ServingPlan
+from controlplane.model.serving import Explicit, ServingDeployment, ServingDeploymentSpec
+from operators.serving.plan_request import Asked, fits
+from operators.serving.render import RenderSettings, replica_template
+from operators.serving.shape import resolve
+from operators.serving.validate import validate
+
+_CHOICES_MAX = 16
+_REPLICAS_MAX = 1_000
+_TEXT_MAX = 1_024
+_SHAPE_MAX = 256
+_MILLICORES_PER_CORE = 1000
+
+Placed = tuple[tuple[str, str, AcceleratorChoice], ...]
+
+
+def choices_of(plan: PlanStatus | None) -> tuple[AcceleratorChoice, ...]:
+    """The plan's choices as a user would have written them: the best candidate's, then what it falls back to."""
+    if plan is None:
+        return ()
+    found = [planned.choice for candidate in plan.candidates for planned in candidate.choices]
+    return tuple(choice for index, choice in enumerate(found) if choice not in found[:index])[:_CHOICES_MAX]
+
+
+def in_force(spec: ServingDeploymentSpec, plan: PlanStatus | None) -> ServingDeploymentSpec:
+    """The spec as the decision sees it: planned choices stand where explicit ones would, replicas are as planned."""
+    if spec.auto is None or plan is None or not plan.candidates:
+        return spec
+    planned = min(_REPLICAS_MAX, plan.candidates[0].replicas)
+    replicas = max(spec.replicas, planned) if spec.replicas else 0
+    choices = list(choices_of(plan)) if plan.model == spec.model.name else []
+    explicit = Explicit.model_construct(choices=choices) if choices else None
+    return spec.model_copy(update={"explicit": explicit, "replicas": replicas})
+
+
+def plan_status(
+    plan: ServingPlan,
+    asked: Asked,
+    deployment: ServingDeployment,
+    catalog: Catalog,
+    settings: RenderSettings,
+    now_s: float,
+) -> PlanStatus:
+    """What a status keeps of an answer: candidates that can be rendered here, one per place first. Raises the best
+    candidate's error when none can."""
+    able: list[PlannedCandidate] = []
+    losers: list[PlanLoser] = []
+    first: TrimtabError | None = None
+    for candidate in plan.best:
+        planned = _planned(candidate)
+        error = _why_not(candidate, planned, deployment, catalog, settings)
+        if error is None:
+            able.append(planned)
+        else:
+            first = first or error
+            losers.append(_loser(candidate, reason=error.reason, message=str(error)))
+    if not able:
+        raise first or _nothing_keeps_the_promise(plan)
+    kept = _distinct_places_first(able)
+    losers += [_loser(candidate, advisory=True) for candidate in plan.advisory]
+    losers += [_loser(candidate) for candidate in plan.why_not]
+    moment = datetime.fromtimestamp(int(now_s), UTC)
+    return PlanStatus(
+        model=deployment.spec.model.name,
+        objective=plan.request.objective,
+        request_revision=asked.request_revision,
+        pools_revision=asked.pools_revision,
+        room_revision=asked.room_revision,
+        planned_time=moment,
+        weighed_time=moment,
+        candidates=kept,
+        why_not=losers[:LOSERS_MAX],
+        weighed=plan.weighed,
+        replayed=plan.replayed,
+        elapsed_s=round(plan.elapsed_s, 3),
+    )
+
+
+def adopt(running: PlanStatus | None, new: PlanStatus, room: bool, margin: float) -> tuple[PlanStatus, str]:
+    """The plan to follow from now on, and why. `room`: what runs still fits into the pools.
+
+    A running plan yields when it has no room, or when the new one is better by `margin`: moving replicas costs more than
+    a small gain. Scores of two requests do not compare, so after a change of the spec the running deployment is judged
+    by its place among the new candidates."""
+    if running is None or not running.candidates:
+        return new, "first plan"
+    best, current = new.candidates[0], running.candidates[0]
+    if where(best) == where(current):
+        return new, "the same deployment, weighed again"
+    if not room:
+        return new, "the running plan has no room any more"
+    twin = next((candidate for candidate in new.candidates if where(candidate) == where(current)), None)
+    same_question = running.request_revision == new.request_revision and running.objective == new.objective
+    score = twin.score if twin is not None else current.score if same_question else None
+    if score is None or best.score is None:
+        return new, "the request changed and the running deployment is not among its best"
+    if best.score >= score * (1 + margin):
+        return new, f"better by {100 * (best.score / score - 1):.0f} %" if score > 0 else "better"
+    if twin is None:
+        revised = {
+            "pools_revision": new.pools_revision,
+            "room_revision": new.room_revision,
+            "weighed_time": new.weighed_time,
+        }
+        return running.model_copy(update=revised), f"kept: better by less than {100 * margin:.0f} %"
+    others = [candidate for candidate in new.candidates if candidate is not twin]
+    return (
+        new.model_copy(update={"candidates": [twin, *others], "planned_time": running.planned_time}),
+        f"kept: better by less than {100 * margin:.0f} %",
+    )
+
+
+def where(candidate: PlannedCandidate) -> Placed:
+    """What decides whether two candidates are the same deployment: shapes and places, not how many."""
+    return tuple((choice.role, choice.pool, choice.choice) for choice in candidate.choices)
+
+
+def has_room(plan: PlanStatus | None, request: PlanRequest, catalog: Catalog) -> bool:
+    """Whether the plan's first candidate fits into the pools as they are."""
+    if plan is None or not plan.candidates:
+        return False
+    needed: Counter[str] = Counter()
+    scale: dict[str, int] = {}
+    for planned in plan.candidates[0].choices:
+        accelerator = catalog.accelerators.get(planned.choice.accelerator)
+        if accelerator is None:
+            return False
+        shape = resolve(planned.choice, accelerator)
+        needed[planned.pool] += planned.replicas * shape.pods * shape.units_per_pod
+        scale[planned.pool] = _MILLICORES_PER_CORE if accelerator.kind == "cpu" else 1
+    present = {(pool.name, pool.accelerator) for pool in request.pools}
+    if any((planned.pool, planned.choice.accelerator) not in present for planned in plan.candidates[0].choices):
+        return False
+    return fits({pool: -(-units // scale[pool]) for pool, units in needed.items()}, request.pools)
+
+
+def _nothing_keeps_the_promise(plan: ServingPlan) -> Unsupported:
+    """What was asked is not deployed by halves: the user hears what comes nearest, and decides."""
+    nearest = f"; the nearest, {shape_text(plan.why_not[0])}: {plan.why_not[0].message}" if plan.why_not else ""
+    return Unsupported(
+        f"no deployment on these pools keeps the SLO for this workload{nearest}",
+        field="spec.slo",
+        hint="loosen the SLO, lower the workload, allow more, or give more accelerators",
+        code="SloUnreachable",
+    )
+
+
+def _planned(candidate: ServingCandidate) -> PlannedCandidate:
+    choices = [
+        PlannedChoice(
+            role=role.role,
+            pool=role.pool,
+            replicas=role.replicas,
+            choice=role.choice if role.choice.pools else role.choice.model_copy(update={"pools": [role.pool]}),
+        )
+        for role in candidate.roles[:_CHOICES_MAX]
+    ]
+    return PlannedCandidate(
+        choices=choices,
+        accelerators=candidate.accelerators,
+        score=candidate.score,
+        prediction=candidate.prediction,
+        reason=candidate.reason[:_TEXT_MAX],
+        message=candidate.message[:_TEXT_MAX],
+    )
+
+
+def _why_not(
+    candidate: ServingCandidate,
+    planned: PlannedCandidate,
+    deployment: ServingDeployment,
+    catalog: Catalog,
+    settings: RenderSettings,
+) -> TrimtabError | None:
+    """Why this candidate cannot be deployed here; None when it can."""
+    if not candidate.deployable or any(role.role != "aggregated" for role in candidate.roles):
+        return Unsupported("separate roles are advice only: they are not deployed by auto", field="spec.auto")
+    if not planned.choices:
+        return Unsupported("it names no replicas", field="spec.auto")
+    explicit = Explicit.model_construct(choices=[choice.choice for choice in planned.choices])
+    tried = deployment.model_copy(update={"spec": deployment.spec.model_copy(update={"explicit": explicit})})
+    errors = validate(tried, catalog, settings)
+    if errors:
+        return errors[0]
+    try:
+        for index in range(len(explicit.choices)):
+            replica_template(tried, index, catalog, settings)
+    except TrimtabError as error:
+        return error
+    return None
+
+
+def _distinct_places_first(able: Sequence[PlannedCandidate]) -> list[PlannedCandidate]:
+    """The best, then the best of every other place, then the rest: a fallback in the pool that is full is none."""
+    seen: set[frozenset[str]] = set()
+    first: list[PlannedCandidate] = []
+    rest: list[PlannedCandidate] = []
+    for candidate in able:
+        place = frozenset(choice.pool for choice in candidate.choices)
+        (rest if place in seen else first).append(candidate)
+        seen.add(place)
+    return [*first, *rest][:PLANNED_MAX]
+
+
+def _loser(
+    candidate: ServingCandidate, *, advisory: bool = False, reason: str | None = None, message: str | None = None
+) -> PlanLoser:
+    return PlanLoser(
+        shape=shape_text(candidate)[:_SHAPE_MAX],
+        score=candidate.score,
+        advisory=advisory,
+        reason=(candidate.reason if reason is None else reason)[:_TEXT_MAX],
+        message=(candidate.message if message is None else message)[:_TEXT_MAX],
+    )
+
+
+def shape_text(candidate: ServingCandidate | PlannedCandidate) -> str:
+    """`2 x h100-sxm-80gb vllm tp4 in pool a`."""
+    roles = candidate.roles if isinstance(candidate, ServingCandidate) else candidate.choices
+    parts = []
+    for role in roles:
+        choice = role.choice
+        degrees = {
+            "tp": choice.tensor_parallel,
+            "pp": choice.pipeline_parallel,
+            "dp": choice.data_parallel,
+            "ep": choice.expert_parallel,
+        }
+        shown = "".join(f" {name}{degree}" for name, degree in degrees.items() if degree > 1 or name == "tp")
+        split = "" if role.role == "aggregated" else f" {role.role}"
+        quantization = "" if choice.quantization is None else f" {choice.quantization}"
+        parts.append(
+            f"{role.replicas} x {choice.accelerator} {choice.engine}{shown}{quantization}{split} in pool {role.pool}"
+        )
+    return ", ".join(parts)

@@ -1,0 +1,138 @@
+"""What the planner is asked for one deployment: its spec and the pools, as a `PlanRequest`. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from controlplane.catalog import Accelerator, Catalog, Engine
+from controlplane.model.choice import AcceleratorChoice, EngineName
+from controlplane.model.errors import InvalidSpec, TrimtabError, Unsupported
+from controlplane.model.plans import PlannablePool, PlanRequest
+from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec
+from operators.pools.plannable import PoolRoom, pools_revision, room_revision
+from operators.serving import source as sources
+from operators.serving.render import RenderSettings, choice_image, no_image
+from operators.serving.validate_choice import check_api_key, check_engine
+from operators.workloads.podview import PodView
+
+# More than are kept: some may turn out not to be deployable here.
+_TOP = 8
+_POOLS_MAX = 64
+_REVISION_DIGITS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request with the hashes that say whether a plan still answers it."""
+
+    request: PlanRequest
+    request_revision: str
+    pools_revision: str
+    room_revision: str
+
+
+def ask(
+    deployment: ServingDeployment,
+    rooms: Sequence[PoolRoom],
+    pods: Iterable[PodView],
+    catalog: Catalog,
+    settings: RenderSettings,
+) -> Asked:
+    """The planning question of a valid `auto` deployment. Raises InvalidSpec or Unsupported where there is none."""
+    spec = deployment.spec
+    if spec.auto is None or spec.workload is None:
+        raise InvalidSpec("a plan needs the traffic it is made for", field="spec.workload", hint="state it")
+    held = held_units(pods, deployment.metadata.uid)
+    pools = [room.with_held(held[room.facts.name]) for room in rooms][:_POOLS_MAX]
+    if not pools:
+        raise Unsupported(
+            "no GPUPool has usable nodes",
+            field="spec.auto",
+            hint="create a GPUPool, or see `kubectl get gpupools` for what keeps them from being used",
+        )
+    allowed = spec.auto.allowed
+    engines = able_engines(deployment, {pool.accelerator for pool in pools}, catalog, settings)
+    request = PlanRequest(
+        model=spec.model.name,
+        slo=spec.slo,
+        workload=spec.workload,
+        pools=pools,
+        allowed=allowed.model_copy(update={"engines": engines}),
+        objective=spec.auto.objective,
+        top=_TOP,
+    )
+    return Asked(request, request_revision(spec, engines), pools_revision(pools), room_revision(pools))
+
+
+def request_revision(spec: ServingDeploymentSpec, engines: Sequence[EngineName]) -> str:
+    """Hash of the parts of the spec that a plan depends on."""
+    parts = {
+        "model": spec.model.name,
+        "slo": spec.slo.model_dump(mode="json"),
+        "workload": None if spec.workload is None else spec.workload.model_dump(mode="json"),
+        "auto": None if spec.auto is None else spec.auto.model_dump(mode="json"),
+        "engines": list(engines),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_REVISION_DIGITS]
+
+
+def held_units(pods: Iterable[PodView], uid: str) -> Counter[str]:
+    """Units that the deployment's own pods hold in each pool: its next plan may use them, too."""
+    held: Counter[str] = Counter()
+    for pod in pods:
+        if pod.owner_uid == uid and pod.pool is not None and not pod.terminal:
+            held[pod.pool] += pod.units or 0
+    return held
+
+
+def able_engines(
+    deployment: ServingDeployment, accelerators: Iterable[str], catalog: Catalog, settings: RenderSettings
+) -> list[EngineName]:
+    """Of the allowed engines, those that can serve this deployment on one of the accelerators with an image known
+    here. Raises the first engine's error when there is none."""
+    spec = deployment.spec
+    wanted: list[EngineName] = list(spec.auto.allowed.engines if spec.auto is not None else ())
+    wanted = wanted or sorted(get_args(EngineName))
+    known = [catalog.accelerators[name] for name in sorted(accelerators) if name in catalog.accelerators]
+    able: list[EngineName] = []
+    first: TrimtabError | None = None
+    for name in wanted:
+        engine = catalog.engine(name, field="spec.auto.allowed.engines")
+        errors = [_why_not(deployment, accelerator, engine, catalog, settings) for accelerator in known]
+        if None in errors:
+            able.append(name)
+        elif errors and first is None:
+            first = errors[0]
+    if able:
+        return able
+    if first is not None:
+        raise first
+    raise Unsupported("no engine is allowed or installed", field="spec.auto.allowed.engines", hint="allow one")
+
+
+def _why_not(
+    deployment: ServingDeployment,
+    accelerator: Accelerator,
+    engine: Engine,
+    catalog: Catalog,
+    settings: RenderSettings,
+) -> TrimtabError | None:
+    choice = AcceleratorChoice(accelerator=accelerator.id, engine=engine.id)
+    field = f"spec.auto ({engine.id} on {accelerator.id})"
+    source = sources.parse(deployment.spec.model.source)
+    errors = check_engine(deployment, choice, accelerator, engine, source, field)
+    errors += check_api_key(deployment, engine, catalog)
+    if not errors and choice_image(choice, engine, accelerator, settings) is None:
+        errors.append(no_image(engine, accelerator, field))
+    return errors[0] if errors else None
+
+
+def fits(units_by_pool: Mapping[str, int], pools: Sequence[PlannablePool]) -> bool:
+    """Whether the accelerators (whole cores for CPUs) that each pool shall give are there."""
+    free = {pool.name: pool.free for pool in pools}
+    return all(units <= free.get(pool, -1) for pool, units in units_by_pool.items())

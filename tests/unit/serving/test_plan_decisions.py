@@ -1,0 +1,224 @@
+"""When an auto deployment is planned, what of an answer is kept, and when it replaces what runs. No planner, no clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from controlplane.model.errors import Refused, TrimtabError, Unsupported
+from operators.serving.plan_adopt import adopt, choices_of, has_room, in_force, plan_status
+from operators.serving.plan_due import Attempt, AutoSettings, due, revisions
+from operators.serving.plan_request import ask, held_units
+from operators.workloads.podview import PodView
+from tests.unit.serving.auto_cases import RENDER, ROOMS, answer, asked, auto, room, status
+from tests.unit.serving.cases import CATALOG
+from tests.unit.serving.simulation import H100, L40S, START_S, UID
+
+SETTINGS = AutoSettings()
+
+
+# ---- the question
+
+
+def test_the_request_says_what_spec_and_pools_say() -> None:
+    wanted = auto(
+        slo={"ttftMs": {"p95": 400}}, auto={"allowed": {"maxAccelerators": 4}, "objective": "goodput-per-watt"}
+    )
+    request = asked(wanted, room("big", nic="ib-ndr-400", price_per_accelerator_hour=3.0)).request
+    assert request.slo.ttft_ms is not None
+    assert (request.model, request.slo.ttft_ms.p95, request.objective) == ("llama-3.1-8b", 400, "goodput-per-watt")
+    assert request.allowed.max_accelerators == 4
+    (pool,) = request.pools
+    assert (pool.name, pool.free, pool.per_node, pool.nic, pool.price_per_accelerator_hour) == (
+        "big", 8, 8, "ib-ndr-400", 3.0,
+    )  # fmt: skip
+
+
+def test_what_its_own_replicas_hold_is_free_for_its_next_plan() -> None:
+    def pod(uid: str, phase: str = "Running") -> PodView:
+        return PodView("p", "prod", "u", "1", phase, owner_uid=uid, pool="big", units=3)
+
+    assert held_units([pod(UID), pod("other"), pod(UID, "Failed")], UID) == {"big": 3}
+    assert room("big", free=2).with_held(3).free == 5
+    assert room("cores", "cpu-x86", free=2).with_held(1500).free == 3  # 2,000 + 1,500 millicores: three whole cores
+
+
+def test_only_engines_that_can_serve_it_here_are_asked_for() -> None:
+    # A GGUF file in the engine's image is for the engine whose image it is in: none is known for CPUs without one.
+    cpu = room("cores", "cpu-x86")
+    tiny = {"name": "tiny-random-llama", "source": "image:/models/tiny.gguf"}
+    assert asked(auto(model=tiny), cpu).request.allowed.engines == ["openvino"]
+    with pytest.raises(TrimtabError, match="does not download weights"):
+        asked(auto(model={"name": "tiny-random-llama", "source": "hf:org/tiny"}), cpu)
+
+
+def test_without_a_usable_pool_there_is_no_question() -> None:
+    with pytest.raises(Unsupported, match="no GPUPool has usable nodes"):
+        ask(auto(), (), (), CATALOG, RENDER)
+
+
+def test_revisions_tell_spec_pools_and_room_apart() -> None:
+    base = revisions(asked())
+    spec = revisions(asked(auto(slo={"tpotMs": {"p50": 30}})))
+    pools = revisions(asked(None, room("big", nic="ib-ndr-400"), ROOMS[1]))
+    free = revisions(asked(None, room("big", free=7), ROOMS[1]))
+    assert [a == b for a, b in zip(base, spec, strict=True)] == [False, True, True]
+    assert [a == b for a, b in zip(base, pools, strict=True)] == [True, False, True]
+    assert [a == b for a, b in zip(base, free, strict=True)] == [True, True, False]
+    # What is no part of the question does not ask it again.
+    assert revisions(asked(auto(replicas=7, podTemplate={"metadata": {"labels": {"a": "b"}}}))) == base
+
+
+# ---- when
+
+
+def test_planned_at_once_and_not_again_while_nothing_changes() -> None:
+    first = due(None, asked(), False, None, SETTINGS)
+    assert first is not None
+    assert first.at_s <= START_S
+    assert due(status(), asked(), True, None, SETTINGS) is None  # nor after a restart, which forgets attempts
+    assert due(status(), asked(), True, Attempt(START_S, revisions(asked())), SETTINGS) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "placeable", "pause_s"),
+    [
+        (asked(auto(slo={"tpotMs": {"p50": 30}})), True, SETTINGS.spec_pause_s),
+        (asked(None, room("big", nic="ib-ndr-400"), ROOMS[1]), True, SETTINGS.pools_pause_s),
+        (asked(None, room("big", free=7), ROOMS[1]), True, SETTINGS.room_pause_s),
+        (asked(None, room("big", free=0), ROOMS[1]), False, SETTINGS.unplaceable_pause_s),
+    ],
+    ids=["spec", "pools", "room", "no room for what runs"],
+)
+def test_planned_again_after_a_pause(question: object, placeable: bool, pause_s: float) -> None:
+    again = due(status(), question, placeable, None, SETTINGS)  # type: ignore[arg-type]
+    assert again is not None
+    assert again.at_s == START_S + pause_s
+
+
+def test_a_definite_no_is_not_asked_again_until_something_changes() -> None:
+    no = Attempt(START_S, revisions(asked()), 1, Unsupported("nothing fits"))
+    assert due(None, asked(), False, no, SETTINGS) is None
+    changed = due(None, asked(auto(slo={"tpotMs": {"p50": 30}})), False, no, SETTINGS)
+    assert changed is not None
+    assert changed.at_s == START_S + SETTINGS.spec_pause_s
+    freed = due(None, asked(None, room("big", free=7)), False, no, SETTINGS)
+    assert freed is not None
+    assert freed.at_s == START_S + SETTINGS.failure_base_s
+
+
+def test_a_dead_planner_is_asked_again_with_growing_pauses() -> None:
+    def pause_s(failures: int) -> float:
+        error = Refused("died", code="PlannerDied")
+        found = due(None, asked(), False, Attempt(START_S, revisions(asked()), failures, error, True), SETTINGS)
+        assert found is not None
+        return found.at_s - START_S
+
+    assert [pause_s(failures) for failures in (1, 2, 3, 99)] == [30, 60, 120, SETTINGS.failure_max_s]
+
+
+# ---- what is kept of an answer
+
+
+def test_kept_are_the_best_and_the_best_of_every_other_place() -> None:
+    plan = status(None, room("a"), room("b"), room("c"), room("d"), room("e"))
+    assert [candidate.choices[0].pool for candidate in plan.candidates] == ["a", "b", "c", "d"]
+    assert [choice.pools for choice in choices_of(plan)] == [["a"], ["b"], ["c"], ["d"]]
+    assert plan.why_not == []
+
+
+def test_split_roles_stay_advice() -> None:
+    plan = status(None, advisory=True)
+    assert all(choice.role == "aggregated" for candidate in plan.candidates for choice in candidate.choices)
+    assert [loser.advisory for loser in plan.why_not] == [True]
+    assert "prefill" in plan.why_not[0].shape
+
+
+def test_what_cannot_be_rendered_here_is_told_and_left_out() -> None:
+    with pytest.raises(TrimtabError, match="maxNumSeq"):
+        status(None, knobs={"maxNumSeq": 4})
+
+
+def test_an_answer_without_candidates_is_no_plan() -> None:
+    question = asked()
+    empty = answer(question.request).model_copy(update={"best": [], "why_not": answer(question.request).best})
+    with pytest.raises(
+        Unsupported, match=r"no deployment on these pools keeps the SLO.*the nearest, 1 x h100"
+    ) as raised:
+        plan_status(empty, question, auto(), CATALOG, RENDER, START_S)
+    assert raised.value.field == "spec.slo"
+
+
+# ---- what stands where explicit choices would
+
+
+def test_a_plan_in_force_reads_like_explicit_choices() -> None:
+    plan = status(None, replicas=3)
+    spec = in_force(auto().spec, plan)
+    assert [choice.accelerator for choice in spec.choices] == [H100, L40S]
+    assert spec.replicas == 3
+    assert in_force(auto(replicas=5).spec, plan).replicas == 5
+    assert in_force(auto(replicas=0).spec, plan).replicas == 0
+
+
+def test_a_plan_for_another_model_gives_no_choices_but_keeps_the_replicas() -> None:
+    plan = status(None, replicas=3)
+    spec = in_force(auto(model={"name": "llama-3.1-70b", "source": "pvc:models/llama70"}).spec, plan)
+    assert spec.choices == []
+    assert spec.replicas == 3
+
+
+# ---- hysteresis
+
+
+def test_a_small_gain_moves_nothing() -> None:
+    running = status(None, scores={"big": 100.0, "small": 90.0})
+    new = status(None, scores={"big": 100.0, "small": 109.0}, at_s=START_S + 60)
+    kept, why = adopt(running, new, room=True, margin=0.10)
+    assert kept.candidates[0].choices[0].pool == "big"
+    assert "kept" in why
+    assert kept.planned_time == running.planned_time
+    assert kept.weighed_time == new.weighed_time
+
+
+def test_a_large_gain_moves() -> None:
+    running = status(None, scores={"big": 100.0, "small": 90.0})
+    new = status(None, scores={"big": 100.0, "small": 111.0})
+    adopted, why = adopt(running, new, room=True, margin=0.10)
+    assert adopted.candidates[0].choices[0].pool == "small"
+    assert why == "better by 11 %"
+
+
+def test_without_room_anything_is_better() -> None:
+    running = status(None, scores={"big": 100.0, "small": 10.0})
+    new = status(None, room("small", L40S))
+    adopted, why = adopt(running, new, room=False, margin=0.10)
+    assert adopted.candidates[0].choices[0].pool == "small"
+    assert "no room" in why
+
+
+def test_the_same_deployment_is_weighed_again_and_may_change_its_number() -> None:
+    new = status(None, replicas=2)
+    adopted, _ = adopt(status(), new, room=True, margin=0.10)
+    assert adopted == new
+
+
+def test_after_a_change_of_the_spec_the_running_one_is_judged_among_the_new() -> None:
+    running = status(None, scores={"big": 100.0, "small": 90.0})
+    stricter = auto(slo={"tpotMs": {"p50": 20}})
+    near = status(stricter, scores={"big": 50.0, "small": 52.0})
+    assert adopt(running, near, room=True, margin=0.10)[0].candidates[0].choices[0].pool == "big"
+    far = status(stricter, scores={"big": 50.0, "small": 80.0})
+    assert adopt(running, far, room=True, margin=0.10)[0].candidates[0].choices[0].pool == "small"
+    alone = status(stricter, room("small", L40S))  # what runs keeps the new promise nowhere
+    assert adopt(running, alone, room=True, margin=0.10)[0].candidates[0].choices[0].pool == "small"
+
+
+def test_room_is_counted_in_the_plan_s_own_units() -> None:
+    plan = status(None, replicas=3)
+    assert has_room(plan, asked(None, room("big", free=3)).request, CATALOG)
+    assert not has_room(plan, asked(None, room("big", free=2)).request, CATALOG)
+    assert not has_room(plan, asked(None, room("other")).request, CATALOG)
+    tiny = auto(model={"name": "tiny-random-llama", "source": "image:/models/tiny.gguf"})
+    cores = status(tiny, room("cores", "cpu-x86", 4), replicas=2, cpuMillicores=1500)
+    assert has_room(cores, asked(tiny, room("cores", "cpu-x86", 3)).request, CATALOG)
+    assert not has_room(cores, asked(tiny, room("cores", "cpu-x86", 2)).request, CATALOG)
