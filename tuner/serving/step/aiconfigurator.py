@@ -113,6 +113,16 @@ def shipped_models() -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class LightOps:
+    """Operators with a speed-of-light formula, as JSON lists: communication and some linear attention have none."""
+
+    context_rest: str
+    context_attention: str
+    decode_rest: str
+    decode_attention: str
+
+
+@dataclass(frozen=True, slots=True)
 class MeasuredParts:
     """One compiled engine. `handle` is the package's own object, for its whole-step calls."""
 
@@ -123,6 +133,9 @@ class MeasuredParts:
     decode_rest: list[int]
     decode_attention: list[int]
     slow: bool  # whether attention takes about 110 us to ask, not 2 to 40
+    light: LightOps
+    gemm_format: str | None  # of the dense layers, resolved; None: the model has none of the kind
+    moe_format: str | None
 
     def context_ms(self, tokens: int) -> float:
         return _sum(self.handle.evaluate_context_ops(self.context_rest, batch_size=1, s=tokens))
@@ -138,6 +151,24 @@ class MeasuredParts:
         # one more than what is cached: the token being computed attends to itself
         batch = sequences * (1 + self.query.draft_tokens)
         return _sum(self.handle.evaluate_generation_ops(self.decode_attention, batch_size=batch, s=kv + 1))
+
+    def context_light_ms(self, tokens: int) -> float:
+        """Speed-of-light time of the operators that have one: a lower bound of `context_ms`."""
+        return self._light(self.light.context_rest, is_context=True, batch_size=1, s=tokens)
+
+    def decode_light_ms(self, sequences: int) -> float:
+        batch = sequences * (1 + self.query.draft_tokens)
+        return self._light(self.light.decode_rest, is_context=False, batch_size=batch, s=2)
+
+    def context_attention_light_ms(self, batch: int, new: int, past: int) -> float:
+        return self._light(self.light.context_attention, is_context=True, batch_size=batch, s=new, prefix=past)
+
+    def decode_attention_light_ms(self, sequences: int, kv: int) -> float:
+        batch = sequences * (1 + self.query.draft_tokens)
+        return self._light(self.light.decode_attention, is_context=False, batch_size=batch, s=kv + 1)
+
+    def _light(self, ops: str, **shape: Any) -> float:
+        return _sum(self.handle.evaluate_ops_sol_json(ops, **shape))
 
     def notes(self) -> list[str]:
         """What of the answer was carried over from elsewhere, in the package's words."""
@@ -222,6 +253,14 @@ def _compile(query: Query) -> MeasuredParts:
         decode_rest=decode_rest,
         decode_attention=decode_attention,
         slow=any("DsaContext" in op for op in decoded["context_ops"]),
+        light=LightOps(
+            context_rest=_with_light(handle, decoded["context_ops"], context_rest, is_context=True),
+            context_attention=_with_light(handle, decoded["context_ops"], context_attention, is_context=True),
+            decode_rest=_with_light(handle, decoded["generation_ops"], decode_rest, is_context=False),
+            decode_attention=_with_light(handle, decoded["generation_ops"], decode_attention, is_context=False),
+        ),
+        gemm_format=_format(decoded["context_ops"], "Gemm"),
+        moe_format=_format(decoded["context_ops"], "Moe"),
     )
 
 
@@ -235,6 +274,24 @@ def _split(count: int, times: Any) -> tuple[list[int], list[int]]:
     for i in range(count):
         (attention if len(set(times(i))) > 1 else rest).append(i)
     return rest, attention
+
+
+def _with_light(handle: Any, ops: list[Any], chosen: list[int], *, is_context: bool) -> str:
+    kept = []
+    for i in chosen:
+        try:
+            handle.evaluate_ops_sol_json(json.dumps([ops[i]]), is_context=is_context, batch_size=1, s=16)
+        except (RuntimeError, ValueError):  # no formula for this operator
+            continue
+        kept.append(ops[i])
+    return json.dumps(kept)
+
+
+def _format(ops: list[Any], kind: str) -> str | None:
+    """Weight format of most operators of a kind (routers and logits stay at bf16)."""
+    words = [body["quant_mode"] for op in ops for name, body in op.items() if name == kind and "quant_mode" in body]
+    quantised = [word for word in words if word != "bfloat16"]
+    return quantised[0] if quantised else (words[0] if words else None)
 
 
 def _probe(parts: MeasuredParts) -> None:
@@ -252,7 +309,7 @@ def _probe(parts: MeasuredParts) -> None:
             raise Miss("no-value", f"{what} iteration answered {value} ms")
 
 
-def _sum(values: list[tuple[str, float, float, str]]) -> float:
+def _sum(values: list[tuple[Any, ...]]) -> float:
     total = 0.0
     for item in values:
         total += item[1]

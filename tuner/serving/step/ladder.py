@@ -11,16 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 from controlplane.model.plans import Provenance, Tier
 from tuner.serving.case import EngineCase
-from tuner.serving.step import aiconfigurator, limits, names
-from tuner.serving.step.aiconfigurator import MeasuredParts, Miss, Query, QueryMode
+from tuner.serving.step import aiconfigurator, bounds, limits, names
+from tuner.serving.step.aiconfigurator import Miss, Query, QueryMode
+from tuner.serving.step.bounds import Review
 from tuner.serving.step.store import NotMeasured, TableStore, default_store, key_of
 from tuner.serving.step.table import StepTable
 from tuner.serving.step.tabulate import SLOW, USUAL, tabulate
 
-_BF16 = "bfloat16"
+_BF16 = bounds.BF16
+# what no other mode of the same tables, or no tables at all of the accelerator, can answer either
+_NO_WAY_OUT = ("version-unlisted", "system-unknown", "shape-refused", "model-unknown")
+_NO_SYSTEM_WIDE_WAY_OUT = ("quantisation-not-on-accelerator", "model-unknown")
 _MODES: tuple[QueryMode, ...] = ("SILICON", "HYBRID")
 # Whose tables stand in where an engine's own have nothing. TensorRT-LLM and SGLang share kernels (FlashInfer, the MLA
 # and MoE kernels of TensorRT-LLM) more than either does with vLLM's defaults.
@@ -55,14 +60,20 @@ def step_table(case: EngineCase, *, store: TableStore | None = None) -> StepTabl
 def measured_table(case: EngineCase) -> StepTable | NotMeasured:
     """The best measured table of a case, or why there is none. Asks the tables' package; keeps nothing."""
     aiconfigurator.require()
+    compiled = cache(aiconfigurator.compile_query)
     notes: list[str] = []
+    hopeless: set[tuple[str, str]] = set()
     for tier, query in rungs(case):
-        label = _label(query)
+        if (query.backend, query.version) in hopeless:
+            continue
         try:
-            parts = aiconfigurator.compile_query(query)
-            return _tabulated(case, tier, parts, notes)
+            return _tabulated(case, tier, bounds.review(compiled(query), compiled), notes)
         except Miss as miss:
-            notes.append(f"{label}: {miss}")
+            notes.append(f"{_label(query)}: {miss}")
+            if miss.kind in _NO_SYSTEM_WIDE_WAY_OUT:
+                break
+            if miss.kind in _NO_WAY_OUT:
+                hopeless.add((query.backend, query.version))
     return NotMeasured(tuple(notes) or ("the measured tables do not know the model",))
 
 
@@ -101,13 +112,14 @@ def rungs(case: EngineCase) -> Iterator[tuple[Tier, Query]]:
                 yield "sibling", replace(own, backend=other, version="current", mode=mode, fmha_quant=fmha)
 
 
-def _tabulated(case: EngineCase, tier: Tier, parts: MeasuredParts, notes: list[str]) -> StepTable:
+def _tabulated(case: EngineCase, tier: Tier, found: Review, notes: list[str]) -> StepTable:
+    parts = found.parts
     query = parts.query
     provenance = Provenance(
-        tier=tier,
+        tier="borrowed" if found.replaced and tier != "sibling" else tier,
         source=f"aiconfigurator-core {aiconfigurator.VERSION}: {query.backend} {query.version} on {query.system}",
         query_mode=query.mode,
-        notes=[*notes, *parts.notes()],
+        notes=[*notes, *found.notes, *parts.notes()],
     )
     try:
         knots = SLOW if parts.slow else USUAL

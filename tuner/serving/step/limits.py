@@ -5,7 +5,7 @@ from __future__ import annotations
 from controlplane import catalog
 from controlplane.model.errors import InvalidSpec
 from tuner.serving.case import EngineCase
-from tuner.serving.step.aiconfigurator import GEMM_QUANTS, KV_QUANTS, MOE_QUANTS
+from tuner.serving.step.roofline_formats import canonical_kv, canonical_weight
 
 _RANGES = {
     "tensor_parallel": (1, 512),
@@ -13,7 +13,7 @@ _RANGES = {
     "attention_data_parallel": (1, 512),
     "moe_tensor_parallel": (1, 512),
     "moe_expert_parallel": (1, 512),
-    "draft_tokens": (0, 16),
+    "draft_tokens": (0, 64),
 }
 
 
@@ -26,10 +26,11 @@ def check(case: EngineCase) -> None:
         value = getattr(case, field)
         if not low <= value <= high:
             raise InvalidSpec("out of range", field=field, value=value, limit=f"{low} to {high}")
-    for field, known in (("gemm_quant", GEMM_QUANTS), ("moe_quant", MOE_QUANTS), ("kv_quant", KV_QUANTS)):
-        value = getattr(case, field)
-        if value is not None and value not in known:
-            raise InvalidSpec("unknown quantisation", field=field, value=value, limit=", ".join(known))
+    for field, word in (("gemm_quant", case.gemm_quant), ("moe_quant", case.moe_quant)):
+        if word is not None:
+            canonical_weight(word, field=field)
+    if case.kv_quant is not None:
+        canonical_kv(case.kv_quant, field="kv_quant")
     if model.heads % case.tensor_parallel:
         raise InvalidSpec(
             f"{model.heads} attention heads do not divide by the tensor-parallel size",

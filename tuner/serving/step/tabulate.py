@@ -145,11 +145,11 @@ def _context_attention(asked: _Asked, most: Knots) -> tuple[list[int], list[int]
     shapes = ((1, 0), (1, 1_000), (1, 8_000), (3, 0), (6, 0), (6, 1_000), (16, 0))
     new = _refined_attention([along_new(*shape) for shape in shapes], first, most.new)
     first = [0, *geometric(1, 1_024, 16.0), *geometric(1_024, MOST_TOKENS, 2.0)]
-    shapes = ((1, 20), (1, 512), (1, 3_000), (6, 500))
-    past = _refined_attention([along_past(*shape) for shape in shapes], first, most.past)
+    beside = ((1, 20), (1, 512), (1, 3_000), (6, 500))
+    past = _refined_attention([along_past(*shape) for shape in beside], first, most.past)
     first = geometric(1, MOST_PROMPTS, 4.0)
-    shapes = ((20, 0), (100, 0), (100, 1_000), (300, 0), (1_000, 0), (1_000, 1_000))
-    batch = _refined_attention([along_batch(*shape) for shape in shapes], first, most.batch)
+    within = ((20, 0), (100, 0), (100, 1_000), (300, 0), (1_000, 0), (1_000, 1_000))
+    batch = _refined_attention([along_batch(*shape) for shape in within], first, most.batch)
     out = np.empty((len(batch), len(new), len(past)))
     for j, n in enumerate(new):
         for m, p in enumerate(past):
