@@ -1,0 +1,143 @@
+"""The planner is asked when it is due, one deployment at a time, and never holds a reconcile up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from controlplane.model.errors import Refused
+from controlplane.testing.fake_clock import FakeClock
+from operators.pools.plannable import PoolRoom
+from operators.serving.plan_due import AutoSettings
+from operators.serving.planning import Planning
+from tests.unit.serving.auto_cases import RENDER, ROOMS, auto, room
+from tests.unit.serving.cases import CATALOG
+from tests.unit.serving.simulation import L40S
+from tests.unit.serving.test_auto_operator import FakeService
+
+
+class Bench:
+    """A `Planning` with everything around it in the test's hand."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = FakeClock()
+        self.service = FakeService(**options)
+        self.rooms: Sequence[PoolRoom] = ROOMS
+        self.woken: list[str] = []
+        self.planning = Planning(
+            self.service,
+            lambda: self.rooms,
+            catalog=CATALOG,
+            render=RENDER,
+            wake=self.woken.append,
+            clock=self.clock,
+            settings=AutoSettings(),
+        )
+
+    def look(self, key: str = "prod/chat", **spec: Any) -> Any:
+        return self.planning.look(key, auto(**spec), ())
+
+    async def planned(self, **spec: Any) -> Any:
+        """Look, let the planner answer, look again."""
+        self.look(**spec)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return self.look(**spec)
+
+
+async def test_the_answer_comes_with_the_next_look() -> None:
+    bench = Bench()
+    assert (bench.look().reason, bench.woken) == ("Planning", [])
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert bench.woken == ["prod/chat"]
+    outlook = bench.look()
+    assert (outlook.status, outlook.reason, outlook.again_s) == ("True", "Planned", None)
+    assert outlook.news == "1 x h100-sxm-80gb sglang tp1 in pool big: first plan"
+    assert "predicted TTFT p95 350 ms, TPOT p95 28.0 ms (roofline" in outlook.message
+    assert bench.look().news is None
+
+
+async def test_one_at_a_time_and_looks_never_wait() -> None:
+    bench = Bench()
+    bench.service.go.clear()
+    assert [bench.look(f"prod/{name}").reason for name in "abc"] == ["Planning"] * 3
+    await asyncio.sleep(0)
+    assert len(bench.service.requests) == 1
+    bench.service.go.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(bench.service.requests) == 3
+
+
+async def test_free_room_is_looked_at_later_and_lost_room_sooner() -> None:
+    bench = Bench()
+    await bench.planned()
+    bench.rooms = (room("big", free=7), ROOMS[1])
+    assert bench.look().again_s == 600
+    bench.rooms = (room("big", free=0), ROOMS[1])
+    assert bench.look().again_s == 30
+    await bench.clock.advance(31)
+    outlook = await bench.planned()
+    assert outlook.plan.candidates[0].choices[0].pool == "small"
+    assert outlook.news.endswith("the running plan has no room any more")
+
+
+async def test_news_of_pools_wakes_everybody_once_a_while() -> None:
+    bench = Bench()
+    await bench.planned()
+    bench.woken.clear()
+    for _ in range(100):
+        bench.planning.pools_changed()
+    await bench.clock.advance(9)
+    assert bench.woken == []
+    await bench.clock.advance(2)
+    assert bench.woken == ["prod/chat"]
+
+
+async def test_a_dead_planner_is_asked_again_and_a_plan_in_force_outlives_it() -> None:
+    bench = Bench()
+    bench.service.error = Refused("the planner's process ended with signal 9", code="PlannerDied")
+    outlook = await bench.planned()
+    assert (outlook.status, outlook.reason, outlook.again_s) == ("False", "PlanFailed", 30)
+    bench.service.error = None
+    await bench.clock.advance(31)
+    assert (await bench.planned()).reason == "Planned"
+    bench.service.error = Refused("the planner's process ended with signal 9", code="PlannerDied")
+    bench.rooms = (room("big", free=0), ROOMS[1])
+    await bench.clock.advance(60)
+    outlook = await bench.planned()
+    assert (outlook.status, outlook.reason) == ("True", "Planned")
+    assert "weighing it again failed" in outlook.message
+
+
+async def test_a_deployment_that_goes_takes_its_question_along() -> None:
+    bench = Bench()
+    bench.service.go.clear()
+    bench.look()
+    await asyncio.sleep(0)
+    bench.planning.forget("prod/chat")
+    await asyncio.sleep(0)
+    bench.service.go.set()
+    await asyncio.sleep(0)
+    assert bench.woken == []
+
+
+async def test_a_plan_that_was_lost_with_the_process_is_read_from_the_status() -> None:
+    first = Bench()
+    plan = (await first.planned()).plan
+    second = Bench()
+    outlook = second.planning.look("prod/chat", auto(status=plan), ())
+    assert (outlook.status, outlook.plan) == ("True", plan)
+    assert second.service.requests == []
+
+
+async def test_a_pool_of_another_kind_changes_the_plan_only_for_a_gain() -> None:
+    bench = Bench(scores={"big": 100.0, "small": 90.0, "new": 105.0})
+    await bench.planned()
+    bench.rooms = (*ROOMS, room("new", L40S))
+    await bench.clock.advance(61)
+    assert (await bench.planned()).plan.candidates[0].choices[0].pool == "big"
+    assert len(bench.service.requests) == 2
+    assert bench.look().again_s is None
