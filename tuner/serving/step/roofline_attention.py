@@ -13,6 +13,7 @@ import numpy as np
 
 from controlplane.catalog.models import Mla
 from controlplane.catalog.params import full_attention_layers
+from tuner.serving.step.roofline_hardware import constants
 from tuner.serving.step.roofline_layers import Engine
 from tuner.serving.step.table import Floats
 
@@ -40,7 +41,7 @@ def decode_attention_ms(engine: Engine, sequences: Floats, kv: Floats) -> Floats
         flops = 4.0 * sequences * queries * seen * heads * model.head_dim
         moved = sequences * seen * 2.0 * kv_heads * model.head_dim * engine.formats.kv_bytes
         moved = moved + sequences * queries * 2.0 * heads * model.head_dim * 2.0
-        return engine.hardware.attention_ms(flops, moved, decode=True, kernels=2.0)
+        return engine.hardware.attention_ms(flops, moved, decode=True)
 
     return _over_windows(engine, layer)
 
@@ -63,8 +64,13 @@ def _layer_context_ms(engine: Engine, batch: Floats, new: Floats, past: Floats, 
     flops = 4.0 * batch * pairs(new, past, window) * heads * model.head_dim
     seen = new + past if window is None else new + np.minimum(past, window)
     moved = batch * seen * 2.0 * kv_heads * model.head_dim * engine.formats.kv_bytes
-    moved = moved + batch * new * 2.0 * (heads + kv_heads) * model.head_dim * 2.0
-    return engine.hardware.attention_ms(flops, moved, decode=False, kernels=2.0)
+    rows = batch * new * (heads + 2.0 * kv_heads) * model.head_dim * 2.0
+    total = engine.hardware.attention_ms(flops, moved + rows, decode=False)
+    # rotary embedding and the write to the cache, and where queries and keys are normalised one more pass over them
+    facts = constants()["attention"]
+    passes = facts["rotary_passes"] + (facts["norm_passes"] if model.qk_norm is not None else 0.0)
+    kernels = facts["norm_kernels"] if model.qk_norm is not None else 0.0
+    return total + engine.hardware.traffic_ms(passes * rows, kernels)
 
 
 def _latent_context_ms(engine: Engine, mla: Mla, batch: Floats, new: Floats, past: Floats) -> Floats:
@@ -75,12 +81,12 @@ def _latent_context_ms(engine: Engine, mla: Mla, batch: Floats, new: Floats, pas
         attended = pairs(new, past, float(mla.index_topk))  # the best of those before, as many as a window
         flops = 2.0 * batch * attended * heads * (latent + mla.kv_lora_rank)
         moved = batch * (new + past) * latent * engine.formats.kv_bytes + batch * new * heads * latent * 4.0
-        total = hardware.attention_ms(flops, moved, decode=False, kernels=2.0)
+        total = hardware.attention_ms(flops, moved, decode=False)
         return total + _scorer_ms(engine, mla, batch, pairs(new, past, None), new + past)
     wide = mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim
     flops = 2.0 * batch * pairs(new, past, None) * heads * wide
     moved = batch * (new + past) * heads * wide * 2.0 + batch * new * heads * wide * 2.0
-    total = hardware.attention_ms(flops, moved, decode=False, kernels=2.0)
+    total = hardware.attention_ms(flops, moved, decode=False)
     up = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
     again = hardware.gemm_ms(batch * past, mla.kv_lora_rank, up, engine.formats.gemm)
     return total + np.where(past > 0, again, 0.0)
@@ -93,7 +99,7 @@ def _latent_decode_ms(engine: Engine, mla: Mla, sequences: Floats, kv: Floats, q
     flops = 2.0 * sequences * queries * seen * heads * (latent + mla.kv_lora_rank)
     moved = sequences * seen * latent * engine.formats.kv_bytes
     moved = moved + sequences * queries * heads * (latent + mla.kv_lora_rank) * 2.0
-    total = engine.hardware.attention_ms(flops, moved, decode=True, kernels=2.0)
+    total = engine.hardware.attention_ms(flops, moved, decode=True)
     if mla.index_topk is not None:
         total = total + _scorer_ms(engine, mla, sequences, queries * kv, kv)
     return total
@@ -105,7 +111,7 @@ def _scorer_ms(engine: Engine, mla: Mla, batch: Floats, scored: Floats, kept: Fl
     index_heads, dim = mla.index_heads or 0, mla.index_head_dim or 0
     flops = 2.0 * batch * scored * index_heads * dim
     moved = batch * kept * dim + 3.0 * batch * scored * 4.0
-    return engine.hardware.attention_ms(flops, moved, decode=False, kernels=3.0)
+    return engine.hardware.attention_ms(flops, moved, decode=False)
 
 
 def pairs(new: Floats, past: Floats, window: float | None) -> Floats:

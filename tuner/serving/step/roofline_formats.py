@@ -31,6 +31,11 @@ class WeightFormat:
         """Whether weights are widened to 16 bits before they are multiplied."""
         return self.arithmetic == "bf16" and self.word not in ("bfloat16", "float32")
 
+    @property
+    def scaled_at_run_time(self) -> bool:
+        """Whether activations are narrowed in a kernel of their own, with scales found from their values."""
+        return self.arithmetic != "bf16" and self.word != "fp8_static"
+
 
 # Scales: fp8_block has one 32-bit scale per 128 x 128 block; grouped int4 one 16-bit scale per 128 weights (AWQ,
 # GPTQ); MX formats one 8-bit scale per 32 (OCP Microscaling 1.0); NVFP4 one 8-bit scale per 16; GGUF blocks of 32

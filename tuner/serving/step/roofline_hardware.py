@@ -39,6 +39,7 @@ class Hardware:
     peaks_flop_per_s: dict[Arithmetic, float]
     bandwidth_bytes_per_s: float
     gemm_share: float
+    expert_share: float
     memory_share: float
     attention_share: float
     decode_attention_share: float
@@ -49,31 +50,49 @@ class Hardware:
         """`[tokens, inner] x [inner, outer]`; activations are read once, results written in 16 bits."""
         if inner <= 0 or outer <= 0:
             return np.zeros_like(tokens)
-        flops = 2.0 * tokens * inner * outer
-        moved = inner * outer * form.bytes_per_weight + tokens * (inner * form.activation_bytes + 2.0 * outer)
-        return self._ridge_ms(self._compute_ms(flops, form), self._memory_ms(moved)) + self.launch_ms
+        flops: Floats = 2.0 * tokens * inner * outer
+        moved: Floats = inner * outer * form.bytes_per_weight + tokens * (inner * form.activation_bytes + 2.0 * outer)
+        return self._ridge_ms(self._compute_ms(flops, form), self._memory_ms(moved)) + self._start_ms(
+            tokens * inner, form
+        )
 
     def grouped_gemm_ms(
         self, rows: Floats, groups: Floats, inner: float, outer: float, form: WeightFormat, tile: float
     ) -> Floats:
         """`groups` matrices of one shape, `rows` rows over all of them; a group's rows fill tiles only in part."""
-        flops = 2.0 * (rows + 0.5 * tile * groups) * inner * outer
-        moved = groups * inner * outer * form.bytes_per_weight + rows * (inner * form.activation_bytes + 2.0 * outer)
-        return self._ridge_ms(self._compute_ms(flops, form), self._memory_ms(moved)) + self.launch_ms
+        flops: Floats = 2.0 * (rows + 0.5 * tile * groups) * inner * outer
+        moved: Floats = groups * inner * outer * form.bytes_per_weight + rows * (
+            inner * form.activation_bytes + 2.0 * outer
+        )
+        compute_ms = self._compute_ms(flops, form) * self.gemm_share / self.expert_share
+        return self._ridge_ms(compute_ms, self._memory_ms(moved)) + self._start_ms(rows * inner, form)
 
     def traffic_ms(self, moved_bytes: Floats, kernels: float = 1.0) -> Floats:
         """Element-wise work: bytes moved."""
         return self._memory_ms(moved_bytes) + kernels * self.launch_ms
 
-    def attention_ms(self, flops: Floats, moved_bytes: Floats, *, decode: bool, kernels: float = 1.0) -> Floats:
-        """Attention at 16 bits: its own share of the peak, and for decode its own share of the bandwidth."""
-        memory = self.decode_attention_share if decode else self.memory_share
+    def attention_ms(self, flops: Floats, moved_bytes: Floats, *, decode: bool) -> Floats:
+        """Attention at 16 bits: its own share of the peak and of the bandwidth, and several launches (metadata,
+        cache write, the split kernels and their sum)."""
+        memory = self.decode_attention_share
+        kernels: float = constants()["attention"]["decode_kernels" if decode else "context_kernels"]
         compute_ms = 1e3 * flops / (self.peaks_flop_per_s["bf16"] * self.attention_share)
         memory_ms = 1e3 * moved_bytes / (self.bandwidth_bytes_per_s * memory)
         return self._ridge_ms(compute_ms, memory_ms) + kernels * self.launch_ms
 
+    def _start_ms(self, activations: Floats, form: WeightFormat) -> Floats:
+        """The launch, and where activations are scaled at run time the kernel that narrows them before."""
+        if form.scaled_at_run_time:
+            return 2.0 * self.launch_ms + self._memory_ms(activations * (2.0 + form.activation_bytes))
+        return np.full_like(activations, self.launch_ms)
+
     def _compute_ms(self, flops: Floats, form: WeightFormat) -> Floats:
-        return 1e3 * flops / (self.peaks_flop_per_s[form.arithmetic] * self.gemm_share)
+        share: float = self.gemm_share * constants()["arithmetic_factor"][form.arithmetic]
+        if form.weight_only:
+            share *= constants()["widening_factor"]
+        if form.word == "fp8_block":
+            share *= constants()["block_scale_factor"]
+        return 1e3 * flops / (self.peaks_flop_per_s[form.arithmetic] * share)
 
     def _memory_ms(self, moved_bytes: Floats) -> Floats:
         return 1e3 * moved_bytes / (self.bandwidth_bytes_per_s * self.memory_share)
@@ -87,7 +106,8 @@ class Hardware:
 
 def hardware_of(accelerator: Accelerator) -> Hardware:
     """Attainable rates. Raises Unsupported where no public number tells peak or bandwidth."""
-    share = constants()["classes"][class_of(accelerator)]
+    facts = constants()
+    share = facts["classes"][class_of(accelerator)] | facts["accelerators"].get(accelerator.id, {})
     notes: list[str] = []
     peaks = _peaks(accelerator, notes)
     bandwidth = accelerator.memory_bandwidth_bytes_per_s
@@ -101,6 +121,7 @@ def hardware_of(accelerator: Accelerator) -> Hardware:
         peaks_flop_per_s=peaks,
         bandwidth_bytes_per_s=bandwidth,
         gemm_share=share["gemm_share"],
+        expert_share=share["expert_share"],
         memory_share=share["memory_share"],
         attention_share=share["attention_share"],
         decode_attention_share=share["decode_attention_share"],
@@ -117,7 +138,12 @@ def class_of(accelerator: Accelerator) -> str:
         return "amd"
     if accelerator.vendor == "intel":
         return "gaudi" if accelerator.architecture.startswith("Gaudi") else "intel-gpu"
-    return "nvidia-hbm" if (accelerator.memory_type or "").startswith("HBM") else "nvidia-gddr"
+    capability = float(accelerator.compute_capability or 0)
+    if capability < 8.0:
+        return "nvidia-before-ampere"
+    if not (accelerator.memory_type or "").startswith("HBM"):
+        return "nvidia-gddr"
+    return "nvidia-hbm" if capability >= 9.0 else "nvidia-ampere-hbm"
 
 
 def _peaks(accelerator: Accelerator, notes: list[str]) -> dict[Arithmetic, float]:

@@ -58,7 +58,7 @@ class Engine:
         return total
 
     def _projections_ms(self, tokens: Floats, *, decode: bool) -> Floats:
-        """Query, key, value and output projections of one attention layer, rotary embedding, all-reduce."""
+        """Query, key, value and output projections of one attention layer, all-reduce."""
         model, tp, form = self.model, self.tensor, self.formats.gemm
         if model.mla is not None:
             return self._latent_projections_ms(tokens, model.mla, decode=decode) + self._all_reduce_ms(tokens)
@@ -66,7 +66,6 @@ class Engine:
         keys = max(1.0, model.kv_heads / tp) * model.head_dim
         made = queries * (2 if model.gated_attention else 1) + 2 * keys
         total = self.hardware.gemm_ms(tokens, model.hidden, made, form)
-        total = total + self.hardware.traffic_ms(2.0 * tokens * (queries + 2 * keys) * _ACTIVATION_BYTES)
         return total + self.hardware.gemm_ms(tokens, queries, model.hidden, form) + self._all_reduce_ms(tokens)
 
     def _latent_projections_ms(self, tokens: Floats, mla: Mla, *, decode: bool) -> Floats:
@@ -105,7 +104,7 @@ class Engine:
             total = total + hardware.traffic_ms(2.0 * tokens * state * 4.0)
         else:  # chunked form (Gated Delta Networks, arXiv 2412.06464): about six products with the state per token
             moved = tokens * (2 * keys + 2 * values) * 3 * _ACTIVATION_BYTES
-            total = total + hardware.attention_ms(12.0 * tokens * state, moved, decode=False, kernels=4.0)
+            total = total + hardware.attention_ms(12.0 * tokens * state, moved, decode=False)
         total = total + hardware.traffic_ms(3.0 * tokens * values * _ACTIVATION_BYTES)  # gated norm
         return total + hardware.gemm_ms(tokens, values, model.hidden, form) + self._all_reduce_ms(tokens)
 
