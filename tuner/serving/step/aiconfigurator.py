@@ -332,7 +332,7 @@ def as_miss(error: Exception) -> Miss:
     if isinstance(error, Miss):
         return error
     text = " ".join(str(error).split()).removeprefix("perf database error: ")
-    text = text.split(" at /")[0][:240] or type(error).__name__
+    text = text.split(" at /")[0].split(" New way:")[0][:200] or type(error).__name__
     seen: BaseException | None = error
     while seen is not None:
         kind = _BY_NAME.get(type(seen).__name__)

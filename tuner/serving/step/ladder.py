@@ -1,10 +1,13 @@
 """Which source answers for an engine case: the best one that can, with the reason every better one could not.
 
-measured                 tables of this engine, accelerator and quantisation
-measured-bf16-attention  the same, with attention at bf16 where fp8 attention was not measured
-borrowed                 roofline times a utilisation measured on other shapes or quantisations
-sibling                  tables of another engine, on this accelerator
-roofline                 shapes, peaks and bandwidths only (`roofline.py`)
+    measured                 tables of this engine, accelerator and quantisation
+    measured-bf16-attention  the same, with attention at bf16 where fp8 attention was not measured
+    borrowed                 the same engine with a weight format of the same width
+    sibling                  tables of another engine on this accelerator
+    borrowed, sibling        roofline times a utilisation measured on other shapes or quantisations, own engine first
+    roofline                 shapes, peaks and bandwidths only (`roofline.py`)
+
+Borrowed utilisation comes last of the measured ones because it is the weakest: see docs/step-model.md for the figures.
 """
 
 from __future__ import annotations
@@ -16,17 +19,15 @@ from functools import cache
 from controlplane.model.plans import Provenance, Tier
 from tuner.serving.case import EngineCase
 from tuner.serving.step import aiconfigurator, bounds, limits, names
-from tuner.serving.step.aiconfigurator import Miss, Query, QueryMode
+from tuner.serving.step.aiconfigurator import Miss, Query
 from tuner.serving.step.bounds import Review
 from tuner.serving.step.store import NotMeasured, TableStore, default_store, key_of
 from tuner.serving.step.table import StepTable
 from tuner.serving.step.tabulate import SLOW, USUAL, tabulate
 
-_BF16 = bounds.BF16
 # what no other mode of the same tables, or no tables at all of the accelerator, can answer either
 _NO_WAY_OUT = ("version-unlisted", "system-unknown", "shape-refused", "model-unknown")
 _NO_SYSTEM_WIDE_WAY_OUT = ("quantisation-not-on-accelerator", "model-unknown")
-_MODES: tuple[QueryMode, ...] = ("SILICON", "HYBRID")
 # Whose tables stand in where an engine's own have nothing. TensorRT-LLM and SGLang share kernels (FlashInfer, the MLA
 # and MoE kernels of TensorRT-LLM) more than either does with vLLM's defaults.
 _SIBLING_BACKENDS = {"vllm": ("sglang", "trtllm"), "sglang": ("trtllm", "vllm"), "trtllm": ("sglang", "vllm")}
@@ -74,13 +75,15 @@ def measured_table(case: EngineCase) -> StepTable | NotMeasured:
                 break
             if miss.kind in _NO_WAY_OUT:
                 hopeless.add((query.backend, query.version))
-    return NotMeasured(tuple(notes) or ("the measured tables do not know the model",))
+    return NotMeasured(tuple(notes) or ("the measured tables do not know the model or its format",))
 
 
 def rungs(case: EngineCase) -> Iterator[tuple[Tier, Query]]:
     """What is asked of the measured tables, best first. Empty where they know no such engine, model or accelerator."""
     backend, system = names.backend_name(case.engine), names.system_name(case.accelerator)
     shipped = aiconfigurator.shipped_models()
+    if not _formats_known(case):
+        return
     model = next((name for name in names.model_candidates(case) if name in shipped), None)
     if backend is None or system is None or model is None:
         return
@@ -101,15 +104,42 @@ def rungs(case: EngineCase) -> Iterator[tuple[Tier, Query]]:
     )
     # engines move faster than measurements: the tables' current release stands in for one they do not list
     for version in dict.fromkeys((own.version, "current")):
-        yield "measured", replace(own, version=version)
-        yield "measured-bf16-attention", replace(own, version=version, fmha_quant=_BF16)
-    # all kinds of borrowing at once: the narrower policies allow a part of them, so they never answer more
-    yield "borrowed", replace(own, version="current", mode="HYBRID")
-    yield "borrowed", replace(own, version="current", mode="HYBRID", fmha_quant=_BF16)
-    for other in _SIBLING_BACKENDS[backend]:
-        for mode in _MODES:
-            for fmha in (None, _BF16):
-                yield "sibling", replace(own, backend=other, version="current", mode=mode, fmha_quant=fmha)
+        for attention in _attentions(replace(own, version=version)):
+            yield ("measured" if attention.fmha_quant is None else "measured-bf16-attention"), attention
+    own = replace(own, version="current")
+    siblings = [replace(own, backend=other) for other in _SIBLING_BACKENDS[backend]]
+    for same_width in _same_width(own):
+        for attention in _attentions(same_width):
+            yield "borrowed", attention
+    for sibling in siblings:
+        for query in (sibling, *_same_width(sibling)):
+            for attention in _attentions(query):
+                yield "sibling", attention
+    # all kinds of transfer at once: the narrower policies allow a part of them, so they never answer more
+    for query in (own, *siblings):
+        for attention in _attentions(replace(query, mode="HYBRID")):
+            yield ("borrowed" if query is own else "sibling"), attention
+
+
+def _formats_known(case: EngineCase) -> bool:
+    asked = (
+        (case.gemm_quant, aiconfigurator.GEMM_QUANTS),
+        (case.moe_quant, aiconfigurator.MOE_QUANTS),
+        (case.kv_quant, aiconfigurator.KV_QUANTS),
+    )
+    return all(word is None or word in known for word, known in asked)
+
+
+def _attentions(query: Query) -> tuple[Query, Query]:
+    """The engine as asked, and with attention at bf16: fp8 attention is often not measured."""
+    return query, replace(query, fmha_quant=bounds.BF16)
+
+
+def _same_width(query: Query) -> list[Query]:
+    """The engine with weight formats of the same bytes and arithmetic in place of those asked for."""
+    gemm = (query.gemm_quant, *bounds.SAME_WIDTH.get(query.gemm_quant or "", ()))
+    moe = (query.moe_quant, *bounds.SAME_WIDTH.get(query.moe_quant or "", ()))
+    return [replace(query, gemm_quant=g, moe_quant=m) for m in moe for g in gemm if (g, m) != (gemm[0], moe[0])]
 
 
 def _tabulated(case: EngineCase, tier: Tier, found: Review, notes: list[str]) -> StepTable:
@@ -129,8 +159,11 @@ def _tabulated(case: EngineCase, tier: Tier, found: Review, notes: list[str]) ->
 
 
 def _label(query: Query) -> str:
-    attention = "" if query.fmha_quant is None else f", {query.fmha_quant} attention"
-    return f"{query.backend} {query.version} {query.mode}{attention}"
+    words = [query.backend, query.version, query.mode]
+    words += [f"{name} {word}" for name, word in (("dense", query.gemm_quant), ("experts", query.moe_quant)) if word]
+    if query.fmha_quant is not None:
+        words.append(f"{query.fmha_quant} attention")
+    return " ".join(words)
 
 
 def _roofline(case: EngineCase, notes: tuple[str, ...]) -> StepTable:
