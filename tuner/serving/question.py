@@ -26,12 +26,13 @@ KnobValue = bool | int | float | str
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
     """Who sends when. closed: `clients` that each send the next request when the last is answered. poisson, gamma
-    (with `cv`) and burst: `rate_per_s`. trace: `path`."""
+    (with `cv`) and burst (`burst` requests at once): `rate_per_s`. trace: `path`."""
 
     kind: ArrivalKind
     clients: int = 0
     rate_per_s: float = 0.0
     cv: float = 1.0
+    burst: int = 16
     path: str = ""
 
 
@@ -83,6 +84,7 @@ class Question:
     moe_quant: str | None
     kv_quant: str | None
     draft_tokens: int
+    accepted_tokens: float  # of the drafted ones, mean per step
     nic: str | None
     nics_per_node: int | None
     accelerators_per_node: int | None
@@ -104,13 +106,14 @@ FIELDS = frozenset(
     {
         *("id", "model", "system", "backend", "backend_version", *DEGREES),
         *("gemm_quant", "kv_quant", "moe_quant", "isl", "osl", "isl_range", "osl_range", "prefix"),
-        *("arrivals", "requests", "knobs", "disagg", "replicas", "router", "seed", "draft_tokens"),
+        *("arrivals", "requests", "knobs", "disagg", "replicas", "router", "seed"),
+        *("draft_tokens", "accepted_tokens"),
         *("nic", "nics_per_node", "accelerators_per_node", "cores"),
         *("price_per_accelerator_hour", "currency", "power_cap_w"),
     }
 )
 _ROLE = frozenset({*DEGREES, "workers", "system", "max_batch", "knobs"})
-_ARRIVALS = frozenset({"closed", "poisson", "gamma", "burst", "trace", "cv"})
+_ARRIVALS = frozenset({"closed", "poisson", "gamma", "burst", "trace", "cv", "size"})
 
 
 def parse_line(line: str | bytes) -> Question:
@@ -131,6 +134,10 @@ def parse_question(data: object) -> Question:
     if source is not None and prefix >= source.low and prefix > 0:
         fields.fail("prefix", "must leave a token of the shortest prompt", f"0 to {source.low - 1}")
     degrees, prefill, decode = _shapes(fields)
+    drafted = fields.whole("draft_tokens", 0, 16) or 0
+    accepted = fields.number("accepted_tokens", 0, drafted)
+    if drafted and accepted is None:
+        fields.need("accepted_tokens", "needed beside draft_tokens: how many a step keeps depends on model and text")
     return Question(
         id=identity,
         model=fields.text("model", 200) or fields.need("model"),
@@ -145,7 +152,8 @@ def parse_question(data: object) -> Question:
         gemm_quant=fields.text("gemm_quant", 40),
         moe_quant=fields.text("moe_quant", 40),
         kv_quant=fields.text("kv_quant", 40),
-        draft_tokens=fields.whole("draft_tokens", 0, 16) or 0,
+        draft_tokens=drafted,
+        accepted_tokens=accepted or 0.0,
         nic=fields.text("nic", 100),
         nics_per_node=fields.whole("nics_per_node", 0, 64),
         accelerators_per_node=fields.whole("accelerators_per_node", 1, 1024),
@@ -186,14 +194,20 @@ def _arrivals(fields: Fields) -> Arrivals:
             limit="closed, poisson, gamma, burst or trace",
         )
     kind = kinds[0]
-    if inside.has("cv") and kind != "gamma":
-        inside.fail("cv", "belongs to gamma arrivals", "leave it out")
+    for name, owner in (("cv", "gamma"), ("size", "burst")):
+        if inside.has(name) and kind != owner:
+            inside.fail(name, f"belongs to {owner} arrivals", "leave it out")
     if kind == "closed":
         return Arrivals(kind=kind, clients=inside.whole(kind, 1, MAX_CLIENTS) or 0)
     if kind == "trace":
         return Arrivals(kind=kind, path=inside.text(kind, 4096) or "")
     rate = inside.number(kind, 0, 1e6, open_low=True) or 0.0
-    return Arrivals(kind=kind, rate_per_s=rate, cv=inside.number("cv", 0, 100, open_low=True) or 1.0)
+    return Arrivals(
+        kind=kind,
+        rate_per_s=rate,
+        cv=inside.number("cv", 0, 100, open_low=True) or 1.0,
+        burst=inside.whole("size", 1, MAX_CLIENTS) or 16,
+    )
 
 
 def _span(fields: Fields, name: str, traced: bool) -> Span | None:
