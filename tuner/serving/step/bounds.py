@@ -7,11 +7,12 @@ the neighbour instead, and the answer says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tuner.serving.step.aiconfigurator import MeasuredParts, Miss, Query
+from tuner.serving.step.aiconfigurator import MeasuredParts
+from tuner.serving.step.query import Miss, Query
 
 Compile = Callable[[Query], MeasuredParts]
 Field = Literal["gemm_quant", "moe_quant"]
@@ -105,16 +106,18 @@ def _neighbour(
     ]
     if not wrong:
         return None
-    for name, (other, _) in others.items():
-        if name != BF16 and BF16 in others:
-            against = max(a / b for a, b in zip(_rest(other), _rest(others[BF16][0]), strict=True))
-            if against > _MOST_TIMES_BF16:
-                continue
-        if name in wrong or name == BF16:
-            measured = ", ".join(f"{others[x][1]:.1f} x {x}" for x in wrong)
-            what = "experts" if field == "moe_quant" else "dense layers"
-            return other, f"{word} tables of {what} cannot be true (up to {measured}): {name} stands in"
-    return None
+    sound = next((name for name in others if _sound(name, others)), wrong[0])
+    measured = ", ".join(f"{others[name][1]:.1f} x {name}" for name in wrong)
+    what = "experts" if field == "moe_quant" else "dense layers"
+    return others[sound][0], f"{word} tables of {what} cannot be true (up to {measured}): {sound} stands in"
+
+
+def _sound(name: str, others: Mapping[str, tuple[MeasuredParts, float]]) -> bool:
+    """Whether a neighbour's own tables hold against bf16, where there are such."""
+    if name == BF16 or BF16 not in others:
+        return True
+    pairs = zip(_rest(others[name][0]), _rest(others[BF16][0]), strict=True)
+    return max(a / b for a, b in pairs) <= _MOST_TIMES_BF16
 
 
 def _rest(parts: MeasuredParts) -> list[float]:

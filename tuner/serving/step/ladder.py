@@ -19,8 +19,8 @@ from functools import cache
 from controlplane.model.plans import Provenance, Tier
 from tuner.serving.case import EngineCase
 from tuner.serving.step import aiconfigurator, bounds, limits, names
-from tuner.serving.step.aiconfigurator import Miss, Query
 from tuner.serving.step.bounds import Review
+from tuner.serving.step.query import GEMM_QUANTS, KV_QUANTS, MOE_QUANTS, Miss, Query, as_miss
 from tuner.serving.step.store import NotMeasured, TableStore, default_store, key_of
 from tuner.serving.step.table import StepTable
 from tuner.serving.step.tabulate import SLOW, USUAL, tabulate
@@ -123,9 +123,9 @@ def rungs(case: EngineCase) -> Iterator[tuple[Tier, Query]]:
 
 def _formats_known(case: EngineCase) -> bool:
     asked = (
-        (case.gemm_quant, aiconfigurator.GEMM_QUANTS),
-        (case.moe_quant, aiconfigurator.MOE_QUANTS),
-        (case.kv_quant, aiconfigurator.KV_QUANTS),
+        (case.gemm_quant, GEMM_QUANTS),
+        (case.moe_quant, MOE_QUANTS),
+        (case.kv_quant, KV_QUANTS),
     )
     return all(word is None or word in known for word, known in asked)
 
@@ -155,7 +155,7 @@ def _tabulated(case: EngineCase, tier: Tier, found: Review, notes: list[str]) ->
         knots = SLOW if parts.slow else USUAL
         return tabulate(parts, provenance, draft_tokens=case.draft_tokens, knots=knots)
     except Exception as error:
-        raise aiconfigurator.as_miss(error) from error
+        raise as_miss(error) from error
 
 
 def _label(query: Query) -> str:
