@@ -1,0 +1,137 @@
+"""Corrections reach the right parts of a table, and intervals widen with distance and tier."""
+
+import numpy as np
+import pytest
+
+from controlplane.model.errors import InvalidSpec
+from controlplane.model.plans import Provenance as TableProvenance
+from tuner.serving.calibration.apply import LEAST_FACTOR, calibrate, interval
+from tuner.serving.calibration.parameters import (
+    METRICS,
+    Band,
+    Calibration,
+    Effect,
+    Provenance,
+    Support,
+    dump_calibration,
+    load_calibration,
+)
+from tuner.serving.case import EngineCase
+from tuner.serving.step.table import StepTable
+
+CASE = EngineCase(model="llama-3.1-70b", accelerator="h200-sxm-141gb", engine="vllm", tensor_parallel=8)
+
+
+def table(tier: str = "measured") -> StepTable:
+    axis = np.array([1.0, 2.0])
+    cube = np.ones((2, 2, 2))
+    return StepTable(
+        context_tokens=axis, context_ms=np.array([10.0, 20.0]), decode_sequences=axis,
+        decode_ms=np.array([5.0, 6.0]), context_attention_batch=axis, context_attention_new=axis,
+        context_attention_past=axis, context_attention_ms=cube, decode_attention_sequences=axis,
+        decode_attention_kv=axis, decode_attention_ms=np.ones((2, 2)),
+        provenance=TableProvenance(tier=tier, source="made up"),
+    )  # fmt: skip
+
+
+def made(effects: list[Effect], bands: list[Band] | None = None, support: Support | None = None) -> Calibration:
+    return Calibration(
+        name="made up",
+        effects=effects,
+        bands=bands or [],
+        support=support or Support(engine_system_models=[], engine_models=[], engine_systems=[]),
+        provenance=Provenance(
+            data="none", data_sha256="", rows=0, rows_answered=0, filters=[], method="by hand", shrinkage={}, checked={}
+        ),
+    )
+
+
+def test_effects_of_matching_labels_add_up_and_others_do_not_apply() -> None:
+    found = calibrate(
+        CASE,
+        table(),
+        made(
+            [
+                Effect(when={"engine": "vllm"}, knob="prefill", value=0.1, rows=1),
+                Effect(when={"engine": "vllm", "precision": "16-bit"}, knob="prefill", value=0.2, rows=1),
+                Effect(when={"engine": "sglang"}, knob="prefill", value=5.0, rows=1),
+                Effect(when={}, knob="decode", value=-0.1, rows=1),
+                Effect(when={}, knob="request_ms", value=7.0, rows=1),
+            ]
+        ),
+    )
+    assert found.table.context_ms == pytest.approx(np.array([10.0, 20.0]) * np.exp(0.3))
+    assert found.table.context_attention_ms == pytest.approx(np.full((2, 2, 2), np.exp(0.3)))
+    assert found.table.decode_ms == pytest.approx(np.array([5.0, 6.0]) * np.exp(-0.1))
+    assert (found.host_step_ms, found.host_sequence_ms, found.request_ms) == (0.0, 0.0, 7.0)
+    assert found.notes[-1] in found.table.provenance.notes
+
+
+def test_identity_leaves_the_table_as_measured() -> None:
+    before = table()
+    found = calibrate(CASE, before, made([]))
+    assert (found.table.context_ms == before.context_ms).all()
+    assert (found.table.decode_attention_ms == before.decode_attention_ms).all()
+
+
+def test_corrections_are_bounded() -> None:
+    found = calibrate(
+        CASE,
+        table(),
+        made(
+            [
+                Effect(when={}, knob="decode", value=-9.0, rows=1),
+                Effect(when={}, knob="step_ms", value=-3.0, rows=1),
+            ]
+        ),
+    )
+    assert found.table.decode_ms[0] == pytest.approx(5.0 * LEAST_FACTOR)
+    assert found.host_step_ms == 0.0
+
+
+def test_distance_follows_the_support() -> None:
+    def at(**support: list[str]) -> str:
+        empty: dict[str, list[str]] = {"engine_system_models": [], "engine_models": [], "engine_systems": []}
+        return calibrate(CASE, table(), made([], support=Support(**{**empty, **support}))).distance
+
+    assert at() == "unknown"
+    assert at(engine_systems=["vllm/h200-sxm-141gb"]) == "known-engine"
+    assert at(engine_models=["vllm/llama-3.1-70b"], engine_systems=["vllm/h200-sxm-141gb"]) == "known-model"
+    assert at(engine_system_models=["vllm/h200-sxm-141gb/llama-3.1-70b"]) == "known"
+
+
+def test_a_tier_without_a_band_gets_the_widest() -> None:
+    bands = [
+        Band(tier="measured", distance="known", metric="ttft", lo=0.8, hi=1.2, rows=10),
+        Band(tier="roofline", distance="unknown", metric="ttft", lo=0.2, hi=6.0, rows=10),
+    ]
+    assert interval(made([], bands), "measured", "known", "ttft") == (0.8, 1.2)
+    assert interval(made([], bands), "sibling", "unknown", "ttft") == (0.2, 6.0)
+    assert interval(made([], bands), "sibling", "unknown", "tpot") == (0.1, 10.0)
+
+
+def test_round_trip_through_a_file(tmp_path) -> None:
+    before = load_calibration()
+    path = tmp_path / "mine.json"
+    path.write_text(dump_calibration(before), encoding="utf-8")
+    assert load_calibration(path) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("{", "mine.json"), ('{"version": 2}', "version"), ("[]", "mine.json")],
+)
+def test_a_broken_file_is_named(tmp_path, text: str, place: str) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidSpec, match="not a calibration") as found:
+        load_calibration(path)
+    assert place in str(found.value.field)
+
+
+def test_the_packaged_intervals_hold_their_prediction() -> None:
+    packaged = load_calibration()
+    for tier in ("measured", "borrowed", "roofline", "never-heard-of"):
+        for metric in METRICS:
+            low, high = interval(packaged, tier, "unknown", metric)
+            assert 0 < low <= 1 <= high

@@ -1,0 +1,82 @@
+"""A step table corrected by a calibration, with the host times that belong to it and the interval of the result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from tuner.serving.calibration.labels import distance_of, labels_of
+from tuner.serving.calibration.parameters import Calibration, Distance, Metric, load_calibration, matching
+from tuner.serving.case import EngineCase
+from tuner.serving.step.table import StepTable
+
+# Bounds of a correction: a table that needs more than this is the wrong table, not a slow engine.
+LEAST_FACTOR, MOST_FACTOR = 0.5, 2.5
+MOST_STEP_MS, MOST_SEQUENCE_MS, MOST_REQUEST_MS = 50.0, 1.0, 2000.0
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Calibrated:
+    """What the replay runs on. `host_step_ms`: each iteration; `host_sequence_ms`: each sequence in it; `request_ms`:
+    from a client's sending to the engine's queue. `distance`: how far the case is from what was fitted."""
+
+    table: StepTable
+    host_step_ms: float
+    host_sequence_ms: float
+    request_ms: float
+    distance: Distance
+    notes: tuple[str, ...]
+    calibration: Calibration
+
+    def interval(self, metric: Metric) -> tuple[float, float]:
+        """Factors on a predicted latency that bound the true mean with 90 % confidence, lo <= 1 <= hi."""
+        return interval(self.calibration, self.table.provenance.tier, self.distance, metric)
+
+
+def calibrate(case: EngineCase, table: StepTable, calibration: Calibration | None = None) -> Calibrated:
+    """The case's table after the calibration (None: the packaged one). Effects of engines, accelerators and models that
+    the fit has not seen are absent by construction: such a case gets those of its physical classes only."""
+    chosen = load_calibration() if calibration is None else calibration
+    labels = labels_of(case, table)
+    found = matching(chosen, labels)
+    prefill, decode = (_factor(found[knob]) for knob in ("prefill", "decode"))
+    distance = distance_of(chosen, case)
+    changed = replace(
+        table,
+        context_ms=table.context_ms * prefill,
+        context_attention_ms=table.context_attention_ms * prefill,
+        decode_ms=table.decode_ms * decode,
+        decode_attention_ms=table.decode_attention_ms * decode,
+    )
+    step_ms = min(max(found["step_ms"], 0.0), MOST_STEP_MS)
+    sequence_ms = min(max(found["sequence_ms"], 0.0), MOST_SEQUENCE_MS)
+    request_ms = min(max(found["request_ms"], 0.0), MOST_REQUEST_MS)
+    notes = (
+        f"calibration {chosen.name}, {distance}: prefill x{prefill:.2f}, decode x{decode:.2f}, host {step_ms:.2f} ms a "
+        f"step, {sequence_ms * 1e3:.0f} us a sequence, {request_ms:.1f} ms a request",
+    )
+    return Calibrated(
+        table=replace(
+            changed,
+            provenance=table.provenance.model_copy(update={"notes": [*table.provenance.notes, *notes]}),
+        ),
+        host_step_ms=step_ms,
+        host_sequence_ms=sequence_ms,
+        request_ms=request_ms,
+        distance=distance,
+        notes=notes,
+        calibration=chosen,
+    )
+
+
+def interval(calibration: Calibration, tier: str, distance: Distance, metric: Metric) -> tuple[float, float]:
+    """The band of a tier at a distance. Tiers that were never measured get the widest band there is."""
+    bands = [band for band in calibration.bands if band.metric == metric]
+    exact = [band for band in bands if band.tier == tier and band.distance == distance]
+    if exact:
+        return exact[0].lo, exact[0].hi
+    return min((band.lo for band in bands), default=0.1), max((band.hi for band in bands), default=10.0)
+
+
+def _factor(logarithm: float) -> float:
+    return min(max(math.exp(logarithm), LEAST_FACTOR), MOST_FACTOR)
