@@ -20,12 +20,17 @@ Ints = NDArray[np.int64]
 PERCENTILES = (("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0))
 # Requests drawn once and used from the front. 12,000 keeps some 120 beyond a 99th percentile.
 DRAWN = 12_000
-_BURST = 16  # requests that arrive together (arrivals: burst)
+DRAWN_BURSTY = 120_000  # a replica gets a share of these
+_BURST = 16  # requests that arrive together (arrivals: burst), evenly spaced groups
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Draws:
-    """Requests in order of arrival. `at`: arrival in units of the mean gap (1 / rate); None for a closed loop."""
+    """Requests in order of arrival. `at`: arrival in units of the mean gap (1 / rate); None for a closed loop.
+
+    A share of Poisson traffic is Poisson traffic, so a lower load just stretches time. Bursty traffic and traces are
+    split as a router splits them: each request goes to a replica by its own draw.
+    """
 
     at: Floats | None
     input_tokens: Ints
@@ -33,6 +38,7 @@ class Draws:
     shared_prefix: int
     rate_per_second: float | None  # of the whole deployment
     clients: int | None
+    thin: Floats | None = None  # uniform in [0, 1): a replica with a share s of the traffic gets those below s
 
     @cached_property
     def mean_new(self) -> float:
@@ -68,27 +74,29 @@ def draw(workload: Workload, seed: int) -> Draws:
     """Draws of a workload that is not a trace file (`of_trace`)."""
     if workload.input is None or workload.output is None:
         raise ValueError("lengths are given unless arrivals is trace")
-    streams = np.random.SeedSequence(seed).spawn(3)
-    gaps, inputs, outputs = (np.random.default_rng(stream) for stream in streams)
+    streams = np.random.SeedSequence(seed).spawn(4)
+    gaps, inputs, outputs, shares = (np.random.default_rng(stream) for stream in streams)
+    count = DRAWN if workload.arrivals in ("poisson", "closed") else DRAWN_BURSTY
     at: Floats | None = None
     if workload.arrivals == "poisson":
-        at = np.cumsum(gaps.exponential(size=DRAWN))
+        at = np.cumsum(gaps.exponential(size=count))
     elif workload.arrivals == "gamma":
         shape = 1 / workload.cv**2
-        at = np.cumsum(gaps.gamma(shape, 1 / shape, size=DRAWN))
+        at = np.cumsum(gaps.gamma(shape, 1 / shape, size=count))
     elif workload.arrivals == "burst":
-        at = np.repeat(np.cumsum(gaps.exponential(_BURST, size=-(-DRAWN // _BURST))), _BURST)[:DRAWN]
+        at = np.repeat(np.arange(1, -(-count // _BURST) + 1) * float(_BURST), _BURST)[:count]
     return Draws(
         at=at,
-        input_tokens=_lengths(workload.input, inputs),
-        output_tokens=_lengths(workload.output, outputs),
+        thin=None if count == DRAWN else shares.random(count),
+        input_tokens=_lengths(workload.input, inputs, count),
+        output_tokens=_lengths(workload.output, outputs, count),
         shared_prefix=workload.shared_prefix_tokens,
         rate_per_second=workload.rate_per_second,
         clients=workload.concurrency if workload.arrivals == "closed" else None,
     )
 
 
-def of_trace(arrival_s: Floats, input_tokens: Ints, output_tokens: Ints) -> Draws:
+def of_trace(arrival_s: Floats, input_tokens: Ints, output_tokens: Ints, seed: int) -> Draws:
     """Draws of a trace: its own arrivals, with the mean gap as the unit. Expects at least two requests in order."""
     span_s = float(arrival_s[-1] - arrival_s[0])
     rate = (len(arrival_s) - 1) / span_s if span_s > 0 else float(len(arrival_s))
@@ -99,9 +107,10 @@ def of_trace(arrival_s: Floats, input_tokens: Ints, output_tokens: Ints) -> Draw
         shared_prefix=0,
         rate_per_second=rate,
         clients=None,
+        thin=np.random.default_rng(seed).random(len(arrival_s)),
     )
 
 
-def _lengths(lengths: Lengths, generator: np.random.Generator) -> Ints:
+def _lengths(lengths: Lengths, generator: np.random.Generator, count: int) -> Ints:
     least = max(1, int(lengths.range_ratio * lengths.tokens))
-    return generator.integers(least, lengths.tokens + 1, size=DRAWN, dtype=np.int64)
+    return generator.integers(least, lengths.tokens + 1, size=count, dtype=np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from controlplane.catalog import Catalog, load
@@ -35,19 +36,17 @@ class Planner:
         keeps the promise, `best` is empty and the first of `why_not` is the best effort (reason BestEffort)."""
         started, cpu = time.perf_counter(), time.process_time()
         model = check(request, self.catalog, self.installation)
-        pieces = self._pieces()
         if progress is not None:
             progress("drawing the traffic", 0.0)
         draws = self._draws(request)
+        pieces = self._pieces(request, draws)
         evaluator = Evaluator(
             request=request,
             draws=draws,
             pieces=pieces,
             longest_tokens=int((draws.input_tokens + draws.output_tokens).max()),
         )
-        possible, losses = shapes(request, self.catalog, self.installation)
-        fitting, short = _fitting(possible, evaluator)
-        losses += short
+        fitting, losses = _fitting(*shapes(request, self.catalog, self.installation), evaluator)
         if not fitting:
             raise _nothing_fits(model.id, losses)
         if progress is not None:
@@ -70,19 +69,17 @@ class Planner:
             cpu_s=time.process_time() - cpu,
         )
 
-    def _pieces(self) -> Pieces:
+    def _pieces(self, request: PlanRequest, draws: Draws) -> Pieces:
         if self.pieces is not None:
             return self.pieces
-        from tuner.serving.planner.standard import StandardPieces  # noqa: PLC0415 - the replay's kernel: 0.3 s
+        from tuner.serving.planner.standard import StandardPieces  # noqa: PLC0415 - tests bring their own
 
-        return StandardPieces(router=self.installation.router)
+        return StandardPieces(router=self.installation.router, slo=request.slo, draws=draws)
 
     def _draws(self, request: PlanRequest) -> Draws:
         if request.workload.arrivals != "trace":
             return draw(request.workload, request.seed)
-        from tuner.serving.planner.traces import draws_of_trace  # noqa: PLC0415 - only where there is one
-
-        return draws_of_trace(request, self.catalog)
+        raise NotImplementedError
 
 
 def plan(
@@ -92,23 +89,38 @@ def plan(
     return Planner(installation=installation or Installation()).plan(request, progress=progress)
 
 
-def _fitting(possible: list[Shape], evaluator: Evaluator) -> tuple[list[Shape], list[Loss]]:
-    """Shapes whose weights and longest request fit, and the rest with the bytes they are short of."""
+def _fitting(possible: Sequence[Shape], losses: Sequence[Loss], evaluator: Evaluator) -> tuple[list[Shape], list[Loss]]:
+    """Shapes whose weights and longest request fit, and all losses: short memory comes before a pool too small."""
     fitting: list[Shape] = []
-    losses: list[Loss] = []
+    lost: list[Loss] = []
     for shape in possible:
-        where = {"label": shape.label, "pool": shape.pool.name, "shape": shape}
-        try:
-            room = evaluator.room(shape)
-        except TrimtabError as error:
-            losses.append(Loss(reason="NoStepTimes", message=str(error), **where))  # type: ignore[arg-type]
-            continue
-        if room.short_bytes > 0:
-            near = -room.short_bytes / max(room.weight_bytes, 1)
-            losses.append(Loss(reason="MemoryShort", message=room.message, nearness=near, **where))  # type: ignore[arg-type]
-        else:
+        said = _memory_loss(shape, evaluator)
+        if said is None:
             fitting.append(shape)
-    return fitting, losses
+        else:
+            lost.append(said)
+    for loss in losses:
+        small = loss.reason == "PoolTooSmall" and loss.shape is not None
+        lost.append((small and loss.shape is not None and _memory_loss(loss.shape, evaluator)) or loss)
+    return fitting, lost
+
+
+def _memory_loss(shape: Shape, evaluator: Evaluator) -> Loss | None:
+    """The loss of a shape whose memory is short, or unknown to the models; None when it fits."""
+    try:
+        room = evaluator.room(shape)
+    except TrimtabError as error:
+        return Loss(label=shape.label, pool=shape.pool.name, shape=shape, reason="NoStepTimes", message=str(error))
+    if room.short_bytes <= 0:
+        return None
+    return Loss(
+        label=shape.label,
+        pool=shape.pool.name,
+        shape=shape,
+        reason="MemoryShort",
+        message=room.message,
+        nearness=-room.short_bytes / max(room.weight_bytes, 1),
+    )
 
 
 def _nothing_fits(model: str, losses: list[Loss]) -> Unsupported:

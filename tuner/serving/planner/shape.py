@@ -22,10 +22,12 @@ _TOKENS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """Scheduler settings that are searched. `max_num_seqs` is not given to engines without the setting."""
+    """Scheduler settings that are searched, of one attention-data-parallel rank. `max_num_seqs` is not given to engines
+    without the setting. `chunked`: said where the engine does not split prompts by itself; None: its own way."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
+    chunked: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +114,12 @@ class Unit:
         engine = self.shape.case.engine
         knobs: dict[str, KnobValue] = {}
         if engine in _SEQUENCES:
-            knobs[_SEQUENCES[engine]] = self.scheduler.max_num_seqs
+            # SGLang shares one limit out among its data parallel ranks (scheduler.py: max_running_requests // dp_size)
+            ranks = self.shape.case.attention_data_parallel if engine == "sglang" else 1
+            knobs[_SEQUENCES[engine]] = self.scheduler.max_num_seqs * ranks
         knobs[_TOKENS[engine]] = self.scheduler.max_num_batched_tokens
+        if self.scheduler.chunked is not None:
+            knobs["enableChunkedPrefill"] = self.scheduler.chunked
         if self.max_model_len is not None:
             knobs["maxModelLen"] = self.max_model_len
         if self.shape.precision.choice_kv is not None:

@@ -116,7 +116,7 @@ def estimate(shape: Shape, table: StepTable, draws: Draws, scheduler: Scheduler,
         max_running=max(
             1.0,
             min(
-                scheduler.max_num_seqs / case.attention_data_parallel,
+                float(scheduler.max_num_seqs),
                 (kv_tokens - draws.shared_prefix) / max(held - draws.shared_prefix, 1.0),
             ),
         ),

@@ -1,0 +1,124 @@
+"""The real predictor behind the search: step tables, memory, replay, corrections, power and cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from controlplane.model.plans import PlanRequest, Prediction, Role
+from controlplane.model.serving import Slo
+from tuner.serving.planner import fleets
+from tuner.serving.planner.installation import RouterPolicy
+from tuner.serving.planner.load import Draws
+from tuner.serving.planner.pieces import Deployment, Outcome, Room
+from tuner.serving.planner.prediction import prediction_of
+from tuner.serving.planner.schedulers import schedulers
+from tuner.serving.planner.shape import Scheduler, Shape, Unit
+from tuner.serving.planner.static import estimate, limits
+from tuner.serving.replay.fleet import Fleet, Replica
+from tuner.serving.replay.run import simulate
+from tuner.serving.step.ladder import step_table
+from tuner.serving.step.roofline import roofline_table
+from tuner.serving.step.table import StepTable
+
+_UNBOUNDED_TOKENS = 1e12  # KV cache of a device whose memory no document states
+
+
+@dataclass(slots=True)
+class StandardPieces:
+    """One planning question's view of the predictor. `router`: the policy that is really installed."""
+
+    router: RouterPolicy
+    slo: Slo
+    draws: Draws
+    _tables: dict[tuple[str, ...], StepTable] = field(default_factory=dict)
+
+    def sketch(self, shape: Shape) -> StepTable:
+        return roofline_table(shape.case)
+
+    def table(self, shape: Shape) -> StepTable:
+        if shape.key not in self._tables:
+            self._tables[shape.key] = step_table(shape.case)
+        return self._tables[shape.key]
+
+    def schedulers(self, shape: Shape) -> list[Scheduler]:
+        return schedulers(shape, int(self.draws.input_tokens.max()))
+
+    def room(self, shape: Shape, scheduler: Scheduler, longest_tokens: int) -> Room:
+        budget = fleets.memory_of(shape, scheduler, int(self.draws.mean_held))
+        tokens = fleets.kv_tokens_of(shape, budget)
+        if tokens is None:
+            return Room(kv_tokens=_UNBOUNDED_TOKENS, short_bytes=0, weight_bytes=budget.weight_bytes)
+        short = budget.missing_bytes
+        if not short and tokens < longest_tokens:
+            short = int((longest_tokens - tokens) * budget.kv_bytes_per_token)
+        said = ""
+        if short:
+            held = f"{budget.fixed_bytes / 1e9:.1f} GB of weights, activations and runtime on each rank"
+            said = f"memory is {short:,} bytes short: {held}, and the longest request has {longest_tokens:,} tokens"
+        return Room(kv_tokens=tokens, short_bytes=short, weight_bytes=budget.weight_bytes, message=said)
+
+    def least_watts(self, shape: Shape) -> float:
+        return 0.1 * (shape.accelerator.tdp_w or 1.0)
+
+    def replica(self, unit: Unit, role: Role, draws: Draws, load: float) -> Outcome:
+        requests = fleets.requests_of(draws, load, self._running(unit, draws, load), tail=self._tail(), role=role)
+        result = simulate(Fleet(replicas=(self._replica(unit, "aggregated"),)), requests)
+        ttft, tpot = result.ttft_ms, result.tpot_ms
+        return Outcome(
+            ttft_ms=np.where(np.isnan(ttft), np.inf, ttft),
+            tpot_ms=tpot[~np.isnan(tpot)],
+            span_s=result.span_s,
+            arrivals_s=float(result.arrival_s[-1]),
+            running_peak=0,
+        )
+
+    def predict(self, deployment: Deployment, request: PlanRequest, draws: Draws) -> Prediction:
+        requests = fleets.requests_of(
+            draws, self._asked(draws), self._all_running(deployment, draws), tail=self._tail()
+        )
+        result = simulate(self._fleet(deployment, draws), requests, seed=request.seed)
+        return prediction_of(result, deployment, request)
+
+    def _asked(self, draws: Draws) -> float:
+        return float(draws.clients if draws.clients is not None else draws.rate_per_second or 0.0)
+
+    def _fleet(self, deployment: Deployment, draws: Draws) -> Fleet:
+        replicas: list[Replica] = []
+        link = None
+        for group in deployment.groups:
+            replicas += [self._replica(group.unit, group.role)] * group.replicas
+            if group.role == "prefill":
+                link = fleets.link_of(group.unit.shape, max(1, int(draws.mean_new)))
+        router = self.router
+        return Fleet(replicas=tuple(replicas), router=router, link=link)
+
+    def _all_running(self, deployment: Deployment, draws: Draws) -> float:
+        asked = self._asked(draws)
+        serving = [group for group in deployment.groups if group.role != "prefill"]
+        total = sum(group.replicas for group in serving)
+        return max(total * self._running(group.unit, draws, asked / total) for group in serving)
+
+    def _replica(self, unit: Unit, role: Role) -> Replica:
+        shape = unit.shape
+        tokens = fleets.kv_tokens_of(shape, fleets.memory_of(shape, unit.scheduler, int(self.draws.mean_held)))
+        rules = fleets.rules_of(unit)
+        return Replica(
+            table=self.table(shape),
+            rules=rules,
+            kv_blocks=None if tokens is None else max(1, int(tokens // rules.block_tokens)),
+            role=role,
+            attention_ranks=shape.case.attention_data_parallel,
+            pipeline_stages=shape.case.pipeline_parallel,
+            draft_tokens=shape.case.draft_tokens,
+        )
+
+    def _running(self, unit: Unit, draws: Draws, load: float) -> float:
+        if draws.clients is not None:
+            return load
+        static = estimate(unit.shape, self.table(unit.shape), draws, unit.scheduler, 1e12)
+        return min(load * draws.mean_output * static.tpot_ms(load) / 1e3, static.max_running)
+
+    def _tail(self) -> bool:
+        return any(point == "p99" for target in (self.slo.ttft_ms, self.slo.tpot_ms) for point, _ in limits(target))
