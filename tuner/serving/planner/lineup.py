@@ -12,8 +12,8 @@ from tuner.serving.planner.evaluator import Evaluator
 from tuner.serving.planner.installation import Installation
 from tuner.serving.planner.shape import Shape
 
-# Shapes of one pool and engine that enter mixes and pairs: the best by load per accelerator, by their bounds.
-_BEST_OF_POOL = 2
+# Shapes of one pool (and engine) that enter mixes and pairs.
+_BEST_OF_POOL = 4
 
 
 def line_up(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installation) -> list[Candidate]:
@@ -75,8 +75,9 @@ def _pairs(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installa
 
 
 def _best_by_pool(shapes: Sequence[Shape], evaluator: Evaluator, role: Role, *, by_engine: bool) -> list[Shape]:
-    """The few shapes of each pool (and engine) that carry most per accelerator, by the bounds."""
-    rated: dict[tuple[str, str], list[tuple[float, tuple[str, ...], Shape]]] = {}
+    """The few shapes of each pool (and engine) that could be of use together with others, by the bounds: none of the
+    rest carries more per accelerator and as much per replica (replicas behind one Service get equal shares)."""
+    rated: dict[tuple[str, str], list[tuple[float, float, tuple[str, ...], Shape]]] = {}
     for shape in shapes:
         try:
             limit = evaluator.limit(shape, role)
@@ -84,7 +85,12 @@ def _best_by_pool(shapes: Sequence[Shape], evaluator: Evaluator, role: Role, *, 
             continue
         if limit > 0:
             where = (shape.pool.name, shape.engine.id if by_engine else "")
-            rated.setdefault(where, []).append((-limit / shape.units, shape.key, shape))
-    return [
-        item[-1] for where in sorted(rated) for item in sorted(rated[where], key=lambda one: one[:2])[:_BEST_OF_POOL]
-    ]
+            rated.setdefault(where, []).append((-limit / shape.units, -limit, shape.key, shape))
+    out: list[Shape] = []
+    for where in sorted(rated):
+        most, kept = 0.0, 0
+        for _, limit, _, shape in sorted(rated[where], key=lambda one: one[:3]):
+            if -limit > most and kept < _BEST_OF_POOL:
+                most, kept = -limit, kept + 1
+                out.append(shape)
+    return out
