@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from controlplane.catalog import Catalog
-from controlplane.model.actions import Action, AwaitRoom, Record, Remember, Requeue, WriteStatus
+from controlplane.model.actions import Action, AwaitRoom, CreatePod, Record, Remember, Requeue, WriteStatus
 from controlplane.model.errors import Unsupported
 from controlplane.model.ports import PlanningService
 from controlplane.model.serving import ServingDeployment
@@ -51,6 +51,8 @@ from operators.workloads.podview import PodView
 _DELETE_SEEN_WITHIN_S = 60.0
 # Texts and numbers of free room in a status are brought up to date at most this often.
 _DETAILS_S = 10.0
+# A new deployment whose pods have just been created says so after this long, unless there is more to say by then.
+_FIRST_WORD_S = 1.0
 _EVENT_ACTION = "Reconcile"
 _FAR_S = 86_400
 
@@ -183,6 +185,9 @@ class ServingController:
             since_s = self._clock.monotonic_s() - self._told_s.get(key, float("-inf"))
             if since_s < _DETAILS_S and only_details(stored, written):
                 return Result(min(_DETAILS_S - since_s, again or _DETAILS_S))
+            if not stored and any(isinstance(action, CreatePod) for action in actions):
+                # Mostly superseded before anybody reads it: what becomes of the new pods is known in a moment.
+                return Result(min(_FIRST_WORD_S, again or _FIRST_WORD_S))
             await self._write_status(row, written, stored)
         return DONE if again is None else Result(again)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -169,8 +168,7 @@ def pod(
     """Manifest of one pod of a replica, bound to `node` by required affinity; kube-scheduler still decides whether it
     fits. Drain time and startup deadline are the deployment's current ones: they are not part of the revision."""
     name = pod_name(deployment.metadata.name, template.revision, slot, rank)
-    manifest = copy.deepcopy(template.base)
-    manifest = {"apiVersion": "v1", "kind": "Pod", **manifest}
+    manifest = {"apiVersion": "v1", "kind": "Pod", **_copy_of(template.base)}
     metadata, spec = manifest["metadata"], manifest["spec"]
     metadata["name"] = name
     metadata["namespace"] = deployment.metadata.namespace
@@ -253,6 +251,15 @@ def _labels(
         labels.ENGINE: template.engine,
         labels.MANAGED_BY: labels.MANAGED_BY_VALUE,
     }
+
+
+def _copy_of(tree: Any) -> Any:
+    """Of what JSON can say; `copy.deepcopy` takes nearly three times as long, and every pod begins with it."""
+    if isinstance(tree, dict):
+        return {key: _copy_of(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_copy_of(value) for value in tree]
+    return tree
 
 
 def _only_on(node: str) -> dict[str, Any]:
