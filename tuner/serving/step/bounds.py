@@ -97,7 +97,7 @@ def _neighbour(
         try:
             other = compile_query(_with(parts.query, field, name))
             others[name] = other, max(a / b for a, b in zip(own, _rest(other), strict=True))
-        except Miss:
+        except (Miss, RuntimeError, ValueError):  # not measured, or not at a probed shape
             continue
     wrong = [
         name

@@ -20,7 +20,7 @@ from controlplane.model.plans import Provenance, Tier
 from tuner.serving.case import EngineCase
 from tuner.serving.step import aiconfigurator, bounds, limits, names
 from tuner.serving.step.bounds import Review
-from tuner.serving.step.query import GEMM_QUANTS, KV_QUANTS, MOE_QUANTS, Miss, Query, as_miss
+from tuner.serving.step.query import GEMM_QUANTS, KV_QUANTS, MOE_QUANTS, Query, as_miss
 from tuner.serving.step.store import NotMeasured, TableStore, default_store, key_of
 from tuner.serving.step.table import StepTable
 from tuner.serving.step.tabulate import SLOW, USUAL, tabulate
@@ -69,7 +69,8 @@ def measured_table(case: EngineCase) -> StepTable | NotMeasured:
             continue
         try:
             return _tabulated(case, tier, bounds.review(compiled(query), compiled), notes)
-        except Miss as miss:
+        except Exception as error:  # the package raises what it likes, also late, from a single shape
+            miss = as_miss(error)
             notes.append(f"{_label(query)}: {miss}")
             if miss.kind in _NO_SYSTEM_WIDE_WAY_OUT:
                 break
@@ -151,11 +152,8 @@ def _tabulated(case: EngineCase, tier: Tier, found: Review, notes: list[str]) ->
         query_mode=query.mode,
         notes=[*notes, *found.notes, *parts.notes()],
     )
-    try:
-        knots = SLOW if parts.slow else USUAL
-        return tabulate(parts, provenance, draft_tokens=case.draft_tokens, knots=knots)
-    except Exception as error:
-        raise as_miss(error) from error
+    knots = SLOW if parts.slow else USUAL
+    return tabulate(parts, provenance, draft_tokens=case.draft_tokens, knots=knots)
 
 
 def _label(query: Query) -> str:

@@ -12,6 +12,7 @@ MissKind = Literal[
     "quantisation-not-on-accelerator",
     "model-unknown",
     "version-unlisted",
+    "quantisation-unknown",
     "shape-refused",  # heads or expert widths that do not divide
     "system-unknown",
     "no-value",  # answered, but not with a finite positive time
@@ -82,6 +83,8 @@ def as_miss(error: Exception) -> Miss:
         if kind is not None:
             return Miss(kind, text)
         seen = seen.__cause__
+    if isinstance(error, KeyError):
+        return Miss("quantisation-unknown", text)
     if isinstance(error, AssertionError):
         return Miss("shape-refused", text)
     if isinstance(error, ValueError):
