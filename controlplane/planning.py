@@ -183,3 +183,26 @@ def _error(said: Mapping[str, Any]) -> TrimtabError:
     kind = _ERRORS.get(str(said.get("class")), Refused)
     named = {key: said.get(key) for key in ("field", "value", "limit", "hint", "code")}
     return kind(str(said.get("message")), **named)
+
+
+class PlannerPool:
+    """Several `PlannerProcess`es behind one door, so that a long question does not hold up a short one."""
+
+    def __init__(self, processes: list[PlannerProcess]) -> None:
+        self._processes = processes
+        self._idle: asyncio.LifoQueue[PlannerProcess] = asyncio.LifoQueue()  # the one used last is warm
+        for process in processes:
+            self._idle.put_nowait(process)
+
+    async def plan(self, request: PlanRequest, *, progress: Progress | None = None) -> ServingPlan:
+        """See `PlannerProcess.plan`; waits for a process that has nothing to do."""
+        process = await self._idle.get()
+        try:
+            return await process.plan(request, progress=progress)
+        finally:
+            self._idle.put_nowait(process)
+
+    async def close(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            await process.close()

@@ -15,6 +15,7 @@ from controlplane.model.errors import InvalidSpec
 _PORT_MAX = 65_535
 _WORKERS_MAX = 256
 _IMAGES_MAX = 64
+_PLANNERS_MAX = 16
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
@@ -47,11 +48,14 @@ class OperatorSettings:
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """`trimtab api`. `audience` None: tokens for the API server itself are accepted."""
+    """`trimtab api`. `audience` None: tokens for the API server itself are accepted. `planners`: processes that answer
+    planning questions, started when first needed. `engine_images`: as for the operator, so that both plan alike."""
 
     process: ProcessSettings = field(default_factory=lambda: ProcessSettings(port=8000))
     audience: str | None = "trimtab"
     event_log_capacity: int = 10_000
+    planners: int = 2
+    engine_images: Mapping[str, str] = field(default_factory=dict)
 
 
 def process_settings(env: Mapping[str, str], *, port: int) -> ProcessSettings:
@@ -85,6 +89,8 @@ def api_settings(env: Mapping[str, str]) -> ApiSettings:
         process=process_settings(env, port=8000),
         audience=env.get("TRIMTAB_API_AUDIENCE", "trimtab").strip() or None,
         event_log_capacity=_integer(env, "TRIMTAB_EVENT_LOG_CAPACITY", 10_000, 100, 1_000_000),
+        planners=_integer(env, "TRIMTAB_PLANNERS", 2, 1, _PLANNERS_MAX),
+        engine_images=_images(env, "TRIMTAB_ENGINE_IMAGES"),
     )
 
 

@@ -7,6 +7,7 @@ from fastapi import Request
 
 from controlplane.api.auth import Authority, Identity
 from controlplane.api.cache import CachedDocument, ClusterCache, Document
+from controlplane.api.plan_jobs import PlanJobs
 from controlplane.api.problem import Problem
 from controlplane.kube import KubeClient, Resource
 from operators.runtime import Informer
@@ -21,6 +22,7 @@ class Backend:
     authority: Authority
     cache: ClusterCache
     engine_metrics: EngineMetrics
+    plans: PlanJobs
 
 
 def backend_of(request: Request) -> Backend:

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controlplane.api import problem
+from controlplane.api import plan_routes, problem
 from controlplane.api.access import Backend
 from controlplane.api.problem import Problem
 from controlplane.api.routes import router
@@ -97,6 +97,7 @@ def create_app(
     seconds = Histogram("trimtab_api_request_seconds", "Time to the head of the response.", registry=registry)
     problem.install(app)
     app.include_router(router)
+    app.include_router(plan_routes.router)
     app.add_middleware(BodyLimit)
 
     @app.middleware("http")

@@ -31,17 +31,21 @@ class Problem(Exception):
         self.extra = extra
         self.headers: dict[str, str] = {}
 
-    def response(self, request: Request) -> Response:
-        body = {
+    def document(self, instance: str) -> dict[str, Any]:
+        """The problem document; `instance` is the path it is about."""
+        return {
             "type": f"urn:trimtab:problem:{self.code}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
             "code": self.code,
-            "instance": request.url.path,
+            "instance": instance,
             **self.extra,
         }
-        return Response(json.dumps(body), self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+    def response(self, request: Request) -> Response:
+        body = json.dumps(self.document(request.url.path))
+        return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 
 def unauthorized(detail: str) -> Problem:

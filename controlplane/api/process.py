@@ -19,9 +19,11 @@ from controlplane.api.app import create_app, keep
 from controlplane.api.auth import Authority
 from controlplane.api.cache import ClusterCache
 from controlplane.api.engines import fetch_page, scrape_forever, session
+from controlplane.api.plan_jobs import PlanJobs
 from controlplane.bus import EventLog
 from controlplane.kube import ConfigError, KubeClient, load_access
 from controlplane.logs import configure
+from controlplane.planning import PlannerPool, PlannerProcess
 from controlplane.settings import ApiSettings
 from operators.runtime import Informer
 from telemetry.collectors.scrape import EngineMetrics
@@ -97,9 +99,12 @@ def build(settings: ApiSettings) -> FastAPI:
             authority = Authority(client, settings.audience)
             tasks = [keep(app, informer.run(), f"watch of {informer.name}") for informer in cache.informers]
             tasks.append(keep(app, scrape_forever(cache, metrics, process.pod_name or "api"), "scraping"))
+            options = {"engineImages": dict(settings.engine_images)}
+            plans = PlanJobs(PlannerPool([PlannerProcess(options=options) for _ in range(settings.planners)]))
             try:
-                yield Backend(client, authority, cache, metrics)
+                yield Backend(client, authority, cache, metrics, plans)
             finally:
+                await plans.close()
                 for task in tasks:
                     task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

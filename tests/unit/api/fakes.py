@@ -1,7 +1,8 @@
 """A fake API server for reviews and writes, and a backend whose caches are fed by hand."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -13,9 +14,13 @@ from controlplane.api.access import Backend
 from controlplane.api.app import create_app
 from controlplane.api.auth import Authority
 from controlplane.api.cache import CachedDocument, ClusterCache, Document, _Pod
+from controlplane.api.plan_jobs import PlanJobs
 from controlplane.api.process import watch_metrics
 from controlplane.bus import EventLog
 from controlplane.kube import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, KubeClient, Resource
+from controlplane.model.errors import TrimtabError
+from controlplane.model.plans import PlanRequest, ServingPlan
+from controlplane.testing.fake_planner import FakePlanner
 from operators.runtime import Informer
 from telemetry.collectors.scrape import EngineMetrics
 
@@ -70,6 +75,33 @@ class FakeCluster:
         return json.dumps({"kind": "Scale", "spec": body["spec"]}).encode()
 
 
+class FakePlanning:
+    """A `PlanningService` that tells its first step, then waits for `go`."""
+
+    def __init__(self) -> None:
+        self.requests: list[PlanRequest] = []
+        self.error: TrimtabError | None = None
+        self.go = asyncio.Event()
+        self.go.set()
+        self.cancelled = 0
+
+    async def plan(self, request: PlanRequest, *, progress: Callable[[str, float], None] | None = None) -> ServingPlan:
+        self.requests.append(request)
+        if progress is not None:
+            progress("inventing numbers (fake planner)", 0.25)
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        return FakePlanner({}).plan(request)
+
+    async def close(self) -> None:
+        pass
+
+
 class HandClock:
     """Unix time that moves when a test says so."""
 
@@ -98,7 +130,9 @@ class Setup:
             raise OSError("no engine here")
 
         self.metrics = EngineMetrics(no_engine)
-        self._backend = Backend(client, self.authority, self.cache, self.metrics)
+        self.planner = FakePlanning()
+        self.plans = PlanJobs(self.planner)
+        self._backend = Backend(client, self.authority, self.cache, self.metrics, self.plans)
         for informer in self.cache.informers:
             informer.list_started()
             informer.list_finished("1")

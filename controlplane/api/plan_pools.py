@@ -1,0 +1,41 @@
+"""The cluster's pools as a planner may use them, from what their status says. Pure."""
+
+from collections.abc import Iterable
+
+from controlplane.api.documents import PoolOut
+from controlplane.model.plans import PlannablePool
+
+POOLS_MAX = 64
+
+
+def plannable(pool_jsons: Iterable[bytes]) -> list[PlannablePool]:
+    """Ready pools with a known accelerator, by name; free room as their controller last saw it."""
+    pools = sorted(map(PoolOut.model_validate_json, pool_jsons), key=lambda pool: pool.metadata.name)
+    return [made for pool in pools if (made := _plannable(pool)) is not None][:POOLS_MAX]
+
+
+def _plannable(pool: PoolOut) -> PlannablePool | None:
+    status, price = pool.status, pool.spec.price
+    ready = any(item.type == "Ready" and item.status == "True" for item in status.conditions)
+    if not ready or status.accelerator is None or pool.spec.suspend:
+        return None
+    return PlannablePool(
+        name=pool.metadata.name,
+        accelerator=status.accelerator,
+        free=status.free_accelerators,
+        per_node=status.accelerators // status.nodes or None if status.nodes else None,
+        # A list stands where nodes differ.
+        nic=status.nic if status.nic is not None and "," not in status.nic and " " not in status.nic else None,
+        nics_per_node=_whole(pool, "nicCount"),
+        price_per_accelerator_hour=None if price is None else price.amount_per_accelerator_hour,
+        currency="USD" if price is None else price.currency,
+    )
+
+
+def _whole(pool: PoolOut, fact: str) -> int | None:
+    """A counted fact, the least where nodes differ (`4-8`)."""
+    for item in pool.status.facts:
+        low = (item.value or "").partition("-")[0]
+        if item.fact == fact and low.isascii() and low.isdigit():
+            return int(low)
+    return None
