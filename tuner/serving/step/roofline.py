@@ -22,7 +22,7 @@ from tuner.serving.step.roofline_layers import Engine
 from tuner.serving.step.roofline_links import links_of
 from tuner.serving.step.table import Floats, StepTable
 
-ROOFLINE_VERSION = 2  # part of the key of tables on disk: raise it when a formula or a constant changes
+ROOFLINE_VERSION = 3  # part of the key of tables on disk: raise it when a formula or a constant changes
 
 
 class Roofline:
@@ -38,8 +38,8 @@ def roofline_table(case: EngineCase) -> StepTable:
     engine = engine_of(case)
     tokens = _knots(1, 262_144, 6)
     sequences = _knots(1, 4096, 6)
-    batch, new = _knots(1, 512, 1), _knots(1, 262_144, 4)
-    past = np.concatenate([[0.0], _knots(64, 1_048_576, 2)])
+    batch, new = _knots(1, 512, 1), _knots(1, 262_144, 5)
+    past = np.concatenate([[0.0], _knots(64, 1_048_576, 1)])
     decodes, kv = _knots(1, 4096, 3), np.concatenate([[0.0], _knots(16, 1_048_576, 3)])
     drafts = 1.0 + case.draft_tokens
     return StepTable(
@@ -56,6 +56,7 @@ def roofline_table(case: EngineCase) -> StepTable:
         decode_attention_sequences=decodes,
         decode_attention_kv=kv,
         decode_attention_ms=decode_attention_ms(engine, decodes[:, None], kv[None, :]),
+        draft_tokens=case.draft_tokens,
         provenance=Provenance(
             tier="roofline",
             source=f"roofline {ROOFLINE_VERSION}: {engine.model.id} on {engine.hardware.accelerator.id}",

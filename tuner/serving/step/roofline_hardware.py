@@ -89,9 +89,9 @@ class Hardware:
     def _compute_ms(self, flops: Floats, form: WeightFormat) -> Floats:
         share: float = self.gemm_share * constants()["arithmetic_factor"][form.arithmetic]
         if form.weight_only:
-            share *= constants()["widening_factor"]
+            share *= constants()["widening_factor"]["value"]
         if form.word == "fp8_block":
-            share *= constants()["block_scale_factor"]
+            share *= constants()["block_scale_factor"]["value"]
         return 1e3 * flops / (self.peaks_flop_per_s[form.arithmetic] * share)
 
     def _memory_ms(self, moved_bytes: Floats) -> Floats:

@@ -132,12 +132,12 @@ class Engine:
         )
         total = hardware.gemm_ms(tokens, hidden, wide, _WIDE) + hardware.traffic_ms(tokens * wide * 8.0, 3.0)
         everyone = tokens * dp
-        imbalance = constants()["expert_imbalance"] if spread > 1 else 1.0
+        imbalance = constants()["expert_imbalance"]["value"] if spread > 1 else 1.0
         rows = everyone * moe.experts_per_token / spread * imbalance
         touched = np.minimum(experts_touched(everyone, moe) / spread * imbalance, wide / spread)
         width = moe.ffn / split
         ins = 2 if model.gated_ffn else 1
-        tile = constants()["expert_tile_tokens"]
+        tile = constants()["expert_tile_tokens"]["value"]
         total = total + hardware.grouped_gemm_ms(rows, touched, hidden, ins * width, form, tile)
         total = total + hardware.traffic_ms(rows * (ins + 1) * width * _ACTIVATION_BYTES)
         total = total + hardware.grouped_gemm_ms(rows, touched, width, hidden, form, tile)

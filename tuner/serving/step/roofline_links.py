@@ -75,20 +75,22 @@ def links_of(case: EngineCase, accelerator: Accelerator, catalog: Catalog) -> Li
     """Connections between this engine's ranks. Raises Unsupported where no number is public and none is given."""
     per_node = case.accelerators_per_node or accelerator.accelerators_per_node or 8
     notes: list[str] = []
-    fabric = accelerator.scale_up_bandwidth_bytes_per_s_per_direction
-    domain = accelerator.scale_up_domain_accelerators or (per_node if fabric is not None else 1)
     ranks = case.tensor_parallel * case.attention_data_parallel
-    if domain > per_node and case.accelerators_per_node is not None and case.nic is not None:
-        domain = max(domain, per_node)
-    if fabric is not None and (min(ranks, per_node) <= domain or domain >= per_node):
-        near, reach = _link("fabric", fabric), max(domain, 1)
-    else:
-        near, reach = _pcie(accelerator, ranks, notes), per_node
+    fabric = accelerator.scale_up_bandwidth_bytes_per_s_per_direction
+    domain = accelerator.scale_up_domain_accelerators or per_node
+    if domain <= (accelerator.accelerators_per_node or 0):  # the fabric ends at the node, however large this one is
+        domain = min(domain, per_node)
     if accelerator.kind == "cpu":
-        reach = per_node
-    return Links(
-        near=near, per_domain=reach, far=_network(case, per_node, catalog, notes, ranks > reach), notes=tuple(notes)
-    )
+        # cores share memory: the ranks of a CPU engine are processes of one machine
+        core = constants()["cpu_core"]
+        near, reach = _link("pcie", float(core["bandwidth_bytes_per_s"])), max(per_node, ranks)
+    elif fabric is not None and (domain >= per_node or ranks <= domain):
+        near, reach = _link("fabric", fabric), domain
+    else:  # a bridge between two boards is left as soon as a group is larger
+        near, reach = _pcie(accelerator, ranks, notes), per_node
+    stages = ranks * case.pipeline_parallel
+    far = _network(case, accelerator, per_node, catalog, notes if stages > reach else [])
+    return Links(near=near, per_domain=reach, far=far, notes=tuple(notes))
 
 
 def _link(kind: str, bytes_per_s: float) -> Link:
@@ -98,8 +100,6 @@ def _link(kind: str, bytes_per_s: float) -> Link:
 
 def _pcie(accelerator: Accelerator, ranks: int, notes: list[str]) -> Link:
     rate = accelerator.pcie_bandwidth_bytes_per_s_per_direction
-    if rate is None and accelerator.kind == "cpu":
-        rate = float(constants()["cpu_core"]["bandwidth_bytes_per_s"])
     if rate is None:
         raise Unsupported(
             f"no public document states the links of {accelerator.name}", field="system", value=accelerator.id
@@ -109,14 +109,16 @@ def _pcie(accelerator: Accelerator, ranks: int, notes: list[str]) -> Link:
     return _link("pcie", rate)
 
 
-def _network(case: EngineCase, per_node: int, catalog: Catalog, notes: list[str], used: bool) -> Link:
-    """The link between nodes, per accelerator."""
+def _network(case: EngineCase, accelerator: Accelerator, per_node: int, catalog: Catalog, notes: list[str]) -> Link:
+    """The link between nodes, one accelerator's share of it."""
     if case.nic is not None:
         nic = catalog.nic(case.nic, field="nic")
         if nic.line_rate_bytes_per_s is not None:
-            share = (case.nics_per_node or 1) / per_node
-            return _link("rdma" if nic.rdma else "tcp", nic.line_rate_bytes_per_s * share)
-    rate = float(constants()["assumed_nic_bytes_per_s_per_accelerator"])
-    if used:
-        notes.append(f"network between nodes unknown: {rate * 8 / 1e9:g} Gb/s RDMA per accelerator assumed")
+            count = case.nics_per_node
+            if count is None:  # boards with a fabric of their own come with a NIC each, others share one
+                count = per_node if accelerator.scale_up_fabric is not None else 1
+                notes.append(f"{count} {nic.id} per node assumed")
+            return _link("rdma" if nic.rdma else "tcp", nic.line_rate_bytes_per_s * max(count, 1) / per_node)
+    rate = float(constants()["assumed_nic_bytes_per_s_per_accelerator"]["value"])
+    notes.append(f"network between nodes unknown: {rate * 8 / 1e9:g} Gb/s RDMA per accelerator assumed")
     return _link("rdma", rate)
