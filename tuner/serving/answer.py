@@ -40,13 +40,12 @@ def answer_of(
     result: ReplayResult,
     *,
     accelerators: int,
-    ttft: Interval | None,
-    tpot: Interval | None,
+    intervals: Mapping[str, Interval],
     draw: Draw,
     provenance: Provenance,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """Every field of the interface but the id. Latencies in ms over all answered requests."""
+    """Every field of the interface but the id. `intervals` by metric (ttft, tpot, e2e); what is not named is unknown."""
     said = list(warnings)
     refused = int(result.refused.sum())
     if refused:
@@ -56,18 +55,10 @@ def answer_of(
     growth = _queue_growth(result)
     if growth is not None:
         said.append(growth)
-    ttft_ms, tpot_ms = quantiles(result.ttft_ms, ttft), quantiles(result.tpot_ms, tpot)
-    e2e_ms = quantiles(result.e2e_ms, None)
-    steps = float(np.mean(result.osl[~result.refused] - 1)) if result.answered else 0.0
-    for end in ("lo", "hi"):
-        first, next_ones = ttft_ms[end], tpot_ms[end]
-        if first is not None and next_ones is not None:
-            e2e_ms[end] = _rounded(first + steps * next_ones)
+    latencies = {"ttft": result.ttft_ms, "tpot": result.tpot_ms, "e2e": result.e2e_ms}
     tokens_per_s = result.output_tokens_per_s
     return {
-        "ttft_ms": ttft_ms,
-        "tpot_ms": tpot_ms,
-        "e2e_ms": e2e_ms,
+        **{f"{name}_ms": quantiles(values, intervals.get(name)) for name, values in latencies.items()},
         "requests": len(result.isl),
         "requests_per_s": _rounded(result.requests_per_s),
         "tokens_per_s": _rounded(tokens_per_s),
@@ -85,7 +76,7 @@ def answer_of(
     }
 
 
-def per_request(result: ReplayResult) -> dict[str, list[float | None]]:
+def per_request_arrays(result: ReplayResult) -> dict[str, list[float | None]]:
     """One value per request in order of issue; None: refused, or an output of one token has no second."""
     arrays: Mapping[str, Floats] = {
         "arrival_s": result.arrival_s,

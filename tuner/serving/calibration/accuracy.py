@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from controlplane.model.errors import TrimtabError
+from tuner.serving.calibration.baseline import compare
 from tuner.serving.calibration.rows import row_question
 from tuner.serving.calibration.score import Point, Score, by_label, macro_median_pct, score
-from tuner.serving.calibration.silicon import SiliconRow, distinct
-from tuner.serving.calibration.split import HELD_EXPORT, HELD_MODELS, HELD_SYSTEMS
+from tuner.serving.calibration.silicon import SiliconRow, distinct, load_silicon, sample_path, sha256_of
+from tuner.serving.calibration.split import HELD_EXPORT, HELD_MODELS, HELD_SYSTEMS, split
 from tuner.serving.question import Question
 
 Metric = Literal["ttft", "tpot"]
@@ -132,3 +134,30 @@ def _held(row: SiliconRow) -> str:
 def _reason(error: TrimtabError) -> str:
     place = "" if error.field is None else f" ({error.field.rpartition(', ')[2]})"
     return f"{error.reason}: {error.message}{place}"[:160]
+
+
+def score_file(
+    path: Path | None,
+    split_name: str,
+    answer: Callable[[Question], Mapping[str, Any]],
+    *,
+    baseline: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Scores of one file's split (fit, test, all) as JSON shows them. Raises InvalidSpec for an unusable file."""
+    file = sample_path() if path is None else path
+    rows = load_silicon(file)
+    parts = split(rows)
+    chosen = {"fit": parts.fit_clean, "test": parts.test, "all": rows}[split_name]
+    answered = ask(chosen, answer, progress=progress)
+    found = {
+        "data": file.name,
+        "data_sha256": sha256_of(file),
+        "split": split_name,
+        **report(answered).as_dict(),
+    }
+    agg = [item for item in answered if item.row.mode == "agg"]
+    if baseline and agg:
+        ours = {metric: points(agg, metric) for metric in METRICS}
+        found["baseline"] = compare([item.row for item in agg], ours, progress=progress)
+    return found

@@ -141,39 +141,33 @@ def compile_query(query: Query) -> MeasuredParts:
     return parts
 
 
+def estimate_ms(query: Query, *, isl: int, osl: int, batch: int) -> tuple[float, float]:
+    """(TTFT, TPOT) by the package's own estimate of a whole aggregated run from mean lengths and the batch of a rank:
+    what our predictions are compared with. Raises Miss."""
+    require()
+    try:
+        from aiconfigurator_core.sdk.backends.factory import get_backend  # noqa: PLC0415
+        from aiconfigurator_core.sdk.config import RuntimeConfig  # noqa: PLC0415
+
+        model, database, _ = _opened(query)
+        run = RuntimeConfig(batch_size=batch, isl=isl, osl=osl)
+        found = get_backend(query.backend).run_agg(model, database, run, ctx_tokens=isl).get_result_dict() or {}
+        ttft_ms, tpot_ms = float(found["ttft"]), float(found["tpot"])
+    except Exception as error:
+        raise as_miss(error) from error
+    if not (0.0 < ttft_ms < 1e9 and 0.0 < tpot_ms < 1e9):
+        raise Miss("no-value", f"estimated {ttft_ms} and {tpot_ms} ms")
+    return ttft_ms, tpot_ms
+
+
 def _compile(query: Query) -> MeasuredParts:
     import aiconfigurator_core  # noqa: PLC0415
-    from aiconfigurator_core.sdk import EngineHandle, perf_database  # noqa: PLC0415
-    from aiconfigurator_core.sdk.config_builders import apply_nextn, build_model_config  # noqa: PLC0415
+    from aiconfigurator_core.sdk import EngineHandle  # noqa: PLC0415
     from aiconfigurator_core.sdk.engine import build_engine_spec_json  # noqa: PLC0415
-    from aiconfigurator_core.sdk.models import get_model  # noqa: PLC0415
 
-    # its warnings name files of the installation; what they say reaches people as provenance instead
-    logging.getLogger("aiconfigurator_core").setLevel(logging.ERROR)
-    version = perf_database.resolve_query_version(query.system, query.backend, query.version)
-    database = perf_database.get_database_view(
-        query.system,
-        query.backend,
-        version,
-        database_mode=query.mode,
-        allow_missing_data=query.mode == "SOL",
-    )
-    if database is None:
-        raise Miss("system-unknown", f"no tables of {query.backend} {version} on {query.system}")
-    config = build_model_config(
-        tp_size=query.tensor_parallel,
-        pp_size=query.pipeline_parallel,
-        attention_dp_size=query.attention_data_parallel,
-        moe_tp_size=query.moe_tensor_parallel,
-        moe_ep_size=query.moe_expert_parallel,
-        gemm_quant_mode=query.gemm_quant,
-        kvcache_quant_mode=query.kv_quant,
-        fmha_quant_mode=query.fmha_quant,
-        moe_quant_mode=query.moe_quant,
-    )
-    apply_nextn(config, query.draft_tokens)
+    model, database, version = _opened(query)
     spec = build_engine_spec_json(
-        get_model(query.model, config, query.backend),
+        model,
         model_path=query.model,
         system=query.system,
         backend=query.backend,
@@ -210,6 +204,39 @@ def _compile(query: Query) -> MeasuredParts:
         gemm_format=_format(decoded["context_ops"], "Gemm"),
         moe_format=_format(decoded["context_ops"], "Moe"),
     )
+
+
+def _opened(query: Query) -> tuple[Any, Any, str]:
+    """The package's model and database of a query, and the literal version of its tables."""
+    from aiconfigurator_core.sdk import perf_database  # noqa: PLC0415
+    from aiconfigurator_core.sdk.config_builders import apply_nextn, build_model_config  # noqa: PLC0415
+    from aiconfigurator_core.sdk.models import get_model  # noqa: PLC0415
+
+    # its warnings name files of the installation; what they say reaches people as provenance instead
+    logging.getLogger("aiconfigurator_core").setLevel(logging.ERROR)
+    version = perf_database.resolve_query_version(query.system, query.backend, query.version)
+    database = perf_database.get_database_view(
+        query.system,
+        query.backend,
+        version,
+        database_mode=query.mode,
+        allow_missing_data=query.mode == "SOL",
+    )
+    if database is None:
+        raise Miss("system-unknown", f"no tables of {query.backend} {version} on {query.system}")
+    config = build_model_config(
+        tp_size=query.tensor_parallel,
+        pp_size=query.pipeline_parallel,
+        attention_dp_size=query.attention_data_parallel,
+        moe_tp_size=query.moe_tensor_parallel,
+        moe_ep_size=query.moe_expert_parallel,
+        gemm_quant_mode=query.gemm_quant,
+        kvcache_quant_mode=query.kv_quant,
+        fmha_quant_mode=query.fmha_quant,
+        moe_quant_mode=query.moe_quant,
+    )
+    apply_nextn(config, query.draft_tokens)
+    return get_model(query.model, config, query.backend), database, version
 
 
 def _split(count: int, times: Any) -> tuple[list[int], list[int]]:

@@ -1,0 +1,136 @@
+"""The predictor: a question in, an answer out. Pure but for step tables kept on disk; no network, no cluster."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuner.serving.answer import Draw, Interval, answer_of, merged, per_request_arrays
+from tuner.serving.calibration.apply import calibrate
+from tuner.serving.calibration.parameters import METRICS, Calibration, load_calibration
+from tuner.serving.case import EngineCase
+from tuner.serving.deployment import Deployment, Member, deployment_of, fleet_of
+from tuner.serving.question import Question
+from tuner.serving.replay.fleet import Replica
+from tuner.serving.replay.requests import Requests
+from tuner.serving.replay.result import ReplayResult
+from tuner.serving.replay.run import simulate
+from tuner.serving.step.ladder import step_table
+from tuner.serving.step.store import TableStore
+from tuner.serving.step.table import StepTable
+from tuner.serving.traffic import requests_of
+
+ENGINES_KEPT = 512  # their tables take about 100 kB each
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """An answer and the replay behind it."""
+
+    answer: dict[str, Any]
+    deployment: Deployment
+    requests: Requests
+    result: ReplayResult
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Engine:
+    """An engine case as the replay takes it: its table, corrected or not, and what goes with the correction."""
+
+    table: StepTable
+    host_step_ms: float = 0.0
+    host_sequence_ms: float = 0.0
+    request_ms: float = 0.0
+    bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by metric
+
+
+class Predictor:
+    """Answers questions; engines it has seen are kept. `calibration` None: the packaged corrections. `raw`: none at
+    all, so no interval either. `store` None: step tables are kept in the user's cache folder."""
+
+    def __init__(
+        self,
+        *,
+        calibration: Calibration | Path | None = None,
+        raw: bool = False,
+        store: TableStore | None = None,
+    ) -> None:
+        self._store = store
+        self._engines: OrderedDict[EngineCase, Engine] = OrderedDict()
+        if raw:
+            self._calibration = None
+        else:
+            self._calibration = calibration if isinstance(calibration, Calibration) else load_calibration(calibration)
+
+    def answer(self, question: Question, *, per_request: bool = False) -> dict[str, Any]:
+        """The batch interface's answer without its id. Raises TrimtabError with the field at fault."""
+        found = self.predict(question)
+        return found.answer | (per_request_arrays(found.result) if per_request else {})
+
+    def predict(self, question: Question) -> Prediction:
+        """As `answer`, with the replay. Raises TrimtabError with the field at fault."""
+        requests = requests_of(question)
+        deployment = deployment_of(question, int((requests.isl + requests.osl).max()))
+        fleet = fleet_of(deployment, lambda member: self._replica(member, question))
+        result = simulate(fleet, requests, seed=question.seed)
+        engines = [(member.role, self._engine(member.case)) for member in deployment.members]
+        answer = answer_of(
+            result,
+            accelerators=deployment.accelerators,
+            intervals=_intervals([engine for _, engine in engines]),
+            draw=Draw(),
+            provenance=merged([(role, engine.table.provenance) for role, engine in engines]),
+            warnings=[warning for member in deployment.members for warning in member.warnings],
+        )
+        return Prediction(answer, deployment, requests, result)
+
+    def _replica(self, member: Member, question: Question) -> Replica:
+        case, engine = member.case, self._engine(member.case)
+        return Replica(
+            table=engine.table,
+            rules=member.rules,
+            kv_blocks=member.kv_blocks,
+            role=member.role,
+            attention_ranks=case.attention_data_parallel,
+            pipeline_stages=case.pipeline_parallel,
+            draft_tokens=case.draft_tokens,
+            accepted_tokens=question.accepted_tokens,
+            host_step_ms=engine.host_step_ms,
+            host_sequence_ms=engine.host_sequence_ms,
+            request_ms=engine.request_ms,
+        )
+
+    def _engine(self, case: EngineCase) -> Engine:
+        found = self._engines.get(case)
+        if found is None:
+            found = self._engines[case] = self._built(case)
+            if len(self._engines) > ENGINES_KEPT:
+                self._engines.popitem(last=False)
+        self._engines.move_to_end(case)
+        return found
+
+    def _built(self, case: EngineCase) -> Engine:
+        table = step_table(case, store=self._store)
+        if self._calibration is None:
+            return Engine(table=table)
+        corrected = calibrate(case, table, self._calibration)
+        return Engine(
+            table=corrected.table,
+            host_step_ms=corrected.host_step_ms,
+            host_sequence_ms=corrected.host_sequence_ms,
+            request_ms=corrected.request_ms,
+            bands={metric: corrected.interval(metric) for metric in METRICS},
+        )
+
+
+def _intervals(engines: list[Engine]) -> dict[str, Interval]:
+    """Of several roles: the widest of each metric."""
+    found: dict[str, Interval] = {}
+    for metric in METRICS:
+        bands = [engine.bands[metric] for engine in engines if metric in engine.bands]
+        if bands:
+            found[metric] = Interval(min(lo for lo, _ in bands), max(hi for _, hi in bands))
+    return found
