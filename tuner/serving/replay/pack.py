@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,9 @@ from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.fleet import Fleet, Replica
 from tuner.serving.replay.requests import Requests
 from tuner.serving.step.table import StepTable
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 UNLIMITED_BLOCKS = 1 << 40
 ADMISSION = {
@@ -31,82 +33,187 @@ ROUTERS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """`arguments` in the order of `compiled.loop.replay`; the arrays that results are read from by name."""
+    """The two arenas and views of the parts that results are read from."""
 
-    arguments: tuple[Any, ...]
-    issued: NDArray[np.float64]
-    requests: NDArray[np.int64]
-    times: NDArray[np.float64]
-    replicas: NDArray[np.int64]
-    replica_times: NDArray[np.float64]
-    timelines: NDArray[np.float64]
-    timeline_lengths: NDArray[np.int64]
+    m: Ints
+    f: Floats
+    requests: Ints
+    times: Floats
+    replicas: Ints
+    rates: Floats
+    timelines: Floats
 
 
-def draws_of(count: int, seed: int) -> NDArray[np.float64]:
+class _Arena:
+    """Places are handed out first; the array is made once all sizes are known."""
+
+    def __init__(self, used: int = 0) -> None:
+        self.used = used
+
+    def place(self, count: int) -> int:
+        begin = self.used
+        self.used += count
+        return begin
+
+
+def draws_of(count: int, seed: int) -> Floats:
     """The random numbers that routers use: two for each request."""
     return np.random.default_rng([seed, 3]).random((count, 2))
 
 
 def pack(fleet: Fleet, requests: Requests, *, seed: int) -> Packed:
     n = len(requests)
-    buffer, tables, table_of = _tables(fleet)
-    replicas, rep_f = _replicas(fleet, table_of)
+    replicas = fleet.replicas
+    count = len(replicas)
     classes, priority = _classes(fleet, requests)
-    rows = np.full((n, at.REQUEST_INTS), 0, np.int64)
-    rows[:, (at.NEXT, at.PREV, at.PNEXT, at.PPREV, at.SEAT, at.REPLICA, at.DECODER)] = at.NONE
+    ints, floats = _Arena(at.HEADER), _Arena()
+    random = fleet.router == "random" or fleet.decode_router == "random"
+    buffer, table_rows, table_of = _tables(fleet)
+    buffer_at = floats.place(buffer.size)
+    times_at = floats.place(n * at.REQUEST_FLOATS)
+    issued_at = floats.place(n if requests.clients is None else 0)
+    draws_at = floats.place(2 * n if random else 0)
+    rates_at = floats.place(count * at.REPLICA_FLOATS)
+    lines_at = floats.place(count * at.TIMELINE_POINTS * at.TIMELINE_COLUMNS)
+    n_lanes = sum(replica.pipeline_stages for replica in replicas)
+    lane_end_at = floats.place(n_lanes)
+    requests_at = ints.place(n * at.REQUEST_INTS)
+    replicas_at = ints.place(count * at.REPLICA_INTS)
+    front = [r for r, replica in enumerate(replicas) if replica.role != "decode"]
+    decoders = [r for r, replica in enumerate(replicas) if replica.role == "decode"]
+    front_at, decoders_at = ints.place(len(front)), ints.place(len(decoders))
+    lanes_at = ints.place(n_lanes * at.LANE_INTS)
+    tables_at = ints.place(table_rows.size)
+    chains_at = ints.place(requests.segment_ids.size)
+    places = [_place_replica(replica, requests, classes, ints, floats) for replica in replicas]
+
+    m = np.full(ints.used, at.NONE, np.int64)
+    f = np.zeros(floats.used)
+    m[: at.HEADER] = 0
+    for slot, value in (
+        (at.N_REQUESTS, n), (at.N_CLASSES, classes), (at.N_REPLICAS, count), (at.N_LANES, n_lanes),
+        (at.CLIENTS, requests.clients or 0), (at.ROUTER, ROUTERS[fleet.router]),
+        (at.DECODE_ROUTER, ROUTERS[fleet.decode_router]), (at.FRONT_AT, front_at), (at.FRONT_N, len(front)),
+        (at.DECODERS_AT, decoders_at), (at.DECODERS_N, len(decoders)), (at.REQUESTS_AT, requests_at),
+        (at.TIMES_AT, times_at), (at.ISSUED_AT, issued_at), (at.DRAWS_AT, draws_at), (at.REPLICAS_AT, replicas_at),
+        (at.LANES_AT, lanes_at), (at.LANE_END_AT, lane_end_at),
+    ):  # fmt: skip
+        m[slot] = value
+    f[buffer_at : buffer_at + buffer.size] = buffer
+    if requests.clients is None:
+        f[issued_at : issued_at + n] = requests.arrival_s
+    if random:
+        f[draws_at : draws_at + 2 * n] = draws_of(n, seed).ravel()
+    f[lane_end_at : lane_end_at + n_lanes] = at.FAR
+    m[front_at : front_at + len(front)] = [replicas_at + r * at.REPLICA_INTS for r in front]
+    m[decoders_at : decoders_at + len(decoders)] = [replicas_at + r * at.REPLICA_INTS for r in decoders]
+    m[tables_at : tables_at + table_rows.size] = table_rows.ravel()
+    m[chains_at : chains_at + requests.segment_ids.size] = requests.segment_ids
+
+    times = f[times_at : times_at + n * at.REQUEST_FLOATS].reshape(n, at.REQUEST_FLOATS)
+    times[:] = at.FAR
+    rows = m[requests_at : requests_at + n * at.REQUEST_INTS].reshape(n, at.REQUEST_INTS)
+    _fill_requests(rows, requests, priority, chains_at)
+    rates = f[rates_at : rates_at + count * at.REPLICA_FLOATS].reshape(count, at.REPLICA_FLOATS)
+    replica_rows = m[replicas_at : replicas_at + count * at.REPLICA_INTS].reshape(count, at.REPLICA_INTS)
+    lane = 0
+    for r, replica in enumerate(replicas):
+        row = replica_rows[r]
+        row[:] = 0
+        _settings(row, replica)
+        row[at.TABLE_AT] = tables_at + table_of[r] * at.TABLE_INTS
+        row[at.LANE0] = lane
+        row[at.RATES_AT] = rates_at + r * at.REPLICA_FLOATS
+        row[at.LINE_AT] = lines_at + r * at.TIMELINE_POINTS * at.TIMELINE_COLUMNS
+        for _ in range(replica.pipeline_stages):
+            begin = lanes_at + lane * at.LANE_INTS
+            m[begin + at.LANE_REPLICA], m[begin + at.LANE_BUSY] = replicas_at + r * at.REPLICA_INTS, 0
+            lane += 1
+        _rates(rates[r], replica, fleet)
+        _fill_replica(m, f, row, replicas_at + r * at.REPLICA_INTS, places[r], replica, requests)
+    lines = f[lines_at : lines_at + count * at.TIMELINE_POINTS * at.TIMELINE_COLUMNS]
+    return Packed(m, f, rows, times, replica_rows, rates, lines.reshape(count, at.TIMELINE_POINTS, at.TIMELINE_COLUMNS))
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Addresses of what belongs to one replica."""
+
+    seats: int
+    pools: int
+    running: int
+    waiting: int
+    buckets: int
+    heaps: int
+    caches: int
+    shapes: int
+    ratios: int
+    heap_entries: int
+    classes: int
+
+
+def _place_replica(replica: Replica, requests: Requests, classes: int, ints: _Arena, floats: _Arena) -> _Places:
+    rules = replica.rules
+    ranks, seats = replica.attention_ranks, replica.attention_ranks * replica.pipeline_stages
+    n, segments = len(requests), requests.segment_ends.size
+    entries = min(rules.max_sequences, rules.token_budget + 1 if rules.mixed else n, n) + 1
+    return _Places(
+        seats=ints.place(seats * at.SEAT_INTS), pools=ints.place(ranks * at.POOL_INTS),
+        running=ints.place(seats * classes * 2), waiting=ints.place(ranks * classes * 2),
+        buckets=ints.place(seats * rules.block_tokens), heaps=ints.place(seats * entries * at.HEAP_INTS),
+        caches=ints.place(ranks * segments * at.SEG_INTS), shapes=ints.place(segments * at.SEG_SHAPE_INTS),
+        ratios=floats.place(seats), heap_entries=entries, classes=classes,
+    )  # fmt: skip
+
+
+def _fill_requests(rows: Ints, requests: Requests, priority: Ints, chains_at: int) -> None:
+    rows[:] = 0
+    for column in (at.NEXT, at.PREV, at.PNEXT, at.PPREV, at.SEAT, at.REPLICA, at.DECODER):
+        rows[:, column] = at.NONE
     rows[:, at.ISL] = requests.isl
     rows[:, at.OSL] = requests.osl
     rows[:, at.CLASS] = priority
-    times = np.full((n, at.REQUEST_FLOATS), at.FAR)
-    n_pools = int(replicas[:, at.RANKS].sum())
-    n_seats = int((replicas[:, at.RANKS] * replicas[:, at.LANES]).sum())
-    pools = np.zeros((n_pools, at.POOL_INTS), np.int64)
-    pools[:, (at.LRU_HEAD, at.LRU_TAIL)] = at.NONE
-    pools[:, at.FREE] = np.repeat(replicas[:, at.BLOCKS], replicas[:, at.RANKS])
-    seats = np.zeros((n_seats, at.SEAT_INTS), np.int64)
-    seats[:, (at.QUEUE_HEAD, at.QUEUE_TAIL)] = at.NONE
-    per_seat = replicas[:, at.RANKS] * replicas[:, at.LANES]
-    ratios = np.repeat(rep_f[:, at.RATIO_START], per_seat).reshape(-1, 1).copy()
-    places = max(
-        min(r.rules.max_sequences, r.rules.token_budget + 1 if r.rules.mixed else n, n) for r in fleet.replicas
-    )
-    heaps = np.zeros((n_seats, places + 1), np.int64)
+    if requests.segment_offsets is not None:
+        rows[:, at.CHAIN_AT] = chains_at + requests.segment_offsets[:-1]
+        rows[:, at.CHAIN_N] = np.diff(requests.segment_offsets)
+    rows[:, at.OWN] = at.NONE if requests.own_segment is None else requests.own_segment
+    rows[:, at.GROUP] = at.NONE if requests.group is None else requests.group
+
+
+def _fill_replica(
+    m: Ints, f: Floats, row: Ints, address: int, places: _Places, replica: Replica, requests: Requests
+) -> None:
+    rules = replica.rules
     segments = requests.segment_ends.size
+    row[at.SEATS_AT], row[at.POOLS_AT] = places.seats, places.pools
     parents = requests.segment_parents
-    begins = np.where(parents >= 0, requests.segment_ends[parents], 0) if segments else np.zeros(0, np.int64)
-    segs = np.zeros((len(fleet.replicas), 2, segments), np.int64)
-    for r, replica in enumerate(fleet.replicas):
-        block = replica.rules.block_tokens
-        segs[r, at.SEG_BLOCKS] = requests.segment_ends // block - begins // block
-        segs[r, at.SEG_END] = requests.segment_ends
-    caches = np.full((n_pools, 3, segments), at.NONE, np.int64)
-    roles = replicas[:, at.ROLE]
-    issued = np.zeros(n) if requests.clients is not None else np.array(requests.arrival_s, np.float64)
-    lines = np.zeros((len(fleet.replicas), at.TIMELINE_POINTS, at.TIMELINE_COLUMNS))
-    counts = np.zeros((len(fleet.replicas), 1), np.int64)
-    none = np.full(n, at.NONE, np.int64)
-    arguments = (
-        issued, requests.clients or 0, rows, times, replicas, rep_f, pools, seats, ratios,
-        np.full((n_pools, classes, 2), at.NONE, np.int64), np.full((n_seats, classes, 2), at.NONE, np.int64),
-        np.zeros((n_seats, int(replicas[:, at.BLOCK].max())), np.int64), heaps, heaps.copy(),
-        _writable(requests.segment_offsets, np.zeros(n + 1, np.int64)), _writable(requests.segment_ids, none),
-        _writable(requests.own_segment, none), caches, segs, buffer, tables,
-        np.repeat(np.arange(len(fleet.replicas)), replicas[:, at.LANES]).astype(np.int64),
-        np.array([ROUTERS[fleet.router], ROUTERS[fleet.decode_router]], np.int64),
-        np.flatnonzero(roles != at.DECODER_ROLE).astype(np.int64),
-        np.flatnonzero(roles == at.DECODER_ROLE).astype(np.int64),
-        draws_of(n, seed), _writable(requests.group, none), lines, counts,
-    )  # fmt: skip
-    return Packed(arguments, issued, rows, times, replicas, rep_f, lines, counts)
+    begins = np.where(parents >= 0, requests.segment_ends[parents], 0) if segments else requests.segment_ends
+    shape = m[places.shapes : places.shapes + segments * at.SEG_SHAPE_INTS].reshape(segments, at.SEG_SHAPE_INTS)
+    shape[:, at.SEG_BLOCKS] = requests.segment_ends // rules.block_tokens - begins // rules.block_tokens
+    shape[:, at.SEG_END] = requests.segment_ends
+    for rank in range(replica.attention_ranks):
+        pool = m[places.pools + rank * at.POOL_INTS :][: at.POOL_INTS]
+        pool[:] = 0
+        pool[at.FREE] = row[at.BLOCKS]
+        pool[at.LRU_HEAD] = pool[at.LRU_TAIL] = at.NONE
+        pool[at.CACHE_AT] = places.caches + rank * segments * at.SEG_INTS
+        pool[at.SEGMENTS_AT] = places.shapes
+        pool[at.WAITING_AT] = places.waiting + rank * places.classes * 2
+    for k in range(replica.attention_ranks * replica.pipeline_stages):
+        seat = m[places.seats + k * at.SEAT_INTS :][: at.SEAT_INTS]
+        seat[:] = 0
+        seat[at.QUEUE_HEAD] = seat[at.QUEUE_TAIL] = at.NONE
+        seat[at.OF_REPLICA] = address
+        seat[at.OF_POOL] = places.pools + k % replica.attention_ranks * at.POOL_INTS
+        seat[at.RUNNING_AT] = places.running + k * places.classes * 2
+        seat[at.BUCKETS_AT] = places.buckets + k * rules.block_tokens
+        seat[at.HEAP_AT] = places.heaps + k * places.heap_entries * at.HEAP_INTS
+        seat[at.RATIO_AT] = places.ratios + k
+        m[seat[at.BUCKETS_AT] : seat[at.BUCKETS_AT] + rules.block_tokens] = 0
+        f[places.ratios + k] = rules.output_share
 
 
-def _writable(values: NDArray[np.int64] | None, otherwise: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A copy: compiled signatures tell read-only arrays apart, and one signature is kept on disk."""
-    return np.array(otherwise if values is None else values, np.int64, order="C")
-
-
-def _classes(fleet: Fleet, requests: Requests) -> tuple[int, NDArray[np.int64]]:
+def _classes(fleet: Fleet, requests: Requests) -> tuple[int, Ints]:
     """Number of priority classes, and each request's. One class where no engine looks at priorities."""
     if requests.priority is None or not any(replica.rules.priorities for replica in fleet.replicas):
         return 1, np.zeros(len(requests), np.int64)
@@ -114,7 +221,7 @@ def _classes(fleet: Fleet, requests: Requests) -> tuple[int, NDArray[np.int64]]:
     return int(known.size), classes.astype(np.int64)
 
 
-def _tables(fleet: Fleet) -> tuple[NDArray[np.float64], NDArray[np.int64], list[int]]:
+def _tables(fleet: Fleet) -> tuple[Floats, Ints, list[int]]:
     """All tables in one buffer, times in s; replicas with the same table share it."""
     seen: dict[int, int] = {}
     pieces: list[NDArray[np.float64]] = []
@@ -148,31 +255,19 @@ def _parts(t: StepTable) -> list[tuple[NDArray[np.float64], bool]]:
     ]  # fmt: skip
 
 
-def _replicas(fleet: Fleet, table_of: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    rows = np.zeros((len(fleet.replicas), at.REPLICA_INTS), np.int64)
-    times = np.zeros((len(fleet.replicas), at.REPLICA_FLOATS))
-    seat = pool = lane = 0
-    for r, replica in enumerate(fleet.replicas):
-        row = rows[r]
-        _settings(row, replica)
-        row[at.TABLE] = table_of[r]
-        row[at.SEAT0], row[at.POOL0], row[at.LANE0] = seat, pool, lane
-        seat += replica.attention_ranks * replica.pipeline_stages
-        pool += replica.attention_ranks
-        lane += replica.pipeline_stages
-        rules = replica.rules
-        times[r, at.HOST_STEP] = replica.host_step_ms * 1e-3
-        times[r, at.HOST_SEQUENCE] = replica.host_sequence_ms * 1e-3
-        times[r, at.REQUEST_TIME] = replica.request_ms * 1e-3
-        times[r, at.ADVANCE] = 1.0 + replica.accepted_tokens
-        times[r, at.RATIO_START] = rules.output_share
-        times[r, at.RATIO_FLOOR] = rules.output_share_floor
-        times[r, at.RATIO_DECAY] = rules.output_share_decay
-        times[r, at.WEIGHT] = replica.weight
-        if fleet.link is not None:
-            times[r, at.TRANSFER_PER_TOKEN] = fleet.link.bytes_per_token / fleet.link.bytes_per_s
-            times[r, at.TRANSFER_LATENCY] = fleet.link.latency_s
-    return rows, times
+def _rates(row: Floats, replica: Replica, fleet: Fleet) -> None:
+    rules = replica.rules
+    row[at.HOST_STEP] = replica.host_step_ms * 1e-3
+    row[at.HOST_SEQUENCE] = replica.host_sequence_ms * 1e-3
+    row[at.REQUEST_TIME] = replica.request_ms * 1e-3
+    row[at.ADVANCE] = 1.0 + replica.accepted_tokens
+    row[at.RATIO_START] = rules.output_share
+    row[at.RATIO_FLOOR] = rules.output_share_floor
+    row[at.RATIO_DECAY] = rules.output_share_decay
+    row[at.WEIGHT] = replica.weight
+    if fleet.link is not None:
+        row[at.TRANSFER_PER_TOKEN] = fleet.link.bytes_per_token / fleet.link.bytes_per_s
+        row[at.TRANSFER_LATENCY] = fleet.link.latency_s
 
 
 def _settings(row: NDArray[np.int64], replica: Replica) -> None:
@@ -194,7 +289,7 @@ def _settings(row: NDArray[np.int64], replica: Replica) -> None:
     row[at.MAX_PARTIAL] = rules.max_partial_prefills or 0
     row[at.PREFIX] = rules.prefix_caching
     row[at.VISIBLE_EARLY] = rules.prefix_caching and rules.prefix_visible == "admission"
-    row[at.DRAFT] = replica.draft_tokens
+    row[at.EACH] = 1 + replica.draft_tokens
     row[at.OVERLAP] = rules.host_overlapped
     for column in (at.PENDING_HEAD, at.PENDING_TAIL, at.HELD_HEAD, at.HELD_TAIL):
         row[column] = at.NONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.fleet import Fleet
@@ -16,7 +17,7 @@ def simulate(fleet: Fleet, requests: Requests, *, seed: int = 0) -> ReplayResult
     """What each request experiences. Pure: the same arguments give the same result in every process. `seed` is the
     random router's."""
     packed = pack(fleet, requests, seed=seed)
-    left = compiled_replay()(*packed.arguments)
+    left = compiled_replay()(packed.m, packed.f)
     if left:
         raise AssertionError(f"replay ended with {left} requests neither answered nor refused")
     return _result(fleet, requests, packed)
@@ -32,9 +33,9 @@ def _result(fleet: Fleet, requests: Requests, packed: Packed) -> ReplayResult:
     span_s = float(np.nanmax(end)) if not refused.all() else 0.0
     uses = []
     for r, replica in enumerate(fleet.replicas):
-        row, spent = packed.replicas[r], packed.replica_times[r]
+        row, spent = packed.replicas[r], packed.rates[r]
         busy = float(spent[at.PREFILL_TIME] + spent[at.MIXED_TIME] + spent[at.DECODE_TIME])
-        line = packed.timelines[r, : packed.timeline_lengths[r, 0]]
+        line = packed.timelines[r, : row[at.LINE_N]].copy()
         uses.append(
             ReplicaUse(
                 iterations=int(row[at.ITERATIONS]), prefill_s=float(spent[at.PREFILL_TIME]),
@@ -48,7 +49,12 @@ def _result(fleet: Fleet, requests: Requests, packed: Packed) -> ReplayResult:
     return ReplayResult(
         isl=requests.isl, osl=requests.osl, arrival_s=times[:, at.ISSUED].copy(),
         scheduled_s=times[:, at.SCHEDULED].copy(), first_token_s=times[:, at.FIRST].copy(), done_s=end.copy(),
-        replica=rows[:, at.REPLICA].copy(), decode_replica=rows[:, at.DECODER].copy(),
+        replica=_index(rows[:, at.REPLICA], packed), decode_replica=_index(rows[:, at.DECODER], packed),
         preemptions=rows[:, at.PREEMPTED].copy(), prefix_hit_tokens=rows[:, at.HIT].copy(), refused=refused,
         replicas=tuple(uses), span_s=span_s,
     )  # fmt: skip
+
+
+def _index(addresses: NDArray[np.int64], packed: Packed) -> NDArray[np.int64]:
+    """Replica numbers from their addresses; -1 stays."""
+    return np.where(addresses < 0, -1, (addresses - packed.m[at.REPLICAS_AT]) // at.REPLICA_INTS)

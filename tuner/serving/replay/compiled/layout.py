@@ -1,17 +1,31 @@
-"""Columns of the kernel's records. Integers and floats of one kind of thing stand in one array, a row per thing."""
+"""The kernel's memory: two arenas, `m` of integers and `f` of floats, and where things stand in them.
+
+A record is addressed by the index of its first value, a field by adding its number: `m[q + FIELD]`. Two arrays and
+plain indices are all that compiled functions hand to each other, which is what makes them fast. `pack.py` lays the
+arenas out; absolute addresses are kept in the header and in the records.
+"""
 
 from typing import Final
 
 NONE: Final = -1
 FAR: Final = 1.0e300  # "never" as a time, s
 
-# Request, integers. Links: NEXT/PREV in the pending, waiting or running list; PNEXT/PPREV in the seat's prefill queue.
+# Header of m: counts, addresses of the tables of records, and the totals of the step that is being put together.
 (
-    NEXT, PREV, PNEXT, PPREV, TARGET, COMPUTED, CHUNK, GENERATED, JOIN, KV, SEAT, STATE, SHARED, REFS, POS, STAGE,
-    REPLICA, DECODER, PREEMPTED, HIT, CLASS, ISL, OSL, SPARE,
-) = range(24)  # fmt: skip
-REQUEST_INTS: Final = 24
-# Request, floats (s): when it was issued, when it reached (or reaches) the engine, first scheduled, first token, done.
+    N_REQUESTS, N_CLASSES, N_REPLICAS, N_LANES, CLIENTS, ROUTER, DECODE_ROUTER, FRONT_AT, FRONT_N, DECODERS_AT,
+    DECODERS_N, FRONT_TURN, DECODE_TURN, REQUESTS_AT, TIMES_AT, ISSUED_AT, DRAWS_AT, REPLICAS_AT, LANES_AT, LANE_END_AT,
+    TOKENS, PROMPTS, PAST, LEFT, PARTIAL, STOPPED, MADE_ROOM,
+    FOUND_SEGMENTS, FOUND_TOKENS, FOUND_BLOCKS, FOUND_UNUSED,
+) = range(31)  # fmt: skip
+HEADER: Final = 32
+
+# Request. Links: NEXT/PREV in the pending, waiting or running list; PNEXT/PPREV in the seat's prefill queue.
+(
+    NEXT, PREV, PNEXT, PPREV, TARGET, COMPUTED, CHUNK, GENERATED, JOIN, KV, SEAT, STATE, SHARED, REFS, POS, REPLICA,
+    DECODER, PREEMPTED, HIT, CLASS, ISL, OSL, CHAIN_AT, CHAIN_N, OWN, GROUP,
+) = range(26)  # fmt: skip
+REQUEST_INTS: Final = 26
+# Its times (s, in f): when it was issued, reached (or reaches) the engine, was first scheduled, first token, done.
 ISSUED, ENTRY, SCHEDULED, FIRST, DONE = range(5)
 REQUEST_FLOATS: Final = 5
 
@@ -28,41 +42,52 @@ ADMIT_PROMPT, ADMIT_OUTPUT, ADMIT_RATIO = range(3)
 # Routers.
 RANDOM, ROUND_ROBIN, LEAST_LOADED, PREFIX_AFFINITY, KV_AWARE = range(5)
 
-# Replica, integers; the first part is settings, the second is state.
+# Replica: settings, then state.
 (
-    ROLE, TABLE, LANES, RANKS, SEAT0, POOL0, LANE0, BUDGET, PREFILL_BUDGET, CHUNKED, MIXED, MAX_SEQUENCES, BLOCK,
-    WATERMARK, ADMIT, THRESHOLD, MAX_PARTIAL, PREFIX, VISIBLE_EARLY, DRAFT, OVERLAP, BLOCKS,
+    ROLE, TABLE_AT, LANES, RANKS, SEATS_AT, POOLS_AT, LANE0, BUDGET, PREFILL_BUDGET, CHUNKED, MIXED, MAX_SEQUENCES,
+    BLOCK, WATERMARK, ADMIT, THRESHOLD, MAX_PARTIAL, PREFIX, VISIBLE_EARLY, EACH, OVERLAP, BLOCKS, RATES_AT, LINE_AT,
     LOAD, LOAD_TOKENS, PENDING_HEAD, PENDING_TAIL, PEAK, ITERATIONS, CONTEXT_TOKENS, DECODE_TOKENS, HELD_HEAD,
-    HELD_TAIL,
-) = range(32)  # fmt: skip
-REPLICA_INTS: Final = 32
-# Replica, floats; settings, then state. Times in s.
+    HELD_TAIL, LINE_N,
+) = range(35)  # fmt: skip
+REPLICA_INTS: Final = 35
+# Its rates (in f): settings, then state. Times in s.
 (
     HOST_STEP, HOST_SEQUENCE, REQUEST_TIME, ADVANCE, RATIO_START, RATIO_FLOOR, RATIO_DECAY, TRANSFER_PER_TOKEN,
     TRANSFER_LATENCY, WEIGHT,
-    LINK_FREE, STAGE_FREE, PREFILL_TIME, MIXED_TIME, DECODE_TIME, SAMPLE_AT, SAMPLE_GAP, SPARE_F,
-) = range(18)  # fmt: skip
-REPLICA_FLOATS: Final = 18
+    LINK_FREE, STAGE_FREE, PREFILL_TIME, MIXED_TIME, DECODE_TIME, SAMPLE_AT, SAMPLE_GAP,
+) = range(17)  # fmt: skip
+REPLICA_FLOATS: Final = 17
 
 # KV pool of one attention-data-parallel rank: blocks free, cached but unused blocks, ends of the least-recently-used
-# list, requests assigned and running, and what running requests may still take.
-(FREE, CACHED, LRU_HEAD, LRU_TAIL, ASSIGNED, QUEUED, RUNNING, RESERVED, REMAIN_DECODE, REMAIN_PREFILL) = range(10)
-POOL_INTS: Final = 10
+# list, requests assigned, queued and running, and what running requests may still take.
+(
+    FREE, CACHED, LRU_HEAD, LRU_TAIL, ASSIGNED, QUEUED, RUNNING, RESERVED, REMAIN_DECODE, REMAIN_PREFILL, CACHE_AT,
+    SEGMENTS_AT, WAITING_AT,
+) = range(13)  # fmt: skip
+POOL_INTS: Final = 13
 
 # Seat: what one rank runs in one lane (pipeline slot). CLOCK counts the tokens every decoding request has advanced.
-(CLOCK, STEPS, SEQUENCES, SUM_KV, PREFILLS, QUEUE_HEAD, QUEUE_TAIL, STEP_ADVANCE, HEAP_SIZE, MEMBERS) = range(10)
-SEAT_INTS: Final = 10
+(
+    CLOCK, STEPS, SEQUENCES, SUM_KV, PREFILLS, QUEUE_HEAD, QUEUE_TAIL, STEP_ADVANCE, HEAP_SIZE, MEMBERS, OF_REPLICA,
+    OF_POOL, RUNNING_AT, BUCKETS_AT, HEAP_AT, RATIO_AT,
+) = range(16)  # fmt: skip
+SEAT_INTS: Final = 16
 
-# Totals of the step that is being put together.
-(TOKENS, PROMPTS, PAST, LEFT, PARTIAL, STOPPED, MADE_ROOM, JOINED) = range(8)
-STEP_INTS: Final = 8
+# Lane: its replica (address), and whether an iteration is under way. When that ends stands in f at LANE_END_AT.
+LANE_REPLICA, LANE_BUSY = range(2)
+LANE_INTS: Final = 2
 
 # Cached segment of a pool: requests that use it (NONE: not cached) and its links in the least-recently-used list.
 SEG_USERS, SEG_BEFORE, SEG_AFTER = range(3)
+SEG_INTS: Final = 3
 # Segment as a replica sees it: its whole blocks, and where in the prompt it ends.
 SEG_BLOCKS, SEG_END = range(2)
+SEG_SHAPE_INTS: Final = 2
 
-# Table: offsets into the flat buffer and lengths.
+# Heap entry: the seat's clock at which a request is done, and the request.
+HEAP_INTS: Final = 2
+
+# Table: addresses in f of its axes and values, and lengths.
 (
     T_AT, T_N, T_MS, G_AT, G_N, G_MS, B_AT, B_N, N_AT, N_N, P_AT, P_N, BNP_MS, S_AT, S_N, K_AT, K_N, SK_MS,
 ) = range(18)  # fmt: skip

@@ -1,4 +1,4 @@
-"""at.KV blocks: taking and giving back, the prefix cache, and the running lists that decide who gives way."""
+"""KV blocks: taking and giving back, the prefix cache, and the running lists that decide who gives way."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,6 @@ from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.compiled.jit import compiled
 
 Ints = NDArray[np.int64]
-Table = NDArray[np.int64]  # two-dimensional
 
 
 @compiled
@@ -16,212 +15,226 @@ def blocks_of(tokens: int, block: int) -> int:
 
 
 @compiled
-def append(records: Table, ends: Ints, item: int) -> None:
-    """To the end of a doubly linked list; `ends` holds its first and last item."""
-    records[item, at.NEXT] = at.NONE
-    records[item, at.PREV] = ends[1]
-    if ends[1] == at.NONE:
-        ends[0] = item
-    else:
-        records[ends[1], at.NEXT] = item
-    ends[1] = item
+def request(m: Ints, i: int) -> int:
+    return int(m[at.REQUESTS_AT] + i * at.REQUEST_INTS)
 
 
 @compiled
-def prepend(records: Table, ends: Ints, item: int) -> None:
-    records[item, at.PREV] = at.NONE
-    records[item, at.NEXT] = ends[0]
-    if ends[0] == at.NONE:
-        ends[1] = item
-    else:
-        records[ends[0], at.PREV] = item
-    ends[0] = item
+def times(m: Ints, i: int) -> int:
+    """Address in f of the request's times."""
+    return int(m[at.TIMES_AT] + i * at.REQUEST_FLOATS)
 
 
 @compiled
-def unlink(records: Table, ends: Ints, item: int) -> None:
-    before, after = records[item, at.PREV], records[item, at.NEXT]
+def append(m: Ints, ends: int, i: int) -> None:
+    """To the end of a doubly linked list of requests; its first and last stand at `ends`."""
+    q = request(m, i)
+    m[q + at.NEXT] = at.NONE
+    m[q + at.PREV] = m[ends + 1]
+    if m[ends + 1] == at.NONE:
+        m[ends] = i
+    else:
+        m[request(m, m[ends + 1]) + at.NEXT] = i
+    m[ends + 1] = i
+
+
+@compiled
+def prepend(m: Ints, ends: int, i: int) -> None:
+    q = request(m, i)
+    m[q + at.PREV] = at.NONE
+    m[q + at.NEXT] = m[ends]
+    if m[ends] == at.NONE:
+        m[ends + 1] = i
+    else:
+        m[request(m, m[ends]) + at.PREV] = i
+    m[ends] = i
+
+
+@compiled
+def unlink(m: Ints, ends: int, i: int) -> None:
+    q = request(m, i)
+    before, after = m[q + at.PREV], m[q + at.NEXT]
     if before == at.NONE:
-        ends[0] = after
+        m[ends] = after
     else:
-        records[before, at.NEXT] = after
+        m[request(m, before) + at.NEXT] = after
     if after == at.NONE:
-        ends[1] = before
+        m[ends + 1] = before
     else:
-        records[after, at.PREV] = before
+        m[request(m, after) + at.PREV] = before
 
 
 @compiled
-def lru_remove(pool: Ints, cache: Table, s: int) -> None:
-    if cache[at.SEG_BEFORE, s] == at.NONE:
-        pool[at.LRU_HEAD] = cache[at.SEG_AFTER, s]
+def lru_remove(m: Ints, pool: int, cache: int, s: int) -> None:
+    if m[cache + 3 * s + at.SEG_BEFORE] == at.NONE:
+        m[pool + at.LRU_HEAD] = m[cache + 3 * s + at.SEG_AFTER]
     else:
-        cache[at.SEG_AFTER, cache[at.SEG_BEFORE, s]] = cache[at.SEG_AFTER, s]
-    if cache[at.SEG_AFTER, s] == at.NONE:
-        pool[at.LRU_TAIL] = cache[at.SEG_BEFORE, s]
+        m[cache + 3 * (m[cache + 3 * s + at.SEG_BEFORE]) + at.SEG_AFTER] = m[cache + 3 * s + at.SEG_AFTER]
+    if m[cache + 3 * s + at.SEG_AFTER] == at.NONE:
+        m[pool + at.LRU_TAIL] = m[cache + 3 * s + at.SEG_BEFORE]
     else:
-        cache[at.SEG_BEFORE, cache[at.SEG_AFTER, s]] = cache[at.SEG_BEFORE, s]
+        m[cache + 3 * (m[cache + 3 * s + at.SEG_AFTER]) + at.SEG_BEFORE] = m[cache + 3 * s + at.SEG_BEFORE]
 
 
 @compiled
-def lru_append(pool: Ints, cache: Table, s: int) -> None:
-    cache[at.SEG_AFTER, s] = at.NONE
-    cache[at.SEG_BEFORE, s] = pool[at.LRU_TAIL]
-    if pool[at.LRU_TAIL] == at.NONE:
-        pool[at.LRU_HEAD] = s
+def lru_append(m: Ints, pool: int, cache: int, s: int) -> None:
+    m[cache + 3 * s + at.SEG_AFTER] = at.NONE
+    m[cache + 3 * s + at.SEG_BEFORE] = m[pool + at.LRU_TAIL]
+    if m[pool + at.LRU_TAIL] == at.NONE:
+        m[pool + at.LRU_HEAD] = s
     else:
-        cache[at.SEG_AFTER, pool[at.LRU_TAIL]] = s
-    pool[at.LRU_TAIL] = s
+        m[cache + 3 * (m[pool + at.LRU_TAIL]) + at.SEG_AFTER] = s
+    m[pool + at.LRU_TAIL] = s
 
 
 @compiled
-def take(pool: Ints, replica: Ints, count: int, cache: Table, seg: Table) -> None:
+def take(m: Ints, pool: int, replica: int, count: int) -> None:
     """Take blocks that are known to be there, dropping the least recently used cached segments where needed."""
-    while pool[at.FREE] < count:
-        s = pool[at.LRU_HEAD]
-        lru_remove(pool, cache, s)
-        cache[at.SEG_USERS, s] = at.NONE
-        pool[at.CACHED] -= seg[at.SEG_BLOCKS, s]
-        pool[at.FREE] += seg[at.SEG_BLOCKS, s]
-    pool[at.FREE] -= count
-    used = replica[at.BLOCKS] - pool[at.FREE] - pool[at.CACHED]
-    replica[at.PEAK] = max(replica[at.PEAK], used)
+    cache, seg = m[pool + at.CACHE_AT], m[pool + at.SEGMENTS_AT]
+    while m[pool + at.FREE] < count:
+        s = m[pool + at.LRU_HEAD]
+        lru_remove(m, pool, cache, s)
+        m[cache + 3 * s + at.SEG_USERS] = at.NONE
+        m[pool + at.CACHED] -= m[seg + 2 * s + at.SEG_BLOCKS]
+        m[pool + at.FREE] += m[seg + 2 * s + at.SEG_BLOCKS]
+    m[pool + at.FREE] -= count
+    used = m[replica + at.BLOCKS] - m[pool + at.FREE] - m[pool + at.CACHED]
+    m[replica + at.PEAK] = max(m[replica + at.PEAK], used)
 
 
 @compiled
-def lookup(q: Ints, replica: Ints, chain: Ints, cache: Table, seg: Table, found: Ints) -> None:
+def lookup(m: Ints, q: int, replica: int, pool: int) -> None:
     """Cached head of a prompt's chain of segments. found: segments, tokens that need no computing, their blocks, and
     how many of these blocks nobody else uses (they count as available until they are taken)."""
-    found[0] = 0
-    found[1] = 0
-    found[2] = 0
-    found[3] = 0
-    if replica[at.PREFIX] == 0:
+    m[at.FOUND_SEGMENTS] = 0
+    m[at.FOUND_TOKENS] = 0
+    m[at.FOUND_BLOCKS] = 0
+    m[at.FOUND_UNUSED] = 0
+    if m[replica + at.PREFIX] == 0:
         return
-    for p in range(chain.size):
-        s = chain[p]
-        if cache[at.SEG_USERS, s] == at.NONE:
+    cache, seg = m[pool + at.CACHE_AT], m[pool + at.SEGMENTS_AT]
+    for p in range(m[q + at.CHAIN_N]):
+        s = m[m[q + at.CHAIN_AT] + p]
+        if m[cache + 3 * s + at.SEG_USERS] == at.NONE:
             break
-        found[0] += 1
-        found[1] = seg[at.SEG_END, s]
-        found[2] += seg[at.SEG_BLOCKS, s]
-        if cache[at.SEG_USERS, s] == 0:
-            found[3] += seg[at.SEG_BLOCKS, s]
-    if found[0] > 0:
-        block = replica[at.BLOCK]
+        m[at.FOUND_SEGMENTS] += 1
+        m[at.FOUND_TOKENS] = m[seg + 2 * s + at.SEG_END]
+        m[at.FOUND_BLOCKS] += m[seg + 2 * s + at.SEG_BLOCKS]
+        if m[cache + 3 * s + at.SEG_USERS] == 0:
+            m[at.FOUND_UNUSED] += m[seg + 2 * s + at.SEG_BLOCKS]
+    if m[at.FOUND_SEGMENTS] > 0:
+        block = m[replica + at.BLOCK]
         # the last token of a prompt is always computed: its output is the first new token
-        found[1] = min(found[1] // block * block, (q[at.TARGET] - 1) // block * block)
+        m[at.FOUND_TOKENS] = min(m[at.FOUND_TOKENS] // block * block, (m[q + at.TARGET] - 1) // block * block)
 
 
 @compiled
-def hold(q: Ints, pool: Ints, chain: Ints, count: int, cache: Table, seg: Table) -> None:
+def hold(m: Ints, q: int, pool: int, count: int) -> None:
     """Use the first `count` segments, all of them cached."""
+    cache, seg = m[pool + at.CACHE_AT], m[pool + at.SEGMENTS_AT]
     for p in range(count):
-        s = chain[p]
-        if cache[at.SEG_USERS, s] == 0:
-            lru_remove(pool, cache, s)
-            pool[at.CACHED] -= seg[at.SEG_BLOCKS, s]
-        cache[at.SEG_USERS, s] += 1
-        q[at.SHARED] += seg[at.SEG_BLOCKS, s]
-    q[at.REFS] = count
+        s = m[m[q + at.CHAIN_AT] + p]
+        if m[cache + 3 * s + at.SEG_USERS] == 0:
+            lru_remove(m, pool, cache, s)
+            m[pool + at.CACHED] -= m[seg + 2 * s + at.SEG_BLOCKS]
+        m[cache + 3 * s + at.SEG_USERS] += 1
+        m[q + at.SHARED] += m[seg + 2 * s + at.SEG_BLOCKS]
+    m[q + at.REFS] = count
 
 
 @compiled
-def publish(q: Ints, chain: Ints, cache: Table, seg: Table) -> None:
+def publish(m: Ints, q: int, pool: int) -> None:
     """Make the rest of the prompt's chain findable. Stops at a segment that somebody else has put there since."""
-    for p in range(q[at.REFS], chain.size):
-        s = chain[p]
-        if cache[at.SEG_USERS, s] != at.NONE:
+    cache, seg = m[pool + at.CACHE_AT], m[pool + at.SEGMENTS_AT]
+    for p in range(m[q + at.REFS], m[q + at.CHAIN_N]):
+        s = m[m[q + at.CHAIN_AT] + p]
+        if m[cache + 3 * s + at.SEG_USERS] != at.NONE:
             break
-        cache[at.SEG_USERS, s] = 1
-        q[at.SHARED] += seg[at.SEG_BLOCKS, s]
-        q[at.REFS] += 1
+        m[cache + 3 * s + at.SEG_USERS] = 1
+        m[q + at.SHARED] += m[seg + 2 * s + at.SEG_BLOCKS]
+        m[q + at.REFS] += 1
 
 
 @compiled
-def give_back(q: Ints, pool: Ints, tokens: int, block: int, chain: Ints, cache: Table, seg: Table) -> None:
+def give_back(m: Ints, q: int, pool: int, tokens: int, block: int) -> None:
     """Own blocks become free; segments nobody uses any more stay cached, deeper ones are the first to go."""
-    pool[at.FREE] += blocks_of(tokens, block) - q[at.SHARED]
-    for p in range(q[at.REFS] - 1, -1, -1):
-        s = chain[p]
-        cache[at.SEG_USERS, s] -= 1
-        if cache[at.SEG_USERS, s] == 0:
-            lru_append(pool, cache, s)
-            pool[at.CACHED] += seg[at.SEG_BLOCKS, s]
-    q[at.REFS] = 0
-    q[at.SHARED] = 0
+    cache, seg = m[pool + at.CACHE_AT], m[pool + at.SEGMENTS_AT]
+    m[pool + at.FREE] += blocks_of(tokens, block) - m[q + at.SHARED]
+    for p in range(m[q + at.REFS] - 1, -1, -1):
+        s = m[m[q + at.CHAIN_AT] + p]
+        m[cache + 3 * s + at.SEG_USERS] -= 1
+        if m[cache + 3 * s + at.SEG_USERS] == 0:
+            lru_append(m, pool, cache, s)
+            m[pool + at.CACHED] += m[seg + 2 * s + at.SEG_BLOCKS]
+    m[q + at.REFS] = 0
+    m[q + at.SHARED] = 0
 
 
 @compiled
-def leave_behind(q: Ints, pool: Ints, own: int, chain: Ints, cache: Table, seg: Table) -> None:
+def leave_behind(m: Ints, q: int, pool: int) -> None:
     """The finished sequence as a segment for the next turn of its session. Call after `give_back`, which freed its
-    blocks, with q[at.HIT] untouched; skipped where an earlier part of the session is not cached."""
-    if own == at.NONE or cache[at.SEG_USERS, own] != at.NONE or seg[at.SEG_BLOCKS, own] > pool[at.FREE]:
+    blocks. Skipped where an earlier part of the session is not cached."""
+    own = m[q + at.OWN]
+    if own == at.NONE:
         return
-    for p in range(chain.size):
-        if cache[at.SEG_USERS, chain[p]] == at.NONE:
+    cache, seg = m[pool + at.CACHE_AT], m[pool + at.SEGMENTS_AT]
+    blocks = m[seg + 2 * own + at.SEG_BLOCKS]
+    if m[cache + 3 * own + at.SEG_USERS] != at.NONE or blocks > m[pool + at.FREE]:
+        return
+    chain, count = m[q + at.CHAIN_AT], m[q + at.CHAIN_N]
+    for p in range(count):
+        if m[cache + 3 * m[chain + p] + at.SEG_USERS] == at.NONE:
             return
-    pool[at.FREE] -= seg[at.SEG_BLOCKS, own]
-    pool[at.CACHED] += seg[at.SEG_BLOCKS, own]
-    cache[at.SEG_USERS, own] = 0
-    lru_append(pool, cache, own)
-    for p in range(chain.size - 1, -1, -1):  # the older turns are used together with it: they go last
-        s = chain[p]
-        if cache[at.SEG_USERS, s] == 0:
-            lru_remove(pool, cache, s)
-            lru_append(pool, cache, s)
+    m[pool + at.FREE] -= blocks
+    m[pool + at.CACHED] += blocks
+    m[cache + 3 * own + at.SEG_USERS] = 0
+    lru_append(m, pool, cache, own)
+    for p in range(count - 1, -1, -1):  # the older turns are used together with it: they go last
+        s = m[chain + p]
+        if m[cache + 3 * s + at.SEG_USERS] == 0:
+            lru_remove(m, pool, cache, s)
+            lru_append(m, pool, cache, s)
 
 
 @compiled
-def tokens_held(q: Ints, clock: int, state_is_decode: bool) -> int:
-    """Tokens whose at.KV blocks a running request holds: a prompt holds all of its blocks from its admission on."""
-    if state_is_decode:
-        return int(q[at.KV] + clock - q[at.JOIN])
-    return int(q[at.TARGET])
+def heap_set(m: Ints, heap: int, place: int, key: int, i: int) -> None:
+    m[heap + 2 * place] = key
+    m[heap + 2 * place + 1] = i
+    m[request(m, i) + at.POS] = place
 
 
 @compiled
-def heap_push(heap: Ints, keys: Ints, size: int, records: Table, position: int, item: int, key: int) -> None:
-    i = size
-    while i > 0:
-        up = (i - 1) >> 1
-        if keys[up] <= key:
+def heap_push(m: Ints, heap: int, size: int, i: int, key: int) -> None:
+    """Heap of (clock at which done, request); each request knows its place."""
+    place = size
+    while place > 0:
+        up = (place - 1) >> 1
+        if m[heap + 2 * up] <= key:
             break
-        heap[i] = heap[up]
-        keys[i] = keys[up]
-        records[heap[i], position] = i
-        i = up
-    heap[i] = item
-    keys[i] = key
-    records[item, position] = i
+        heap_set(m, heap, place, m[heap + 2 * up], m[heap + 2 * up + 1])
+        place = up
+    heap_set(m, heap, place, key, i)
 
 
 @compiled
-def heap_remove(heap: Ints, keys: Ints, size: int, records: Table, position: int, index: int) -> None:
-    """Remove the entry at `index` of a heap of `size` entries."""
+def heap_remove(m: Ints, heap: int, size: int, place: int) -> None:
+    """Remove the entry at `place` of a heap of `size` entries."""
     last = size - 1
-    if index == last:
+    if place == last:
         return
-    item, key = heap[last], keys[last]
-    i = index
-    while i > 0 and keys[(i - 1) >> 1] > key:
-        up = (i - 1) >> 1
-        heap[i] = heap[up]
-        keys[i] = keys[up]
-        records[heap[i], position] = i
-        i = up
+    key, i = m[heap + 2 * last], m[heap + 2 * last + 1]
+    while place > 0 and m[heap + 2 * ((place - 1) >> 1)] > key:
+        up = (place - 1) >> 1
+        heap_set(m, heap, place, m[heap + 2 * up], m[heap + 2 * up + 1])
+        place = up
     while True:
-        child = 2 * i + 1
+        child = 2 * place + 1
         if child >= last:
             break
-        if child + 1 < last and keys[child + 1] < keys[child]:
+        if child + 1 < last and m[heap + 2 * child + 2] < m[heap + 2 * child]:
             child += 1
-        if keys[child] >= key:
+        if m[heap + 2 * child] >= key:
             break
-        heap[i] = heap[child]
-        keys[i] = keys[child]
-        records[heap[i], position] = i
-        i = child
-    heap[i] = item
-    keys[i] = key
-    records[item, position] = i
+        heap_set(m, heap, place, m[heap + 2 * child], m[heap + 2 * child + 1])
+        place = child
+    heap_set(m, heap, place, key, i)

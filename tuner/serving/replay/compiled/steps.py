@@ -1,4 +1,4 @@
-"""Time of one iteration: the interpolation contract of `step/table.py`, on flat buffers."""
+"""Time of one iteration: the interpolation contract of `step/table.py`, on the kernel's arenas."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,12 @@ Floats = NDArray[np.float64]
 
 
 @compiled
-def cell(axis: Floats, begin: int, n: int, x: float) -> int:
+def cell(f: Floats, begin: int, n: int, x: float) -> int:
     """Lower knot of the cell that x is in; the last cell goes on."""
     low, high = 0, n - 1
     while high - low > 1:
         middle = (low + high) >> 1
-        if axis[begin + middle] <= x:
+        if f[begin + middle] <= x:
             low = middle
         else:
             high = middle
@@ -24,89 +24,89 @@ def cell(axis: Floats, begin: int, n: int, x: float) -> int:
 
 
 @compiled
-def weight(axis: Floats, begin: int, low: int, x: float) -> float:
+def weight(f: Floats, begin: int, low: int, x: float) -> float:
     """How far x is through its cell: 0 below the first knot, above 1 beyond the last."""
-    first = axis[begin + low]
-    return float(max((x - first) / (axis[begin + low + 1] - first), 0.0))
+    first = f[begin + low]
+    return float(max((x - first) / (f[begin + low + 1] - first), 0.0))
 
 
 @compiled
-def line(buffer: Floats, begin: int, n: int, values: int, x: float) -> float:
-    low = cell(buffer, begin, n, x)
-    w = weight(buffer, begin, low, x)
-    return float((1.0 - w) * buffer[values + low] + w * buffer[values + low + 1])
+def line(f: Floats, begin: int, n: int, values: int, x: float) -> float:
+    low = cell(f, begin, n, x)
+    w = weight(f, begin, low, x)
+    return float((1.0 - w) * f[values + low] + w * f[values + low + 1])
 
 
 @compiled
-def decode_attention(buffer: Floats, t: Ints, g: float, k: float) -> float:
-    i = cell(buffer, t[at.S_AT], t[at.S_N], g)
-    j = cell(buffer, t[at.K_AT], t[at.K_N], k)
-    u = weight(buffer, t[at.S_AT], i, g)
-    v = weight(buffer, t[at.K_AT], j, k)
-    n = t[at.K_N]
-    p = t[at.SK_MS] + i * n + j
-    low = (1.0 - v) * buffer[p] + v * buffer[p + 1]
-    high = (1.0 - v) * buffer[p + n] + v * buffer[p + n + 1]
+def decode_attention(m: Ints, f: Floats, t: int, g: float, k: float) -> float:
+    i = cell(f, m[t + at.S_AT], m[t + at.S_N], g)
+    j = cell(f, m[t + at.K_AT], m[t + at.K_N], k)
+    u = weight(f, m[t + at.S_AT], i, g)
+    v = weight(f, m[t + at.K_AT], j, k)
+    n = m[t + at.K_N]
+    p = m[t + at.SK_MS] + i * n + j
+    low = (1.0 - v) * f[p] + v * f[p + 1]
+    high = (1.0 - v) * f[p + n] + v * f[p + n + 1]
     return float((1.0 - u) * low + u * high)
 
 
 @compiled
-def context_attention(buffer: Floats, t: Ints, b: float, new: float, past: float) -> float:
-    i = cell(buffer, t[at.B_AT], t[at.B_N], b)
-    j = cell(buffer, t[at.N_AT], t[at.N_N], new)
-    k = cell(buffer, t[at.P_AT], t[at.P_N], past)
-    u = weight(buffer, t[at.B_AT], i, b)
-    v = weight(buffer, t[at.N_AT], j, new)
-    w = weight(buffer, t[at.P_AT], k, past)
-    rows, columns = t[at.N_N], t[at.P_N]
+def context_attention(m: Ints, f: Floats, t: int, b: float, new: float, past: float) -> float:
+    i = cell(f, m[t + at.B_AT], m[t + at.B_N], b)
+    j = cell(f, m[t + at.N_AT], m[t + at.N_N], new)
+    k = cell(f, m[t + at.P_AT], m[t + at.P_N], past)
+    u = weight(f, m[t + at.B_AT], i, b)
+    v = weight(f, m[t + at.N_AT], j, new)
+    w = weight(f, m[t + at.P_AT], k, past)
+    rows, columns = m[t + at.N_N], m[t + at.P_N]
     total = 0.0
     for di in range(2):
         wi = u if di else 1.0 - u
         for dj in range(2):
             wj = v if dj else 1.0 - v
-            p = t[at.BNP_MS] + ((i + di) * rows + j + dj) * columns + k
-            total += wi * wj * ((1.0 - w) * buffer[p] + w * buffer[p + 1])
+            p = m[t + at.BNP_MS] + ((i + di) * rows + j + dj) * columns + k
+            total += wi * wj * ((1.0 - w) * f[p] + w * f[p + 1])
     return total
 
 
 @compiled
-def step_time(buffer: Floats, t: Ints, c: int, b: int, past: int, g: int, tokens_each: int, sum_kv: int) -> float:
+def step_time(m: Ints, f: Floats, t: int, c: int, b: int, past: int, g: int, tokens_each: int, sum_kv: int) -> float:
     """c context tokens of b prompts that have `past` tokens cached in all, g decodes that have `sum_kv` in all; each
     decode puts `tokens_each` tokens through the layers. A decode attends to its cached tokens and the new one."""
     total = 0.0
     if c > 0:
-        total += line(buffer, t[at.T_AT], t[at.T_N], t[at.T_MS], float(c + g * tokens_each))
-        total += context_attention(buffer, t, float(b), c / b, past / b)
+        total += line(f, m[t + at.T_AT], m[t + at.T_N], m[t + at.T_MS], float(c + g * tokens_each))
+        total += context_attention(m, f, t, float(b), c / b, past / b)
     elif g > 0:
-        total += line(buffer, t[at.G_AT], t[at.G_N], t[at.G_MS], float(g))
+        total += line(f, m[t + at.G_AT], m[t + at.G_N], m[t + at.G_MS], float(g))
     if g > 0:
-        total += decode_attention(buffer, t, float(g), sum_kv / g + 1.0)
+        total += decode_attention(m, f, t, float(g), sum_kv / g + 1.0)
     return total
 
 
 @compiled
 def run_time(
-    buffer: Floats, t: Ints, g: int, sum_kv: int, host: float, most: int, start: float, horizon: float
+    m: Ints, f: Floats, t: int, g: int, sum_kv: int, host: float, most: int, start: float, horizon: float
 ) -> tuple[int, float]:
     """A run of pure decode iterations, one token each, nobody joining or leaving: how many of `most` are launched
-    before `horizon`, and when the last ends. Inside a at.KV cell their times are an arithmetic series, summed at once."""
-    fixed = line(buffer, t[at.G_AT], t[at.G_N], t[at.G_MS], float(g)) + host
-    i = cell(buffer, t[at.S_AT], t[at.S_N], float(g))
-    u = weight(buffer, t[at.S_AT], i, float(g))
-    n_k = t[at.K_N]
-    k_at = t[at.K_AT]
-    first_row = t[at.SK_MS] + i * n_k
+    before `horizon`, and when the last ends. Inside a KV cell their times are an arithmetic series, summed at once."""
+    fixed = line(f, m[t + at.G_AT], m[t + at.G_N], m[t + at.G_MS], float(g)) + host
+    i = cell(f, m[t + at.S_AT], m[t + at.S_N], float(g))
+    u = weight(f, m[t + at.S_AT], i, float(g))
+    n_k = m[t + at.K_N]
+    k_at = m[t + at.K_AT]
+    first_row = m[t + at.SK_MS] + i * n_k
     k0 = sum_kv / g + 1.0
     done = 0
     now = start
     while done < most:
         k = k0 + done
-        j = cell(buffer, k_at, n_k, k)
-        low_k = buffer[k_at + j]
-        high_k = buffer[k_at + j + 1]
+        j = cell(f, k_at, n_k, k)
+        low_k = f[k_at + j]
+        high_k = f[k_at + j + 1]
         p = first_row + j
-        low = (1.0 - u) * buffer[p] + u * buffer[p + n_k]
-        high = (1.0 - u) * buffer[p + 1] + u * buffer[p + n_k + 1]
+        low = (1.0 - u) * f[p] + u * f[p + n_k]
+        high = (1.0 - u) * f[p + 1] + u * f[p + n_k + 1]
         count = most - done
         if k < low_k:  # below the first knot: constant
             slope = 0.0

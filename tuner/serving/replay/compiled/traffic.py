@@ -1,122 +1,167 @@
-"""Requests on their way: to a replica, into its queue, out of it."""
+"""Requests on their way: which replica they go to, into its queue, out of it."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.compiled.jit import compiled
-from tuner.serving.replay.compiled.memory import append, give_back, leave_behind, unlink
+from tuner.serving.replay.compiled.memory import append, give_back, leave_behind, request, times, unlink
 from tuner.serving.replay.compiled.schedule import blocks_reserved
 
 Ints = NDArray[np.int64]
-Table = NDArray[np.int64]
-Cube = NDArray[np.int64]
 Floats = NDArray[np.float64]
-FloatTable = NDArray[np.float64]
 
 
 @compiled
-def enqueue(
-    i: int, r: int, when: float, rq: Table, rf: FloatTable, replicas: Table, lane_at: Floats, lane_busy: Ints
-) -> None:
-    """Into the list of requests on their way to replica r, ordered by the time they reach it; wakes idle lanes."""
-    q = rq[i]
-    rf[i, at.ENTRY] = when
-    replica = replicas[r]
-    after = replica[at.PENDING_TAIL]
-    while after != at.NONE and rf[after, at.ENTRY] > when:
-        after = rq[after, at.PREV]
-    q[at.PREV] = after
-    if after == at.NONE:
-        q[at.NEXT] = replica[at.PENDING_HEAD]
-        replica[at.PENDING_HEAD] = i
-    else:
-        q[at.NEXT] = rq[after, at.NEXT]
-        rq[after, at.NEXT] = i
-    if q[at.NEXT] == at.NONE:
-        replica[at.PENDING_TAIL] = i
-    else:
-        rq[q[at.NEXT], at.PREV] = i
-    replica[at.LOAD] += 1
-    replica[at.LOAD_TOKENS] += q[at.ISL]
-    for lane in range(replica[at.LANE0], replica[at.LANE0] + replica[at.LANES]):
-        if lane_busy[lane] == 0 and lane_at[lane] > when:
-            lane_at[lane] = when
+def overlap(m: Ints, q: int, replica: int) -> int:
+    """Prompt tokens that the replica's best rank has cached."""
+    best = 0
+    if m[replica + at.PREFIX] == 0:
+        return 0
+    for rank in range(m[replica + at.RANKS]):
+        pool = m[replica + at.POOLS_AT] + rank * at.POOL_INTS
+        tokens = 0
+        for p in range(m[q + at.CHAIN_N]):
+            s = m[m[q + at.CHAIN_AT] + p]
+            if m[m[pool + at.CACHE_AT] + 3 * s + at.SEG_USERS] == at.NONE:
+                break
+            tokens = m[m[pool + at.SEGMENTS_AT] + 2 * s + at.SEG_END]
+        best = max(best, tokens)
+    return best
 
 
 @compiled
-def release_held(
-    r: int, now: float, rq: Table, rf: FloatTable, replicas: Table, pools: Table, seats_of: Ints, offsets: Ints,
-    chains: Ints, caches: Cube, segs: Cube,
-) -> None:  # fmt: skip
-    """A prefill replica keeps a prompt's blocks until the decode replica has them."""
-    replica = replicas[r]
-    while replica[at.HELD_HEAD] != at.NONE and rf[replica[at.HELD_HEAD], at.ENTRY] <= now:
-        i = replica[at.HELD_HEAD]
-        q = rq[i]
-        replica[at.HELD_HEAD] = q[at.PNEXT]
-        if q[at.PNEXT] == at.NONE:
-            replica[at.HELD_TAIL] = at.NONE
-        p = seats_of[q[at.SEAT]]
-        give_back(q, pools[p], q[at.TARGET], replica[at.BLOCK], chains[offsets[i] : offsets[i + 1]], caches[p], segs[r])
-
-
-@compiled
-def receive(
-    r: int, now: float, rq: Table, rf: FloatTable, replicas: Table, pools: Table, waiting: Cube, seats_of: Ints,
-    offsets: Ints, chains: Ints, caches: Cube, segs: Cube,
-) -> int:  # fmt: skip
-    """Requests that have reached replica r join the queue of the rank with the fewest; returns how many can never be
-    served (prompt above a step's budget that may not be split, or at.KV cache too small)."""
-    replica = replicas[r]
-    refused = 0
-    while replica[at.PENDING_HEAD] != at.NONE and rf[replica[at.PENDING_HEAD], at.ENTRY] <= now:
-        i = replica[at.PENDING_HEAD]
-        q = rq[i]
-        replica[at.PENDING_HEAD] = q[at.NEXT]
-        if q[at.NEXT] == at.NONE:
-            replica[at.PENDING_TAIL] = at.NONE
+def choose(m: Ints, f: Floats, i: int, decode: bool) -> int:
+    """The replica (address) a request goes to, for its prompt or for its decoding."""
+    q = request(m, i)
+    begin = m[at.DECODERS_AT] if decode else m[at.FRONT_AT]
+    n = m[at.DECODERS_N] if decode else m[at.FRONT_N]
+    policy = m[at.DECODE_ROUTER] if decode else m[at.ROUTER]
+    if n == 1:
+        return int(m[begin])
+    if policy == at.RANDOM:
+        draw = f[m[at.DRAWS_AT] + 2 * i + (1 if decode else 0)]
+        return int(m[begin + min(int(draw * n), n - 1)])
+    if policy == at.ROUND_ROBIN:
+        turn = at.DECODE_TURN if decode else at.FRONT_TURN
+        m[turn] += 1
+        return int(m[begin + (m[turn] - 1) % n])
+    if policy == at.PREFIX_AFFINITY and m[q + at.GROUP] != at.NONE:
+        home = m[begin + ((m[q + at.GROUP] * 2654435761) & 0xFFFFFFFF) % n]
+        total = 0
+        for p in range(n):
+            total += m[m[begin + p] + at.LOAD]
+        if m[home + at.LOAD] * n <= 1.25 * total + 4 * n:  # bounded load: a hot group spills over
+            return int(home)
+    best, best_cost = m[begin], 0.0
+    for p in range(n):
+        replica = m[begin + p]
+        if policy == at.KV_AWARE:  # tokens to work through before this prompt is done
+            cost = float(m[replica + at.LOAD_TOKENS] + m[q + at.ISL] - overlap(m, q, replica))
         else:
-            rq[q[at.NEXT], at.PREV] = at.NONE
-        if q[at.STATE] == at.TRANSFER:
-            release_held(q[at.REPLICA], now, rq, rf, replicas, pools, seats_of, offsets, chains, caches, segs)
-        budget = replica[at.BUDGET]
-        too_long = replica[at.CHUNKED] == 0 and q[at.STATE] != at.TRANSFER and q[at.ISL] > budget
-        if too_long or blocks_reserved(q, replica) > replica[at.BLOCKS]:
-            q[at.STATE] = at.REJECTED
-            replica[at.LOAD] -= 1
-            replica[at.LOAD_TOKENS] -= q[at.ISL]
+            cost = m[replica + at.LOAD] + 1.0
+        cost /= f[m[replica + at.RATES_AT] + at.WEIGHT]
+        if p == 0 or cost < best_cost:
+            best, best_cost = replica, cost
+    return int(best)
+
+
+@compiled
+def enqueue(m: Ints, f: Floats, i: int, replica: int, when: float) -> None:
+    """Into the list of requests on their way to a replica, ordered by the time they reach it; wakes idle lanes."""
+    q = request(m, i)
+    f[times(m, i) + at.ENTRY] = when
+    after = m[replica + at.PENDING_TAIL]
+    while after != at.NONE and f[times(m, after) + at.ENTRY] > when:
+        after = m[request(m, after) + at.PREV]
+    m[q + at.PREV] = after
+    if after == at.NONE:
+        m[q + at.NEXT] = m[replica + at.PENDING_HEAD]
+        m[replica + at.PENDING_HEAD] = i
+    else:
+        m[q + at.NEXT] = m[request(m, after) + at.NEXT]
+        m[request(m, after) + at.NEXT] = i
+    if m[q + at.NEXT] == at.NONE:
+        m[replica + at.PENDING_TAIL] = i
+    else:
+        m[request(m, m[q + at.NEXT]) + at.PREV] = i
+    m[replica + at.LOAD] += 1
+    m[replica + at.LOAD_TOKENS] += m[q + at.ISL]
+    wake(m, f, replica, when)
+
+
+@compiled
+def wake(m: Ints, f: Floats, replica: int, when: float) -> None:
+    """Idle lanes of a replica look for work at this time."""
+    for lane in range(m[replica + at.LANE0], m[replica + at.LANE0] + m[replica + at.LANES]):
+        if m[m[at.LANES_AT] + lane * at.LANE_INTS + at.LANE_BUSY] == 0:
+            f[m[at.LANE_END_AT] + lane] = min(f[m[at.LANE_END_AT] + lane], when)
+
+
+@compiled
+def release_held(m: Ints, f: Floats, replica: int, now: float) -> None:
+    """A prefill replica keeps a prompt's blocks until the decode replica has them."""
+    while m[replica + at.HELD_HEAD] != at.NONE and f[times(m, m[replica + at.HELD_HEAD]) + at.ENTRY] <= now:
+        q = request(m, m[replica + at.HELD_HEAD])
+        m[replica + at.HELD_HEAD] = m[q + at.PNEXT]
+        if m[q + at.PNEXT] == at.NONE:
+            m[replica + at.HELD_TAIL] = at.NONE
+        give_back(m, q, m[m[q + at.SEAT] + at.OF_POOL], m[q + at.TARGET], m[replica + at.BLOCK])
+
+
+@compiled
+def receive(m: Ints, f: Floats, replica: int, now: float) -> int:
+    """Requests that have reached a replica join the queue of the rank with the fewest; returns how many can never be
+    served (prompt above a step's budget that may not be split, or KV cache too small)."""
+    refused = 0
+    while m[replica + at.PENDING_HEAD] != at.NONE and f[times(m, m[replica + at.PENDING_HEAD]) + at.ENTRY] <= now:
+        i = m[replica + at.PENDING_HEAD]
+        q = request(m, i)
+        m[replica + at.PENDING_HEAD] = m[q + at.NEXT]
+        if m[q + at.NEXT] == at.NONE:
+            m[replica + at.PENDING_TAIL] = at.NONE
+        else:
+            m[request(m, m[q + at.NEXT]) + at.PREV] = at.NONE
+        transferred = m[q + at.STATE] == at.TRANSFER
+        if transferred:
+            release_held(m, f, m[q + at.REPLICA], now)
+        unsplit = m[replica + at.CHUNKED] == 0 and not transferred
+        if (unsplit and m[q + at.ISL] > m[replica + at.PREFILL_BUDGET]) or (
+            blocks_reserved(m, q, replica) > m[replica + at.BLOCKS]
+        ):
+            m[q + at.STATE] = at.REJECTED
+            m[replica + at.LOAD] -= 1
+            m[replica + at.LOAD_TOKENS] -= m[q + at.ISL]
             refused += 1
             continue
-        p = replica[at.POOL0]
-        for other in range(p + 1, replica[at.POOL0] + replica[at.RANKS]):
-            if pools[other, at.ASSIGNED] < pools[p, at.ASSIGNED]:
-                p = other
-        pools[p, at.ASSIGNED] += 1
-        pools[p, at.QUEUED] += 1
-        q[at.TARGET] = q[at.ISL]
-        q[at.COMPUTED] = q[at.ISL] if q[at.STATE] == at.TRANSFER else 0
-        q[at.STATE] = at.WAITING
-        append(rq, waiting[p, q[at.CLASS]], i)
+        pool = m[replica + at.POOLS_AT]
+        for rank in range(1, m[replica + at.RANKS]):
+            other = m[replica + at.POOLS_AT] + rank * at.POOL_INTS
+            if m[other + at.ASSIGNED] < m[pool + at.ASSIGNED]:
+                pool = other
+        m[pool + at.ASSIGNED] += 1
+        m[pool + at.QUEUED] += 1
+        m[q + at.TARGET] = m[q + at.ISL]
+        m[q + at.COMPUTED] = m[q + at.ISL] if transferred else 0
+        m[q + at.STATE] = at.WAITING
+        append(m, m[pool + at.WAITING_AT] + 2 * m[q + at.CLASS], i)
     return refused
 
 
 @compiled
-def leave(
-    i: int, tokens: int, rq: Table, replica: Ints, seat: Ints, pool: Ints, running: Table, held_back: bool,
-    chain: Ints, own: int, cache: Table, seg: Table,
-) -> None:  # fmt: skip
+def leave(m: Ints, i: int, seat: int, tokens: int, held_back: bool) -> None:
     """A request ends its stay at a replica; `held_back`: its blocks stay until they have been transferred."""
-    q = rq[i]
-    unlink(rq, running[q[at.CLASS]], i)
-    seat[at.MEMBERS] -= 1
-    pool[at.RUNNING] -= 1
-    pool[at.ASSIGNED] -= 1
-    replica[at.LOAD] -= 1
-    replica[at.LOAD_TOKENS] -= q[at.ISL]
-    if replica[at.ADMIT] == at.ADMIT_OUTPUT:
-        pool[at.RESERVED] -= blocks_reserved(q, replica)
+    q = request(m, i)
+    replica, pool = m[seat + at.OF_REPLICA], m[seat + at.OF_POOL]
+    unlink(m, m[seat + at.RUNNING_AT] + 2 * m[q + at.CLASS], i)
+    m[seat + at.MEMBERS] -= 1
+    m[pool + at.RUNNING] -= 1
+    m[pool + at.ASSIGNED] -= 1
+    m[replica + at.LOAD] -= 1
+    m[replica + at.LOAD_TOKENS] -= m[q + at.ISL]
+    if m[replica + at.ADMIT] == at.ADMIT_OUTPUT:
+        m[pool + at.RESERVED] -= blocks_reserved(m, q, replica)
     if not held_back:
-        give_back(q, pool, tokens, replica[at.BLOCK], chain, cache, seg)
-        if replica[at.PREFIX] == 1:
-            leave_behind(q, pool, own, chain, cache, seg)
+        give_back(m, q, pool, tokens, m[replica + at.BLOCK])
+        if m[replica + at.PREFIX] == 1:
+            leave_behind(m, q, pool)
