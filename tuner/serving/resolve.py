@@ -74,8 +74,8 @@ def engine_case(fields: Mapping[str, Any]) -> EngineCase:
         attention_data_parallel=dp,
         moe_tensor_parallel=moe_tp,
         moe_expert_parallel=moe_ep,
-        gemm_quant=_format(fields, "gemm_quant", gemm),
-        moe_quant=_format(fields, "moe_quant", moe) if model.moe is not None else None,
+        gemm_quant=_own_format(model, _format(fields, "gemm_quant", gemm), gemm),
+        moe_quant=_own_format(model, _format(fields, "moe_quant", moe), moe) if model.moe is not None else None,
         kv_quant=_format(fields, "kv_quant", kv),
         draft_tokens=_degree(fields, "draft_tokens", 0, least=0, most=64),
         nic=None if nic is None else catalog.nic(nic, field="nic").id,
@@ -183,6 +183,17 @@ def _format(fields: Mapping[str, Any], field: str, default: str | None) -> str |
     if word is None or word.lower() == "auto":
         return default
     return canonical_kv(word, field=field) if field == "kv_quant" else canonical_weight(word, field=field)
+
+
+def _own_format(model: ModelShape, word: str | None, named: str | None) -> str | None:
+    """`fp8` and `nvfp4` are also what people call any checkpoint of 8 or 4 bits: where the checkpoint has a format of
+    that width itself, or the repository's name states one, that is meant."""
+    if word == "fp8" and named is not None and named.startswith("fp8"):
+        return named
+    loose = (word == "fp8" and model.checkpoint_dtype == "fp8") or (
+        word == "nvfp4" and model.checkpoint_dtype == "mxfp4"
+    )
+    return named if loose else word
 
 
 def _text(fields: Mapping[str, Any], field: str) -> str:
