@@ -9,7 +9,10 @@ import yaml
 from controlplane.catalog import load
 from controlplane.catalog.detect import accelerator_of_product
 from controlplane.model.cluster import GPUPool
+from controlplane.model.plans import PlannablePool
 from controlplane.model.serving import ServingDeployment
+from operators.pools.plannable import PoolRoom
+from operators.serving.plan_request import ask
 from operators.serving.render import RenderSettings, pod, replica_template
 from operators.serving.validate import validate
 
@@ -43,6 +46,22 @@ def test_deployments_are_valid_and_every_choice_renders(document: dict[str, Any]
         assert pod(template, deployment, 0, 0, "node", "pool", [])["kind"] == "Pod"
 
 
+@of_kind("ServingDeployment")
+def test_planned_deployments_are_questions(document: dict[str, Any]) -> None:
+    document = {**document, "metadata": {**document["metadata"], "uid": "5e0c1b1a-0000-4000-8000-000000000003"}}
+    deployment = ServingDeployment.model_validate(document)
+    assert (deployment.spec.auto is None) == bool(deployment.spec.choices)
+    if deployment.spec.auto is not None:
+        rooms = [
+            PoolRoom(
+                PlannablePool(name=f"pool-{number}", accelerator=accelerator, free=0, per_node=8), 8 * scale, scale
+            )
+            for number, (accelerator, scale) in enumerate([("h100-sxm-80gb", 1), ("cpu-x86", 1000)])
+        ]
+        request = ask(deployment, rooms, (), CATALOG, SETTINGS).request
+        assert set(request.allowed.engines) == set(deployment.spec.auto.allowed.engines)
+
+
 @of_kind("GPUPool")
 def test_pools_name_what_the_catalogue_knows(document: dict[str, Any]) -> None:
     spec = GPUPool.model_validate(document).spec
@@ -70,4 +89,4 @@ def test_the_ladder_and_the_gang_are_shown() -> None:
                 replica_template(deployment, index, CATALOG, SETTINGS).pods for index in range(count)
             ]
     assert any(len(pods) > 1 and set(pods) == {1} for pods in shapes.values())
-    assert any(max(pods) > 1 for pods in shapes.values())
+    assert any(max(pods, default=0) > 1 for pods in shapes.values())
