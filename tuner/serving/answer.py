@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from controlplane.model.plans import Provenance, Tier
+from tuner.serving.draw import Draw
 from tuner.serving.replay.result import Floats, ReplayResult, percentile
 
 _TIERS: tuple[Tier, ...] = (
@@ -24,16 +25,6 @@ class Interval:
 
     lo: float
     hi: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """Energy and cost of the whole deployment. None: unknown."""
-
-    power_w: float | None = None
-    joules_per_output_token: float | None = None
-    cost_per_million_output_tokens: float | None = None
-    currency: str | None = None
 
 
 def answer_of(
@@ -67,6 +58,7 @@ def answer_of(
         "kv_fraction_peak": _rounded(result.kv_fraction_peak),
         "preemptions": int(result.preemptions.sum()),
         "power_w": _rounded(draw.power_w),
+        "power_error_pct": draw.power_error_pct,
         "joules_per_output_token": _rounded(draw.joules_per_output_token),
         "cost_per_million_output_tokens": _rounded(draw.cost_per_million_output_tokens),
         "currency": draw.currency,

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tuner.serving.answer import Draw, Interval, answer_of, merged, per_request_arrays
+from tuner.serving.answer import Interval, answer_of, merged, per_request_arrays
 from tuner.serving.calibration.apply import calibrate
 from tuner.serving.calibration.parameters import METRICS, Calibration, load_calibration
 from tuner.serving.case import EngineCase
 from tuner.serving.deployment import Deployment, Member, deployment_of, fleet_of
+from tuner.serving.draw import capped, draw_of
 from tuner.serving.question import Question
 from tuner.serving.replay.fleet import Replica
 from tuner.serving.replay.requests import Requests
@@ -59,7 +60,7 @@ class Predictor:
         store: TableStore | None = None,
     ) -> None:
         self._store = store
-        self._engines: OrderedDict[EngineCase, Engine] = OrderedDict()
+        self._engines: OrderedDict[tuple[EngineCase, float | None], Engine] = OrderedDict()
         if raw:
             self._calibration = None
         else:
@@ -76,19 +77,25 @@ class Predictor:
         deployment = deployment_of(question, int((requests.isl + requests.osl).max()))
         fleet = fleet_of(deployment, lambda member: self._replica(member, question))
         result = simulate(fleet, requests, seed=question.seed)
-        engines = [(member.role, self._engine(member.case)) for member in deployment.members]
+        engines = [(member.role, self._engine(member.case, question.power_cap_w)) for member in deployment.members]
         answer = answer_of(
             result,
             accelerators=deployment.accelerators,
             intervals=_intervals([engine for _, engine in engines]),
-            draw=Draw(),
+            draw=draw_of(
+                result,
+                deployment,
+                cap_w=question.power_cap_w,
+                price_per_accelerator_hour=question.price_per_accelerator_hour,
+                currency=question.currency,
+            ),
             provenance=merged([(role, engine.table.provenance) for role, engine in engines]),
             warnings=[warning for member in deployment.members for warning in member.warnings],
         )
         return Prediction(answer, deployment, requests, result)
 
     def _replica(self, member: Member, question: Question) -> Replica:
-        case, engine = member.case, self._engine(member.case)
+        case, engine = member.case, self._engine(member.case, question.power_cap_w)
         return Replica(
             table=engine.table,
             rules=member.rules,
@@ -103,17 +110,20 @@ class Predictor:
             request_ms=engine.request_ms,
         )
 
-    def _engine(self, case: EngineCase) -> Engine:
-        found = self._engines.get(case)
+    def _engine(self, case: EngineCase, cap_w: float | None) -> Engine:
+        key = (case, cap_w)
+        found = self._engines.get(key)
         if found is None:
-            found = self._engines[case] = self._built(case)
+            found = self._engines[key] = self._built(case, cap_w)
             if len(self._engines) > ENGINES_KEPT:
                 self._engines.popitem(last=False)
-        self._engines.move_to_end(case)
+        self._engines.move_to_end(key)
         return found
 
-    def _built(self, case: EngineCase) -> Engine:
+    def _built(self, case: EngineCase, cap_w: float | None) -> Engine:
         table = step_table(case, store=self._store)
+        if cap_w is not None:
+            table = capped(case, table, cap_w)
         if self._calibration is None:
             return Engine(table=table)
         corrected = calibrate(case, table, self._calibration)

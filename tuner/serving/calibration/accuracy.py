@@ -158,6 +158,6 @@ def score_file(
     }
     agg = [item for item in answered if item.row.mode == "agg"]
     if baseline and agg:
-        ours = {metric: points(agg, metric) for metric in METRICS}
+        ours: dict[str, list[Point]] = {metric: points(agg, metric) for metric in METRICS}
         found["baseline"] = compare([item.row for item in agg], ours, progress=progress)
     return found
