@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from controlplane.catalog import Catalog, ModelShape, unknown
+from controlplane.catalog import Catalog, ModelShape
 from controlplane.model.errors import InvalidSpec
 from controlplane.model.plans import PlanRequest
 from controlplane.model.serving import LatencyTarget
 from tuner.serving.planner.installation import Installation
+from tuner.serving.resolve import find_model
 
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
 def check(request: PlanRequest, catalog: Catalog, installation: Installation) -> ModelShape:
     """The model's shape. Raises UnknownName or InvalidSpec with field, value, limit and way out."""
-    model = catalog.find_model(request.model)
-    if model is None:
-        raise unknown("model", request.model, catalog.models, field="model")
+    model = find_model(catalog, request.model)
     _check_pools(request, catalog)
     _check_allowed(request, catalog, installation)
     for name, target in (("ttftMs", request.slo.ttft_ms), ("tpotMs", request.slo.tpot_ms)):

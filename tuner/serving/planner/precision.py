@@ -55,14 +55,17 @@ _KV: Mapping[str, str] = MappingProxyType({"fp8": "fp8", "fp8_e4m3": "fp8", "bfl
 _OWN = frozenset({"auto", "checkpoint", "own"})
 
 
-def precisions(model: ModelShape, engine: Engine, allowed: Allowed) -> tuple[list[Precision], list[str]]:
-    """Combinations to plan with, and why entries of the allow-lists add none for this engine."""
+def precisions(
+    model: ModelShape, engine: Engine, allowed: Allowed, own: tuple[str | None, str | None, str | None] = (None,) * 3
+) -> tuple[list[Precision], list[str]]:
+    """Combinations to plan with, and why entries of the allow-lists add none for this engine. `own`: formats (dense,
+    experts, KV cache) that the checkpoint's repository name states; None: those of the catalogue's model."""
     refused: list[str] = []
     weights = _weights(model, engine, allowed, refused)
     caches = _caches(engine, allowed, refused)
     out: list[Precision] = []
     for word in weights:
-        gemm, moe = (None, None) if word is None else _WEIGHTS[word]
+        gemm, moe = own[:2] if word is None else _WEIGHTS[word]
         for cache in caches:
             out.append(
                 Precision(
@@ -70,7 +73,7 @@ def precisions(model: ModelShape, engine: Engine, allowed: Allowed) -> tuple[lis
                     choice_kv=cache,
                     gemm_quant=gemm,
                     moe_quant=moe if model.is_moe else None,
-                    kv_quant=None if cache is None else _KV[cache],
+                    kv_quant=own[2] if cache is None else _KV[cache],
                 )
             )
     return out, refused

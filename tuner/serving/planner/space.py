@@ -16,6 +16,7 @@ from tuner.serving.case import EngineCase
 from tuner.serving.planner.installation import Installation
 from tuner.serving.planner.precision import Precision, precisions
 from tuner.serving.planner.shape import Shape
+from tuner.serving.resolve import find_model, formats_of_name
 
 # A replica larger than this is beyond what the step tables describe (the largest expert-parallel group measured).
 MAX_RANKS = 128
@@ -37,8 +38,8 @@ class Loss:
 
 def shapes(request: PlanRequest, catalog: Catalog, installation: Installation) -> tuple[list[Shape], list[Loss]]:
     """Shapes that divide and whose pools have room, in a fixed order, and what was lost on the way."""
-    model = catalog.find_model(request.model)
-    assert model is not None, "the request was checked"
+    model = find_model(catalog, request.model)
+    own = formats_of_name(request.model)
     found: list[Shape] = []
     lost: list[Loss] = []
     for pool in request.pools:
@@ -52,7 +53,7 @@ def shapes(request: PlanRequest, catalog: Catalog, installation: Installation) -
             if why_not is not None:
                 lost.append(Loss(label=label, pool=pool.name, reason="EngineNotOnAccelerator", message=why_not))
                 continue
-            formats, refused = precisions(model, engine, request.allowed)
+            formats, refused = precisions(model, engine, request.allowed, own)
             lost += [
                 Loss(label=label, pool=pool.name, reason="PrecisionNotOffered", message=text, nearness=0.5)
                 for text in refused

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from controlplane.model.plans import PlanRequest, Prediction, Role
 from controlplane.model.serving import Slo
+from tuner.serving.calibration.apply import Calibrated, calibrate
+from tuner.serving.energy import clock_factors, phase_power_w
 from tuner.serving.planner import fleets
 from tuner.serving.planner.installation import RouterPolicy
 from tuner.serving.planner.load import Draws
@@ -22,6 +24,7 @@ from tuner.serving.step.ladder import step_table
 from tuner.serving.step.roofline import roofline_table
 from tuner.serving.step.table import StepTable
 
+_SOME_WATTS = 1.0  # a bound for accelerators whose power no document states
 _UNBOUNDED_TOKENS = 1e12  # KV cache of a device whose memory no document states
 
 
@@ -32,15 +35,13 @@ class StandardPieces:
     router: RouterPolicy
     slo: Slo
     draws: Draws
-    _tables: dict[tuple[str, ...], StepTable] = field(default_factory=dict)
+    _engines: dict[tuple[str, ...], Calibrated] = field(default_factory=dict)
 
     def sketch(self, shape: Shape) -> StepTable:
         return roofline_table(shape.case)
 
     def table(self, shape: Shape) -> StepTable:
-        if shape.key not in self._tables:
-            self._tables[shape.key] = step_table(shape.case)
-        return self._tables[shape.key]
+        return self._engine(shape).table
 
     def schedulers(self, shape: Shape) -> list[Scheduler]:
         return schedulers(shape, int(self.draws.input_tokens.max()))
@@ -60,7 +61,7 @@ class StandardPieces:
         return Room(kv_tokens=tokens, short_bytes=short, weight_bytes=budget.weight_bytes, message=said)
 
     def least_watts(self, shape: Shape) -> float:
-        return 0.1 * (shape.accelerator.tdp_w or 1.0)
+        return phase_power_w(shape.accelerator, "idle", cap_w=shape.pool.power_cap_w) or _SOME_WATTS
 
     def replica(self, unit: Unit, role: Role, draws: Draws, load: float) -> Outcome:
         requests = fleets.requests_of(draws, load, self._running(unit, draws, load), tail=self._tail(), role=role)
@@ -79,7 +80,18 @@ class StandardPieces:
             draws, self._asked(draws), self._all_running(deployment, draws), tail=self._tail()
         )
         result = simulate(self._fleet(deployment, draws), requests, seed=request.seed)
-        return prediction_of(result, deployment, request)
+        engines = [self._engine(group.unit.shape) for group in deployment.groups]
+        return prediction_of(result, deployment, engines, request, self._memory_bytes(deployment))
+
+    def _memory_bytes(self, deployment: Deployment) -> int | None:
+        """Of the fullest accelerator: what the engine takes, KV cache included."""
+        taken: list[int] = []
+        for group in deployment.groups:
+            budget = fleets.memory_of(group.unit.shape, group.unit.scheduler, int(self.draws.mean_held))
+            if budget.kv_bytes is None:
+                return None
+            taken.append(budget.fixed_bytes + budget.kv_bytes)
+        return max(taken)
 
     def _asked(self, draws: Draws) -> float:
         return float(draws.clients if draws.clients is not None else draws.rate_per_second or 0.0)
@@ -100,18 +112,28 @@ class StandardPieces:
         total = sum(group.replicas for group in serving)
         return max(total * self._running(group.unit, draws, asked / total) for group in serving)
 
+    def _engine(self, shape: Shape) -> Calibrated:
+        if shape.key not in self._engines:
+            table = step_table(shape.case)
+            cap = clock_factors(shape.accelerator, shape.pool.power_cap_w)
+            self._engines[shape.key] = calibrate(shape.case, table if cap is None else _slower(table, *cap))
+        return self._engines[shape.key]
+
     def _replica(self, unit: Unit, role: Role) -> Replica:
         shape = unit.shape
         tokens = fleets.kv_tokens_of(shape, fleets.memory_of(shape, unit.scheduler, int(self.draws.mean_held)))
-        rules = fleets.rules_of(unit)
+        rules, engine = fleets.rules_of(unit), self._engine(shape)
         return Replica(
-            table=self.table(shape),
+            table=engine.table,
             rules=rules,
             kv_blocks=None if tokens is None else max(1, int(tokens // rules.block_tokens)),
             role=role,
             attention_ranks=shape.case.attention_data_parallel,
             pipeline_stages=shape.case.pipeline_parallel,
             draft_tokens=shape.case.draft_tokens,
+            host_step_ms=engine.host_step_ms,
+            host_sequence_ms=engine.host_sequence_ms,
+            request_ms=engine.request_ms,
         )
 
     def _running(self, unit: Unit, draws: Draws, load: float) -> float:
@@ -122,3 +144,16 @@ class StandardPieces:
 
     def _tail(self) -> bool:
         return any(point == "p99" for target in (self.slo.ttft_ms, self.slo.tpot_ms) for point, _ in limits(target))
+
+
+def _slower(table: StepTable, prefill: float, decode: float) -> StepTable:
+    """Step times under a power cap."""
+    if prefill == decode == 1.0:
+        return table
+    return replace(
+        table,
+        context_ms=table.context_ms * prefill,
+        context_attention_ms=table.context_attention_ms * prefill,
+        decode_ms=table.decode_ms * decode,
+        decode_attention_ms=table.decode_attention_ms * decode,
+    )

@@ -1,0 +1,170 @@
+"""`trimtab plan`: which deployment to run, before it is deployed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from controlplane.cli.plan_options import plan_options, request_of
+
+if TYPE_CHECKING:
+    from controlplane.model.plans import PlanRequest, ServingPlan
+
+_EXPORTS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm-serve", "openvino": "openvino"}
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def plan() -> None:
+    """Find the deployments that keep a promise on the accelerators there are."""
+
+
+@plan.command()
+@plan_options
+@click.option("-f", "--file", type=_FILE, help="A planning request as YAML or JSON; options come on top.")
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="(table)")
+@click.option("--export", type=click.Choice([*_EXPORTS, "manifest"]), help="Print the winner ready to be started.")
+@click.option("--source", help="Where the weights are, for --export: hf:ORG/REPO, pvc:CLAIM/PATH or image:/PATH.")
+@click.option("--name", help="Name of the exported ServingDeployment. The model's when absent.")
+@click.option("--what-if", multiple=True, metavar="CHANGE", help="Plan again with a change and say what it makes.")
+@click.option("--daily", type=_FILE, metavar="TRACE", help="Replicas over a day, from a trace with this load.")
+@click.option("--startup-s", type=float, default=600.0, help="Seconds until a new replica answers, for --daily (600).")
+@click.option("--quiet", is_flag=True, help="No progress on standard error.")
+def serving(
+    file: Path | None,
+    output: str,
+    export: str | None,
+    source: str | None,
+    name: str | None,
+    what_if: tuple[str, ...],
+    daily: Path | None,
+    startup_s: float,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Rank the deployments of a model that meet an SLO on the given pools, with reasons.
+
+    \b
+    Eight requests a second on 32 H100, TTFT and TPOT promised at the 95th percentile:
+      trimtab plan serving --model llama-3.1-70b --pool h100=h100-sxm-80gb:32 \\
+          --rate 8 --input 1024 --output-tokens 256 --ttft-p95 500 --tpot-p95 40
+    Two pools with prices, cheapest first, as a manifest for kubectl:
+      trimtab plan serving --model qwen3-32b --pool a=h100-sxm-80gb:8,price=3.2 --pool b=l40s:16,price=0.9 \\
+          --rate 4 --input 2000 --output-tokens 300 --tpot-p95 50 --objective goodput-per-cost \\
+          --export manifest | kubectl apply -f -
+    What would change with one more pool, a tighter promise, a power cap:
+      trimtab plan serving -f request.yaml --what-if pool=c=h200-sxm-141gb:8 --what-if ttft-p95=300 \\
+          --what-if power-cap=500
+    Separate prefill and decode roles are advisory unless --split-roles, --kv-connector and --router say that this
+    installation has what they need.
+    """
+    request = request_of(file, options)
+    if export in _EXPORTS and not request.allowed.engines:
+        allowed = request.allowed.model_copy(update={"engines": [_EXPORTS[export]]})
+        request = request.model_copy(update={"allowed": allowed})
+    planner = _planner(options)
+    with _Told(quiet or output != "table") as told:
+        answer = planner.plan(request, progress=told)
+    if export is not None:
+        click.echo(_exported(answer, export, source, name))
+    elif output == "table":
+        from controlplane.cli.plan_table import plan_table  # noqa: PLC0415
+
+        click.echo(plan_table(answer))
+    else:
+        click.echo(_dumped(answer.model_dump(mode="json", by_alias=True, exclude_none=True), output))
+    for change in what_if:
+        _say_what_if(planner, request, answer, change, output)
+    if daily is not None:
+        _say_daily(answer, daily, startup_s, output)
+    if not answer.best:
+        raise click.exceptions.Exit(1)
+
+
+def _planner(options: dict[str, Any]) -> Any:
+    from tuner.serving.planner import Installation, Planner  # noqa: PLC0415 - numpy and the catalogue: not for --help
+
+    return Planner(
+        installation=Installation(
+            router=options["router"] or "random",
+            split_roles=frozenset(options["split_roles"]),
+            kv_connectors=frozenset(options["kv_connector"]),
+            images=dict(item.split("=", 1) for item in options["image"] if "=" in item),
+        )
+    )
+
+
+def _exported(answer: ServingPlan, export: str, source: str | None, name: str | None) -> str:
+    from controlplane.catalog import load  # noqa: PLC0415
+    from controlplane.model.errors import Unsupported  # noqa: PLC0415
+    from tuner.serving.planner.export import launch_lines, manifest  # noqa: PLC0415
+    from tuner.serving.resolve import find_model  # noqa: PLC0415
+
+    if not answer.best:
+        nearest = answer.why_not[0].message if answer.why_not else "nothing fits"
+        raise Unsupported(f"there is no plan to export: {nearest}", field="export", value=export)
+    catalog = load()
+    model = find_model(catalog, answer.request.model)
+    if export == "manifest":
+        import yaml  # noqa: PLC0415
+
+        text: str = yaml.safe_dump(manifest(answer.best[0], answer.request, model, source, name), sort_keys=False)
+        return text.rstrip("\n")
+    wanted = _EXPORTS[export]
+    for candidate in answer.best:
+        if all(role.choice.engine == wanted for role in candidate.roles):
+            return "\n".join(launch_lines(candidate, model, source, catalog))
+    raise Unsupported(
+        f"no ranked deployment runs {wanted}", field="export", value=export, hint=f"allow it alone: --engine {wanted}"
+    )
+
+
+def _say_what_if(planner: Any, request: PlanRequest, before: ServingPlan, change: str, output: str) -> None:
+    from controlplane.cli.plan_table import what_if_text  # noqa: PLC0415
+    from tuner.serving.planner.whatif import changed, difference  # noqa: PLC0415
+
+    found = difference(change, before, planner.plan(changed(request, change)))
+    if output == "table":
+        click.echo(what_if_text(found))
+    else:
+        click.echo(_dumped(found.as_dict(), output))
+
+
+def _say_daily(answer: ServingPlan, trace: Path, startup_s: float, output: str) -> None:
+    from controlplane.cli.plan_table import daily_text  # noqa: PLC0415
+    from tuner.serving.planner.daily import daily_plan  # noqa: PLC0415
+
+    found = daily_plan(answer, trace, startup_s=startup_s)
+    click.echo(daily_text(found) if output == "table" else _dumped(found.as_dict(), output))
+
+
+def _dumped(data: Any, output: str) -> str:
+    if output == "json":
+        return json.dumps(data, indent=2)
+    import yaml  # noqa: PLC0415
+
+    text: str = yaml.safe_dump(data, sort_keys=False)
+    return text.rstrip("\n")
+
+
+class _Told:
+    """The planner's progress as one line on standard error, after two silent seconds."""
+
+    def __init__(self, quiet: bool) -> None:
+        from controlplane.cli.progress import Progress  # noqa: PLC0415
+
+        self._progress = None if quiet else Progress("% of the search", None)
+
+    def __enter__(self) -> _Told:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+
+    def __call__(self, what: str, share: float) -> None:
+        if self._progress is not None:
+            self._progress(round(100 * share))

@@ -1,0 +1,223 @@
+"""Options of `trimtab plan serving`, and the planning request they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from controlplane.model.errors import InvalidSpec, UnknownName
+
+if TYPE_CHECKING:
+    from controlplane.model.plans import PlanRequest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PERCENTILES = ("p50", "p90", "p95", "p99")
+_OBJECTIVES = ("goodput-per-accelerator", "goodput-per-watt", "goodput-per-cost")
+_ROUTERS = ("random", "round-robin", "least-loaded", "prefix-affinity", "kv-aware")
+_FILE_BYTES_MAX = 1 << 20
+# Words after a pool's count -> (field, type).
+_POOL_WORDS: dict[str, tuple[str, type]] = {
+    "price": ("price_per_accelerator_hour", float),
+    "currency": ("currency", str),
+    "nic": ("nic", str),
+    "nics": ("nics_per_node", int),
+    "per-node": ("per_node", int),
+    "cap": ("power_cap_w", float),
+}
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--model", help="Catalogue name or repository id."),
+    click.option(
+        "--pool",
+        multiple=True,
+        metavar="NAME=ACCELERATOR:COUNT[,price=..]",
+        help="Accelerators that may be used; repeat it. More words: currency, nic, nics, per-node, cap (W).",
+    ),
+    click.option("--rate", type=float, help="Requests per second."),
+    click.option("--closed", type=int, metavar="CLIENTS", help="Clients that each keep one request open, instead."),
+    click.option("--arrivals", type=click.Choice(["poisson", "gamma", "burst"]), help="How requests arrive (poisson)."),
+    click.option("--cv", type=float, help="Coefficient of variation of the gaps, for gamma."),
+    click.option("--trace", help="Trace file with arrivals and lengths, instead of a rate."),
+    click.option("--input", "input_tokens", type=int, help="Prompt tokens, the longest."),
+    click.option("--output-tokens", type=int, help="Output tokens, the longest."),
+    click.option("--range", "range_ratio", type=float, help="Shortest length as a share of the longest (1)."),
+    click.option("--prefix", type=int, help="Leading prompt tokens that all requests share (0)."),
+    *(
+        click.option(f"--{metric}-{point}", type=float, metavar="MS", help=f"Promised {metric.upper()} {point}, ms.")
+        for metric in ("ttft", "tpot")
+        for point in _PERCENTILES
+    ),
+    click.option("--objective", type=click.Choice(_OBJECTIVES), help="What better means (goodput-per-accelerator)."),
+    click.option("--engine", multiple=True, help="Engine that may be used; repeat it. All when absent."),
+    click.option("--quantization", multiple=True, help="Weight format that may be used beside none; repeat it."),
+    click.option("--kv-quantization", multiple=True, help="KV cache format that may be used; repeat it."),
+    click.option("--disaggregated", is_flag=True, help="Also separate prefill and decode roles."),
+    click.option("--max-accelerators", type=int, help="Budget in accelerators."),
+    click.option("--max-watts", type=float, help="Budget in watts."),
+    click.option("--max-cost-per-hour", type=float, help="Budget in the pools' currency."),
+    click.option("--top", type=int, help="Deployments to rank (3)."),
+    click.option("--seed", type=int, help="Seed of the simulated traffic (0)."),
+    click.option("--router", type=click.Choice(_ROUTERS), help="Policy of the installed router (random: a Service)."),
+    click.option(
+        "--split-roles", multiple=True, metavar="ENGINE", help="Engine whose roles this installation renders."
+    ),
+    click.option("--kv-connector", multiple=True, metavar="ENGINE", help="Engine whose KV connector is set up here."),
+    click.option(
+        "--image", multiple=True, metavar="ENGINE/VENDOR=IMAGE", help="Image for other vendors' accelerators."
+    ),
+)
+
+
+def plan_options(command: F) -> F:
+    """Adds the options, in order."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def request_of(file: Path | None, options: dict[str, Any]) -> PlanRequest:
+    """The request of a file with the options on top. Raises InvalidSpec or UnknownName with the field at fault."""
+    from pydantic import ValidationError  # noqa: PLC0415 - 60 ms that --help can do without
+
+    from controlplane.model.plans import PlanRequest  # noqa: PLC0415
+
+    data: dict[str, Any] = {} if file is None else _read(file)
+    _put(data, options)
+    for field, option in (("model", "--model"), ("pools", "--pool")):
+        if field not in data:
+            raise click.UsageError(f"say {option} (or give a request with -f); --help has examples")
+    if "workload" not in data:
+        raise click.UsageError("say the traffic: --rate, --input and --output-tokens (or -f, --closed, --trace)")
+    try:
+        return PlanRequest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InvalidSpec(
+            first["msg"].removeprefix("Value error, "), field=place or None, value=_short(first.get("input"))
+        ) from None
+
+
+def parse_pool(text: str) -> dict[str, Any]:
+    """`NAME=ACCELERATOR:COUNT[,word=value]...` as a pool. Raises InvalidSpec or UnknownName."""
+    head, *words = text.split(",")
+    name, equals, rest = head.partition("=")
+    accelerator, colon, count = rest.rpartition(":")
+    if not (equals and colon and name and accelerator and count.isdecimal()):
+        raise InvalidSpec(
+            "is not a pool", field="--pool", value=text[:80], limit="NAME=ACCELERATOR:COUNT[,price=2.5,per-node=8]"
+        )
+    out: dict[str, Any] = {"name": name, "accelerator": _accelerator(accelerator), "free": int(count)}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in _POOL_WORDS:
+            raise UnknownName(
+                f"unknown word {key[:40]!r}", field="--pool", value=text[:80], hint=f"known: {', '.join(_POOL_WORDS)}"
+            )
+        field, kind = _POOL_WORDS[key]
+        try:
+            out[field] = kind(value)
+        except ValueError:
+            raise InvalidSpec(f"{key} must be a number", field="--pool", value=text[:80]) from None
+    return out
+
+
+def _accelerator(name: str) -> str:
+    """Catalogue id of a product or short name."""
+    from controlplane.catalog import load  # noqa: PLC0415
+    from tuner.serving.resolve import find_accelerator  # noqa: PLC0415
+
+    return find_accelerator(load(), name, field="--pool").id
+
+
+def _read(file: Path) -> dict[str, Any]:
+    import yaml  # noqa: PLC0415
+
+    if file.stat().st_size > _FILE_BYTES_MAX:
+        raise InvalidSpec("file too large", field="--file", value=str(file), limit=f"{_FILE_BYTES_MAX} bytes")
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidSpec(f"is not YAML: {str(error)[:200]}", field="--file", value=str(file)) from None
+    if not isinstance(data, dict):
+        raise InvalidSpec(
+            "must be an object", field="--file", value=str(file), limit="model, slo, workload, pools, ..."
+        )
+    return data
+
+
+def _put(data: dict[str, Any], options: dict[str, Any]) -> None:
+    """Options into the request's fields, in its camelCase."""
+    for option, field in (("model", "model"), ("objective", "objective"), ("top", "top"), ("seed", "seed")):
+        if options[option] is not None:
+            data[field] = options[option]
+    if options["pool"]:
+        data["pools"] = [parse_pool(text) for text in options["pool"]]
+    workload = _workload(options)
+    if workload:
+        data["workload"] = {**_mapping(data.get("workload"), "workload"), **workload}
+    slo = _mapping(data.get("slo"), "slo")
+    for metric in ("ttft", "tpot"):
+        given = {point: value for point in _PERCENTILES if (value := options[f"{metric}_{point}"]) is not None}
+        if given:
+            slo[f"{metric}Ms"] = {**_mapping(slo.get(f"{metric}Ms"), f"slo.{metric}Ms"), **given}
+    if slo:
+        data["slo"] = slo
+    allowed = _mapping(data.get("allowed"), "allowed")
+    if options["engine"]:
+        allowed["engines"] = [_engine(name) for name in options["engine"]]
+    for option, field in (("quantization", "quantizations"), ("kv_quantization", "kvQuantizations")):
+        if options[option]:
+            allowed[field] = list(options[option])
+    if options["disaggregated"]:
+        allowed["disaggregated"] = True
+    for option, field in (
+        ("max_accelerators", "maxAccelerators"),
+        ("max_watts", "maxWatts"),
+        ("max_cost_per_hour", "maxCostPerHour"),
+    ):
+        if options[option] is not None:
+            allowed[field] = options[option]
+    if allowed:
+        data["allowed"] = allowed
+
+
+def _workload(options: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if options["closed"] is not None:
+        out |= {"arrivals": "closed", "concurrency": options["closed"]}
+    elif options["trace"] is not None:
+        out |= {"arrivals": "trace", "trace": options["trace"]}
+    elif options["arrivals"] is not None:
+        out["arrivals"] = options["arrivals"]
+    for option, field in (("rate", "ratePerSecond"), ("cv", "cv"), ("prefix", "sharedPrefixTokens")):
+        if options[option] is not None:
+            out[field] = options[option]
+    ratio = {} if options["range_ratio"] is None else {"rangeRatio": options["range_ratio"]}
+    for option, field in (("input_tokens", "input"), ("output_tokens", "output")):
+        if options[option] is not None:
+            out[field] = {"tokens": options[option], **ratio}
+    return out
+
+
+def _engine(name: str) -> str:
+    from tuner.serving.resolve import find_engine  # noqa: PLC0415
+
+    return find_engine(name, field="--engine")
+
+
+def _mapping(value: Any, field: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidSpec("must be an object", field=field, value=_short(value))
+    return dict(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
