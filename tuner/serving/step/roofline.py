@@ -22,7 +22,7 @@ from tuner.serving.step.roofline_layers import Engine
 from tuner.serving.step.roofline_links import links_of
 from tuner.serving.step.table import Floats, StepTable
 
-ROOFLINE_VERSION = 3  # part of the key of tables on disk: raise it when a formula or a constant changes
+ROOFLINE_VERSION = 4  # part of the key of tables on disk: raise it when a formula or a constant changes
 
 
 class Roofline:
