@@ -160,7 +160,7 @@ def _place_replica(replica: Replica, requests: Requests, classes: int, ints: _Ar
     return _Places(
         seats=ints.place(seats * at.SEAT_INTS), pools=ints.place(ranks * at.POOL_INTS),
         running=ints.place(seats * classes * 2), waiting=ints.place(ranks * classes * 2),
-        buckets=ints.place(seats * rules.block_tokens), heaps=ints.place(seats * entries * at.HEAP_INTS),
+        buckets=ints.place(seats * rules.block_tokens), heaps=ints.place(seats * entries),
         caches=ints.place(ranks * segments * at.SEG_INTS), shapes=ints.place(segments * at.SEG_SHAPE_INTS),
         ratios=floats.place(seats), heap_entries=entries, classes=classes,
     )  # fmt: skip
@@ -207,7 +207,7 @@ def _fill_replica(
         seat[at.OF_POOL] = places.pools + k % replica.attention_ranks * at.POOL_INTS
         seat[at.RUNNING_AT] = places.running + k * places.classes * 2
         seat[at.BUCKETS_AT] = places.buckets + k * rules.block_tokens
-        seat[at.HEAP_AT] = places.heaps + k * places.heap_entries * at.HEAP_INTS
+        seat[at.HEAP_AT] = places.heaps + k * places.heap_entries
         seat[at.RATIO_AT] = places.ratios + k
         m[seat[at.BUCKETS_AT] : seat[at.BUCKETS_AT] + rules.block_tokens] = 0
         f[places.ratios + k] = rules.output_share

@@ -53,8 +53,8 @@ def finish_decodes(m: Ints, f: Floats, seat: int, now: float) -> int:
     m[seat + at.STEP_ADVANCE] = 0
     heap = m[seat + at.HEAP_AT]
     finished = 0
-    while m[seat + at.HEAP_SIZE] > 0 and m[heap] <= m[seat + at.CLOCK]:
-        i = m[heap + 1]
+    while m[seat + at.HEAP_SIZE] > 0 and m[heap] >> at.HEAP_SHIFT <= m[seat + at.CLOCK]:
+        i = m[heap] & at.HEAP_REQUEST
         q = request(m, i)
         leave_decode(m, q, seat, m[replica + at.BLOCK])
         leave(m, i, seat, m[q + at.KV] + m[seat + at.CLOCK] - m[q + at.JOIN], False)
@@ -129,7 +129,7 @@ def mergeable(m: Ints, f: Floats, replica: int, seat: int) -> int:
     pool = m[seat + at.OF_POOL]
     if m[pool + at.QUEUED] > 0 and m[replica + at.ADMIT] == at.ADMIT_RATIO:
         return 1  # the share of outputs to keep room for shrinks as they are made
-    most = m[m[seat + at.HEAP_AT]] - m[seat + at.CLOCK]
+    most = (m[m[seat + at.HEAP_AT]] >> at.HEAP_SHIFT) - m[seat + at.CLOCK]
     g = m[seat + at.SEQUENCES]
     block = m[replica + at.BLOCK]
     free = m[pool + at.FREE]

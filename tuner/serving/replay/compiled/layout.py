@@ -84,8 +84,9 @@ SEG_INTS: Final = 3
 SEG_BLOCKS, SEG_END = range(2)
 SEG_SHAPE_INTS: Final = 2
 
-# Heap entry: the seat's clock at which a request is done, and the request.
-HEAP_INTS: Final = 2
+# Heap entry: the seat's clock at which a request is done, then the request.
+HEAP_SHIFT: Final = 23
+HEAP_REQUEST: Final = (1 << HEAP_SHIFT) - 1
 
 # Table: addresses in f of its axes and values, and lengths.
 (

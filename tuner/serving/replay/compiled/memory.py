@@ -197,23 +197,22 @@ def leave_behind(m: Ints, q: int, pool: int) -> None:
 
 
 @compiled
-def heap_set(m: Ints, heap: int, place: int, key: int, i: int) -> None:
-    m[heap + 2 * place] = key
-    m[heap + 2 * place + 1] = i
-    m[request(m, i) + at.POS] = place
+def heap_set(m: Ints, heap: int, place: int, entry: int) -> None:
+    m[heap + place] = entry
+    m[request(m, entry & at.HEAP_REQUEST) + at.POS] = place
 
 
 @compiled
-def heap_push(m: Ints, heap: int, size: int, i: int, key: int) -> None:
-    """Heap of (clock at which done, request); each request knows its place."""
+def heap_push(m: Ints, heap: int, size: int, entry: int) -> None:
+    """Heap of (clock at which done, request), in one number each; a request knows its place."""
     place = size
     while place > 0:
         up = (place - 1) >> 1
-        if m[heap + 2 * up] <= key:
+        if m[heap + up] <= entry:
             break
-        heap_set(m, heap, place, m[heap + 2 * up], m[heap + 2 * up + 1])
+        heap_set(m, heap, place, m[heap + up])
         place = up
-    heap_set(m, heap, place, key, i)
+    heap_set(m, heap, place, entry)
 
 
 @compiled
@@ -222,19 +221,19 @@ def heap_remove(m: Ints, heap: int, size: int, place: int) -> None:
     last = size - 1
     if place == last:
         return
-    key, i = m[heap + 2 * last], m[heap + 2 * last + 1]
-    while place > 0 and m[heap + 2 * ((place - 1) >> 1)] > key:
+    entry = m[heap + last]
+    while place > 0 and m[heap + ((place - 1) >> 1)] > entry:
         up = (place - 1) >> 1
-        heap_set(m, heap, place, m[heap + 2 * up], m[heap + 2 * up + 1])
+        heap_set(m, heap, place, m[heap + up])
         place = up
     while True:
         child = 2 * place + 1
         if child >= last:
             break
-        if child + 1 < last and m[heap + 2 * child + 2] < m[heap + 2 * child]:
+        if child + 1 < last and m[heap + child + 1] < m[heap + child]:
             child += 1
-        if m[heap + 2 * child] >= key:
+        if m[heap + child] >= entry:
             break
-        heap_set(m, heap, place, m[heap + 2 * child], m[heap + 2 * child + 1])
+        heap_set(m, heap, place, m[heap + child])
         place = child
-    heap_set(m, heap, place, key, i)
+    heap_set(m, heap, place, entry)

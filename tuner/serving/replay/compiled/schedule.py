@@ -53,7 +53,7 @@ def enter_decode(m: Ints, i: int, seat: int, block: int) -> None:
     m[m[seat + at.BUCKETS_AT] + (m[q + at.KV] - clock) % block] += 1
     remaining = m[q + at.OSL] - m[q + at.GENERATED]
     m[pool + at.REMAIN_DECODE] += remaining
-    heap_push(m, m[seat + at.HEAP_AT], m[seat + at.HEAP_SIZE], i, clock + remaining)
+    heap_push(m, m[seat + at.HEAP_AT], m[seat + at.HEAP_SIZE], ((clock + remaining) << at.HEAP_SHIFT) | i)
     m[seat + at.HEAP_SIZE] += 1
 
 
