@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
@@ -20,6 +21,10 @@ from tuner.serving.step.query import Miss, Query, as_miss
 
 VERSION = "0.12.0"  # the one release this module was written against (pyproject.toml pins it)
 _DISTRIBUTION = "aiconfigurator-core"
+# The package unloads an accelerator's tables with the last engine that uses them, and loading takes about a CPU
+# second: the last engine of each of the latest few table sets stays referenced.
+_KEPT_TABLE_SETS = 6
+_kept: OrderedDict[tuple[str, str, str, str], Any] = OrderedDict()
 
 
 def installed() -> bool:
@@ -178,6 +183,7 @@ def _compile(query: Query) -> MeasuredParts:
         database=database,
     )
     handle = EngineHandle(bytes(aiconfigurator_core.engine_spec_bincode_from_json(spec)))
+    _keep((query.system, query.backend, version, query.mode), handle)
     decoded = json.loads(spec)
     context_rest, context_attention = _split(
         len(decoded["context_ops"]),
@@ -237,6 +243,13 @@ def _opened(query: Query) -> tuple[Any, Any, str]:
     )
     apply_nextn(config, query.draft_tokens)
     return get_model(query.model, config, query.backend), database, version
+
+
+def _keep(tables: tuple[str, str, str, str], handle: Any) -> None:
+    _kept[tables] = handle
+    _kept.move_to_end(tables)
+    if len(_kept) > _KEPT_TABLE_SETS:
+        _kept.popitem(last=False)
 
 
 def _split(count: int, times: Any) -> tuple[list[int], list[int]]:

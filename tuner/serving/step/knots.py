@@ -19,16 +19,20 @@ class Line:
     last: int
 
 
-def refined(lines: Sequence[Line], base: Sequence[int], *, share: float, most: int) -> list[int]:
+def refined(lines: Sequence[Line], base: Sequence[int], *, share: float, most: int, closest: float = 1.0) -> list[int]:
     """Knots so that on each line straight interpolation misses by at most `share` at the points tried.
 
-    The intervals with the largest misses are halved first, up to `most` knots.
+    The intervals with the largest misses are halved first, up to `most` knots; intervals whose ends are within the
+    factor `closest` are left, so that a jump does not eat the knots.
     """
     memo: list[dict[int, float]] = [{} for _ in lines]
     knots = sorted(set(base))
     waiting = [(_miss(lines, memo, a, b), a, b) for a, b in pairwise(knots)]
     while len(knots) < most:
-        waiting = sorted((item for item in waiting if item[0] > share), key=lambda item: (-item[0], item[1]))
+        waiting = sorted(
+            (item for item in waiting if item[0] > share and item[2] > closest * item[1]),
+            key=lambda item: (-item[0], item[1]),
+        )
         if not waiting:
             break
         halved, waiting = waiting[: most - len(knots)], waiting[most - len(knots) :]

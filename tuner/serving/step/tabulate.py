@@ -6,7 +6,7 @@ an iteration may be off by 2 % of itself. `docs/step-model.md` states the error 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,7 +17,7 @@ from tuner.serving.step.knots import Function, Line, geometric, refined
 from tuner.serving.step.source import StepParts
 from tuner.serving.step.table import Floats, StepTable
 
-TABULATION = 3  # part of the key of tables on disk: raise it when knots or their meaning change
+TABULATION = 4  # part of the key of tables on disk: raise it when knots or their meaning change
 
 MOST_TOKENS = 200_000  # last knot of the token axes; the last slope goes on above it
 MOST_SEQUENCES = 1_024
@@ -26,6 +26,7 @@ MOST_PROMPTS = 512
 # Measured tables end about here; beyond, a source extrapolates, which is smooth but slow to ask (26-240 us a shape
 # against 2-3 us inside), so knots are not refined there.
 _MEASURED_TOKENS = 16_384  # batch x new, and past
+_MEASURED_BATCH_TOKENS = 98_304  # batch x (new + past)
 _MEASURED_DECODE_TOKENS = 4_000_000  # sequences x kv
 # Shapes that no iteration has: not asked, but scaled from the largest batch that was
 _MOST_BATCH_NEW = 32_768
@@ -35,6 +36,7 @@ _MOST_DECODE_KV = 16_000_000
 # distance from a straight line that is let pass, as a share of the iteration
 _REST_SHARE = 4e-4
 _ATTENTION_SHARE = 1e-3
+_CLOSEST = 1.04  # jumps of attention are met to 4 % of the length they happen at
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,14 @@ class Knots:
     rest: int = 400
     sequences: int = 32
     kv: int = 48
-    batch: int = 22
-    new: int = 104
+    batch: int = 26
+    new: int = 128
     past: int = 24
 
 
 USUAL = Knots()
 # sparse attention is slow to ask at any shape (about 110 us)
-SLOW = Knots(batch=12, new=56, past=14)
+SLOW = Knots(batch=10, new=44, past=16)
 
 
 class _Asked:
@@ -144,22 +146,35 @@ def _context_attention(asked: _Asked, most: Knots) -> tuple[list[int], list[int]
     first = [*geometric(1, _MEASURED_TOKENS, 2.0), *geometric(_MEASURED_TOKENS, MOST_TOKENS, 1.3)]
     shapes = ((1, 0), (1, 1_000), (1, 8_000), (3, 0), (6, 0), (6, 1_000), (16, 0))
     new = _refined_attention([along_new(*shape) for shape in shapes], first, most.new)
-    first = [0, *geometric(1, 1_024, 16.0), *geometric(1_024, MOST_TOKENS, 2.0)]
+    first = [0, 1, *geometric(16, 1_024, 4.0), *geometric(1_024, MOST_TOKENS, 2.0)]
     beside = ((1, 20), (1, 512), (1, 3_000), (6, 500))
     past = _refined_attention([along_past(*shape) for shape in beside], first, most.past)
-    first = geometric(1, MOST_PROMPTS, 4.0)
+    coarse = geometric(1, MOST_PROMPTS, 4.0)
     within = ((20, 0), (100, 0), (100, 1_000), (300, 0), (1_000, 0), (1_000, 1_000))
-    batch = _refined_attention([along_batch(*shape) for shape in within], first, most.batch)
+    batch = _refined_attention([along_batch(*shape) for shape in within], coarse, most.batch)
     out = np.empty((len(batch), len(new), len(past)))
     for j, n in enumerate(new):
         for m, p in enumerate(past):
-            last = max(
-                i for i, b in enumerate(batch) if i == 0 or (b * n <= _MOST_BATCH_NEW and b * (n + p) <= _MOST_BATCH_KV)
-            )
-            for i, b in enumerate(batch):
-                out[i, j, m] = part(b, n, p) if i <= last else out[last, j, m] * (b / batch[last])
+            out[:, j, m] = _over_batches(part, batch, coarse, n, p)
     return batch, new, past, out
 
 
+def _over_batches(
+    part: Callable[[int, int, int], float], batch: list[int], coarse: list[int], new: int, past: int
+) -> Floats:
+    """One value per batch: asked where it was measured and at coarse knots, straight lines between those, and in
+    proportion to the batch above the last."""
+    asked = [
+        b
+        for b in batch
+        if b == 1
+        or b * (new + past) <= _MEASURED_BATCH_TOKENS
+        or (b in coarse and b * new <= _MOST_BATCH_NEW and b * (new + past) <= _MOST_BATCH_KV)
+    ]
+    values = np.interp(batch, asked, [part(b, new, past) for b in asked])
+    above = np.array(batch, dtype=np.float64) / asked[-1]
+    return np.asarray(np.where(above > 1.0, values * above, values), dtype=np.float64)
+
+
 def _refined_attention(lines: list[Line], first: list[int], most: int) -> list[int]:
-    return refined(lines, first, share=_ATTENTION_SHARE, most=most)
+    return refined(lines, first, share=_ATTENTION_SHARE, most=most, closest=_CLOSEST)
