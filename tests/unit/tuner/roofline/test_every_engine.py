@@ -193,3 +193,22 @@ def test_a_refusal_carries_the_way_out():
     with pytest.raises(TrimtabError) as error:
         roofline_table(EngineCase(model="llama-3.1-8b", accelerator="max-1550-128gb", engine="vllm"))
     assert error.value.hint
+
+
+def test_straight_lines_between_knots_follow_the_formulas():
+    case = EngineCase(model="gpt-oss-120b", accelerator="mi300x-192gb", engine="vllm")
+    table, engine = roofline_table(case), engine_of(case)
+    draws = np.random.default_rng(0)
+    tokens, sequences, kv = (np.exp(draws.uniform(0, np.log(top), 300)).round() for top in (1e5, 2e3, 5e5))
+    rows = [
+        np.interp(tokens, table.context_tokens, table.context_ms) / engine.rest_ms(tokens, decode=False),
+        np.interp(sequences, table.decode_sequences, table.decode_ms) / engine.rest_ms(sequences, decode=True),
+        np.interp(kv, table.decode_attention_kv, table.decode_attention_ms[0])
+        / decode_attention_ms(engine, np.ones(1), kv),
+        np.interp(tokens, table.context_attention_new, table.context_attention_ms[0, :, 0])
+        / context_attention_ms(engine, np.ones(1), tokens, np.zeros(1)),
+    ]
+    for ratio in rows:
+        miss = np.abs(ratio - 1)
+        assert np.median(miss) < 1e-3
+        assert np.quantile(miss, 0.99) < 2e-2
