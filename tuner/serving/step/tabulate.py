@@ -17,7 +17,7 @@ from tuner.serving.step.knots import Function, Line, geometric, refined
 from tuner.serving.step.source import StepParts
 from tuner.serving.step.table import Floats, StepTable
 
-TABULATION = 4  # part of the key of tables on disk: raise it when knots or their meaning change
+TABULATION = 5  # part of the key of tables on disk: raise it when knots or their meaning change
 
 MOST_TOKENS = 200_000  # last knot of the token axes; the last slope goes on above it
 MOST_SEQUENCES = 1_024
@@ -46,14 +46,14 @@ class Knots:
     rest: int = 400
     sequences: int = 32
     kv: int = 48
-    batch: int = 26
-    new: int = 128
+    batch: int = 28
+    new: int = 144
     past: int = 24
 
 
 USUAL = Knots()
 # sparse attention is slow to ask at any shape (about 110 us)
-SLOW = Knots(batch=10, new=44, past=16)
+SLOW = Knots(batch=14, new=60, past=18)
 
 
 class _Asked:
@@ -144,7 +144,7 @@ def _context_attention(asked: _Asked, most: Knots) -> tuple[list[int], list[int]
 
     # time grows with the square of `new`: beyond the measured range its knots must be closer than those of the rest
     first = [*geometric(1, _MEASURED_TOKENS, 2.0), *geometric(_MEASURED_TOKENS, MOST_TOKENS, 1.3)]
-    shapes = ((1, 0), (1, 1_000), (1, 8_000), (3, 0), (6, 0), (6, 1_000), (16, 0))
+    shapes = ((1, 0), (1, 1_000), (1, 8_000), (2, 0), (3, 0), (6, 0), (6, 1_000), (16, 0))
     new = _refined_attention([along_new(*shape) for shape in shapes], first, most.new)
     first = [0, 1, *geometric(16, 1_024, 4.0), *geometric(1_024, MOST_TOKENS, 2.0)]
     beside = ((1, 20), (1, 512), (1, 3_000), (6, 500))
