@@ -50,7 +50,8 @@ class Engine:
 
 class Predictor:
     """Answers questions; engines it has seen are kept. `calibration` None: the packaged corrections. `raw`: none at
-    all, so no interval either. `store` None: step tables are kept in the user's cache folder."""
+    all, so no interval either. `store` None: step tables are kept in the user's cache folder. `traces`: where traces are looked for,
+    too."""
 
     def __init__(
         self,
@@ -58,8 +59,10 @@ class Predictor:
         calibration: Calibration | Path | None = None,
         raw: bool = False,
         store: TableStore | None = None,
+        traces: Path | None = None,
     ) -> None:
         self._store = store
+        self._traces = traces
         self._engines: OrderedDict[tuple[EngineCase, float | None], Engine] = OrderedDict()
         if raw:
             self._calibration = None
@@ -69,11 +72,11 @@ class Predictor:
     def answer(self, question: Question, *, per_request: bool = False) -> dict[str, Any]:
         """The batch interface's answer without its id. Raises TrimtabError with the field at fault."""
         found = self.predict(question)
-        return found.answer | (per_request_arrays(found.result) if per_request else {})
+        return found.answer | ({"per_request": per_request_arrays(found.result)} if per_request else {})
 
     def predict(self, question: Question) -> Prediction:
         """As `answer`, with the replay. Raises TrimtabError with the field at fault."""
-        requests = requests_of(question)
+        requests = requests_of(question, self._traces)
         deployment = deployment_of(question, int((requests.isl + requests.osl).max()))
         fleet = fleet_of(deployment, lambda member: self._replica(member, question))
         result = simulate(fleet, requests, seed=question.seed)

@@ -86,9 +86,9 @@ def _plots(run: Run) -> list[str]:
         plot("TPOT of each request", "arrival, s", "TPOT, ms", [Series("TPOT", arrived, run.tpot_ms[order], "points")]),
     ]
     for title, label, curves in (
-        ("Requests running and waiting", "requests", run.queue),
+        ("Requests waiting", "requests", run.queue),
         ("KV cache in use", "share", run.kv_fraction),
-        ("Tokens of each iteration", "tokens", run.batch),
+        ("Requests running together", "requests", run.batch),
     ):
         if curves:
             lines = [Series(name, run.timeline_s, values, "step") for name, values in curves.items()]

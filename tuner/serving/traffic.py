@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 
+from controlplane.model.errors import InvalidSpec
 from tuner.serving.question import Question, Span
 from tuner.serving.replay.requests import (
     Requests,
@@ -16,13 +18,17 @@ from tuner.serving.replay.requests import (
 )
 
 
-def requests_of(question: Question) -> Requests:
-    """Arrivals and lengths, drawn from the question's seed. Raises InvalidSpec for a trace that cannot be read."""
+def requests_of(question: Question, folder: Path | None = None) -> Requests:
+    """Arrivals and lengths, drawn from the question's seed. A trace's path counts from the working directory, else
+    from `folder`. Raises InvalidSpec for a trace that cannot be read."""
     arrivals, count = question.arrivals, question.requests
     if question.input is None or question.output is None or count is None:
-        from tuner.serving.replay.traces import read_trace  # noqa: PLC0415 - only traces need it
-
-        return read_trace(Path(arrivals.path), limit=count)
+        path = Path(arrivals.path)
+        if folder is not None and not path.exists():
+            path = folder / path
+        if not path.is_file():
+            raise InvalidSpec("is no file", field="arrivals.trace", value=arrivals.path)
+        return _trace(path, path.stat().st_mtime_ns, count)
     (isl, isl_range), (osl, osl_range) = _ratio(question.input), _ratio(question.output)
     if arrivals.kind == "closed":
         return closed_loop(
@@ -50,6 +56,14 @@ def requests_of(question: Question) -> Requests:
         shared_prefix=question.shared_prefix,
         seed=question.seed,
     )
+
+
+@lru_cache(maxsize=4)
+def _trace(path: Path, changed_ns: int, limit: int | None) -> Requests:
+    """Lines of one batch often replay the same trace; `changed_ns` makes a rewritten file a new one."""
+    from tuner.serving.replay.traces import read_trace  # noqa: PLC0415 - only traces need it
+
+    return read_trace(path, limit=limit)
 
 
 def _ratio(span: Span) -> tuple[int, float]:

@@ -45,7 +45,7 @@ def test_the_page_brings_everything_with_it() -> None:
     HTMLParser().feed(page)
     assert page.count("<svg") == 5
     assert not re.search(r"""(src|href)\s*=|https?://|<script|@import|url\(""", page)
-    assert "Requests running and waiting" in page
+    assert "Requests waiting" in page
     assert "unknown" in page, "a power nobody computed is not zero"
 
 
