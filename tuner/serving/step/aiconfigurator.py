@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.model.errors import Unsupported
+from tuner.serving.step.operators import split, summed, weight_format
 from tuner.serving.step.query import Miss, Query, as_miss
 
 VERSION = "0.12.0"  # the one release this module was written against (pyproject.toml pins it)
@@ -91,19 +93,19 @@ class MeasuredParts:
     moe_format: str | None
 
     def context_ms(self, tokens: int) -> float:
-        return _sum(self.handle.evaluate_context_ops(self.context_rest, batch_size=1, s=tokens))
+        return summed(self.handle.evaluate_context_ops(self.context_rest, batch_size=1, s=tokens))
 
     def decode_ms(self, sequences: int) -> float:
         batch = sequences * (1 + self.query.draft_tokens)
-        return _sum(self.handle.evaluate_generation_ops(self.decode_rest, batch_size=batch, s=2))
+        return summed(self.handle.evaluate_generation_ops(self.decode_rest, batch_size=batch, s=2))
 
     def context_attention_ms(self, batch: int, new: int, past: int) -> float:
-        return _sum(self.handle.evaluate_context_ops(self.context_attention, batch_size=batch, s=new, prefix=past))
+        return summed(self.handle.evaluate_context_ops(self.context_attention, batch_size=batch, s=new, prefix=past))
 
     def decode_attention_ms(self, sequences: int, kv: int) -> float:
         # one more than what is cached: the token being computed attends to itself
         batch = sequences * (1 + self.query.draft_tokens)
-        return _sum(self.handle.evaluate_generation_ops(self.decode_attention, batch_size=batch, s=kv + 1))
+        return summed(self.handle.evaluate_generation_ops(self.decode_attention, batch_size=batch, s=kv + 1))
 
     def context_light_ms(self, tokens: int) -> float:
         """Speed-of-light time of the operators that have one: a lower bound of `context_ms`."""
@@ -121,7 +123,7 @@ class MeasuredParts:
         return self._light(self.light.decode_attention, is_context=False, batch_size=batch, s=kv + 1)
 
     def _light(self, ops: str, **shape: Any) -> float:
-        return _sum(self.handle.evaluate_ops_sol_json(ops, **shape))
+        return summed(self.handle.evaluate_ops_sol_json(ops, **shape))
 
     def notes(self) -> list[str]:
         """What of the answer was carried over from elsewhere, in the package's words."""
@@ -130,14 +132,15 @@ class MeasuredParts:
         found.add(str(self.handle.last_provenance()))
         self.handle.predict_prefill_latency(1, 2048, 0)
         found.add(str(self.handle.last_provenance()))
-        return [f"utilisation borrowed ({word})" for word in sorted(found - {"None"})]
+        notes = [f"utilisation borrowed ({word})" for word in sorted(found - {"None"})]
+        if self.query.config is not None:
+            notes.append("the tables ship no configuration of this model: made from the catalogue's shape")
+        return notes
 
 
 def compile_query(query: Query) -> MeasuredParts:
     """The engine of a query, checked to answer one prefill, one decode and one mixed iteration. Raises Miss."""
     require()
-    if query.model not in shipped_models():
-        raise Miss("model-unknown", f"{query.model} has no configuration in {_DISTRIBUTION} {VERSION}")
     try:
         parts = _compile(query)
         _probe(parts)
@@ -185,13 +188,15 @@ def _compile(query: Query) -> MeasuredParts:
     handle = EngineHandle(bytes(aiconfigurator_core.engine_spec_bincode_from_json(spec)))
     _keep((query.system, query.backend, version, query.mode), handle)
     decoded = json.loads(spec)
-    context_rest, context_attention = _split(
+    context_rest, context_attention = split(
         len(decoded["context_ops"]),
-        lambda i: [_sum(handle.evaluate_context_ops([i], batch_size=1, s=256, prefix=past)) for past in (0, 64, 8192)],
+        lambda i: [
+            summed(handle.evaluate_context_ops([i], batch_size=1, s=256, prefix=past)) for past in (0, 64, 8192)
+        ],
     )
-    decode_rest, decode_attention = _split(
+    decode_rest, decode_attention = split(
         len(decoded["generation_ops"]),
-        lambda i: [_sum(handle.evaluate_generation_ops([i], batch_size=16, s=s)) for s in (2, 64, 8192)],
+        lambda i: [summed(handle.evaluate_generation_ops([i], batch_size=16, s=s)) for s in (2, 64, 8192)],
     )
     return MeasuredParts(
         query=replace(query, version=version),
@@ -207,13 +212,15 @@ def _compile(query: Query) -> MeasuredParts:
             decode_rest=_with_light(handle, decoded["generation_ops"], decode_rest, is_context=False),
             decode_attention=_with_light(handle, decoded["generation_ops"], decode_attention, is_context=False),
         ),
-        gemm_format=_format(decoded["context_ops"], "Gemm"),
-        moe_format=_format(decoded["context_ops"], "Moe"),
+        gemm_format=weight_format(decoded["context_ops"], "Gemm"),
+        moe_format=weight_format(decoded["context_ops"], "Moe"),
     )
 
 
 def _opened(query: Query) -> tuple[Any, Any, str]:
     """The package's model and database of a query, and the literal version of its tables."""
+    if query.config is None and query.model not in shipped_models():  # the package would look for it on the network
+        raise Miss("model-unknown", f"{query.model} has no configuration in {_DISTRIBUTION} {VERSION}")
     from aiconfigurator_core.sdk import perf_database  # noqa: PLC0415
     from aiconfigurator_core.sdk.config_builders import apply_nextn, build_model_config  # noqa: PLC0415
     from aiconfigurator_core.sdk.models import get_model  # noqa: PLC0415
@@ -242,7 +249,11 @@ def _opened(query: Query) -> tuple[Any, Any, str]:
         moe_quant_mode=query.moe_quant,
     )
     apply_nextn(config, query.draft_tokens)
-    return get_model(query.model, config, query.backend), database, version
+    if query.config is None:
+        return get_model(query.model, config, query.backend), database, version
+    with tempfile.TemporaryDirectory(prefix="trimtab-") as folder:  # it reads other models' shapes from a file only
+        (Path(folder) / "config.json").write_text(query.config)
+        return get_model(folder, config, query.backend), database, version
 
 
 def _keep(tables: tuple[str, str, str, str], handle: Any) -> None:
@@ -250,18 +261,6 @@ def _keep(tables: tuple[str, str, str, str], handle: Any) -> None:
     _kept.move_to_end(tables)
     if len(_kept) > _KEPT_TABLE_SETS:
         _kept.popitem(last=False)
-
-
-def _split(count: int, times: Any) -> tuple[list[int], list[int]]:
-    """Positions of the operators that do not look at the KV cache, and of those that do.
-
-    The package's own split goes by operator name and leaves the MLA blocks of some backends out of attention.
-    """
-    rest: list[int] = []
-    attention: list[int] = []
-    for i in range(count):
-        (attention if len(set(times(i))) > 1 else rest).append(i)
-    return rest, attention
 
 
 def _with_light(handle: Any, ops: list[Any], chosen: list[int], *, is_context: bool) -> str:
@@ -273,13 +272,6 @@ def _with_light(handle: Any, ops: list[Any], chosen: list[int], *, is_context: b
             continue
         kept.append(ops[i])
     return json.dumps(kept)
-
-
-def _format(ops: list[Any], kind: str) -> str | None:
-    """Weight format of most operators of a kind (routers and logits stay at bf16)."""
-    words = [body["quant_mode"] for op in ops for name, body in op.items() if name == kind and "quant_mode" in body]
-    quantised = [word for word in words if word != "bfloat16"]
-    return quantised[0] if quantised else (words[0] if words else None)
 
 
 def _probe(parts: MeasuredParts) -> None:
@@ -295,10 +287,3 @@ def _probe(parts: MeasuredParts) -> None:
     for what, value in answers.items():
         if not 0.0 < value < 1e9:
             raise Miss("no-value", f"{what} iteration answered {value} ms")
-
-
-def _sum(values: list[tuple[Any, ...]]) -> float:
-    total = 0.0
-    for item in values:
-        total += item[1]
-    return total

@@ -86,10 +86,12 @@ def rungs(case: EngineCase) -> Iterator[tuple[Tier, Query]]:
     if not _formats_known(case):
         return
     model = next((name for name in names.model_candidates(case) if name in shipped), None)
-    if backend is None or system is None or model is None:
+    config = names.plain_config(case) if model is None else None
+    if backend is None or system is None or (model is None and config is None):
         return
     own = Query(
-        model=model,
+        model=model or case.model,
+        config=config,
         system=system,
         backend=backend,
         version=case.engine_version or "current",

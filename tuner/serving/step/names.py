@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from controlplane import catalog
+from controlplane.catalog import ModelShape
 from tuner.serving.case import EngineCase
 
 # Backends of aiconfigurator-core. openvino has no measured tables.
@@ -33,3 +36,35 @@ def model_candidates(case: EngineCase) -> tuple[str, ...]:
     model = catalog.load().model(case.model, field="model")
     named = [_SAME_SHAPE.get(model.id), model.hf_repo, *model.aliases]
     return tuple(dict.fromkeys(name for name in named if name is not None))
+
+
+def plain_config(case: EngineCase) -> str | None:
+    """A `config.json` with the model's shape, for plain decoder stacks. None: the shape has parts that it cannot say.
+
+    Biases and head norms are left out: they cost nothing that the tables measure.
+    """
+    model = catalog.load().model(case.model, field="model")
+    if not _is_plain(model) or model.ffn is None:
+        return None
+    return json.dumps(
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "num_hidden_layers": model.layers,
+            "hidden_size": model.hidden,
+            "num_attention_heads": model.heads,
+            "num_key_value_heads": model.kv_heads,
+            "head_dim": model.head_dim,
+            "intermediate_size": model.ffn,
+            "vocab_size": model.vocab,
+            "max_position_embeddings": model.max_context_tokens or 131_072,
+            "torch_dtype": "bfloat16",
+        },
+        sort_keys=True,
+    )
+
+
+def _is_plain(model: ModelShape) -> bool:
+    special = (model.mla, model.moe, model.linear, model.sliding_window, model.learned_positions, model.embedding_dim)
+    bf16 = model.checkpoint_dtype in (None, "bf16", "bfloat16", "fp16", "float16")
+    return model.gated_ffn and bf16 and all(item is None for item in special)

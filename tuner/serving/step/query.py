@@ -41,9 +41,13 @@ class Miss(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One engine in the package's own words. `version` is a literal or a slot (current, previous, next)."""
+    """One engine in the package's own words. `version` is a literal or a slot (current, previous, next).
+
+    `config` is the text of a `config.json` for a model whose configuration does not ship with the package.
+    """
 
     model: str
+    config: str | None = None
     system: str
     backend: str
     version: str = "current"

@@ -13,6 +13,7 @@ from tuner.serving.case import EngineCase
 from tuner.serving.step import aiconfigurator, ladder
 from tuner.serving.step.bounds import review
 from tuner.serving.step.ladder import rungs, step_table
+from tuner.serving.step.names import plain_config
 from tuner.serving.step.query import Miss, Query
 from tuner.serving.step.store import NotMeasured, TableStore, key_of
 
@@ -192,6 +193,27 @@ def test_measured_tables_answer_and_are_kept(store):
     again = step_table(LLAMA, store=store)
     assert again.context_attention_ms.tobytes() == table.context_attention_ms.tobytes()
     assert again.provenance == table.provenance
+
+
+@measured
+def test_a_plain_model_without_a_shipped_configuration_is_measured_by_its_shape(store):
+    table = step_table(EngineCase(model="qwen2.5-7b", accelerator="h100-sxm-80gb", engine="vllm"), store=store)
+    assert table.provenance.tier == "measured"
+    assert any("made from the catalogue's shape" in note for note in table.provenance.notes)
+
+
+@measured
+def test_a_made_configuration_answers_as_the_shipped_one():
+    shipped = next(rungs(LLAMA))[1]
+    made = replace(shipped, model="anything", config=plain_config(LLAMA))
+    one, two = aiconfigurator.compile_query(shipped), aiconfigurator.compile_query(made)
+    assert one.context_ms(2048) == two.context_ms(2048)
+    assert one.decode_attention_ms(64, 1000) == two.decode_attention_ms(64, 1000)
+
+
+def test_shapes_that_a_plain_configuration_cannot_say_are_not_made():
+    for model in ("gemma-3-27b", "deepseek-v3", "gpt-oss-120b", "opt-13b", "qwen3.5-27b"):
+        assert plain_config(replace(LLAMA, model=model)) is None
 
 
 @measured
