@@ -15,10 +15,10 @@ from typing import Literal
 from controlplane.model.plans import Objective, Prediction, Role
 from tuner.serving.planner.evaluator import SKETCH_OPTIMISM, Evaluator
 from tuner.serving.planner.pieces import Deployment, Group
-from tuner.serving.planner.shape import Shape, Unit
+from tuner.serving.planner.shape import Shape
 
 Rank = tuple[float, float]  # (asked load per objective unit, capacity per objective unit); larger is better
-State = Literal["sketched", "tabled", "replayed", "done", "lost"]
+State = Literal["sketched", "tabled", "done", "lost"]
 _LEAST_COST = 1e-6  # per hour: what costs nothing still has an order
 _WINDOW = 96  # replica counts of one part that are looked at above the least that could do
 
@@ -74,7 +74,7 @@ class Candidate:
     @property
     def replayed(self) -> bool:
         """Whether the replay was asked about it."""
-        return self.state in ("replayed", "done") or (self.state == "lost" and self._tried)
+        return self._tried
 
     @property
     def reach(self) -> float:
@@ -106,34 +106,38 @@ class Candidate:
         """One step. Afterwards `rank` is lower or the same, or the state is done or lost."""
         if self.state == "sketched":
             for part in self.parts:
-                wrong = self.evaluator.why_unsupported(part.shape, table=True)
+                wrong = self.evaluator.why_unsupported(part.shape)
                 if wrong is not None:
                     self.give_up("NoStepTimes", wrong)
                     return
             self.state = "tabled"
             self._restart()
-        elif self.state in ("tabled", "replayed"):
+        elif self.state == "tabled":
             self._try()
 
     def _try(self) -> None:
         """Replays of single replicas at the present counts; then of the whole deployment."""
         self._tried = True
-        units: list[Unit] = []
-        for part, load in zip(self.parts, self._loads(self._now), strict=True):
+        loads = self._loads(self._now)
+        for part, load in zip(self.parts, loads, strict=True):
             verdict = self.evaluator.verdict(part.shape, part.role, load)
             if verdict.unit is None:
                 self.message = verdict.broken
-                if self.state == "tabled":  # how far off is it? from now on its goodput is the bound
-                    self.state = "replayed"
-                    self._restart()
-                else:
-                    self._next()
+                self._next()
                 return
-            units.append(verdict.unit)
-        best = [self._best_unit(*item) for item in zip(self.parts, units, self._now, strict=True)]
-        self._finish(Deployment(groups=tuple(best)))
+        best = [self.evaluator.best(part.shape, part.role, load) for part, load in zip(self.parts, loads, strict=True)]
+        groups = tuple(
+            Group(role=part.role, unit=unit, replicas=count)
+            for part, (unit, _), count in zip(self.parts, best, self._now, strict=True)
+        )
+        carried = [most for _, most in best]
+        if self.parts[0].role == "aggregated":
+            capacity = min(carried) * sum(self._now)
+        else:
+            capacity = min(most * count for most, count in zip(carried, self._now, strict=True))
+        self._finish(Deployment(groups=groups), capacity)
 
-    def _finish(self, deployment: Deployment) -> None:
+    def _finish(self, deployment: Deployment, capacity: float) -> None:
         prediction = self.evaluator.predict(deployment)
         wrong = self.evaluator.broken(prediction)
         if wrong is None and self.evaluator.request.allowed.max_watts is not None:
@@ -142,7 +146,6 @@ class Candidate:
             self.message = wrong
             self._next()
             return
-        capacity = self.evaluator.capacity(deployment)
         cost = _cost_of(deployment, self.evaluator.request.objective, prediction)
         if cost is None:
             self.give_up(
@@ -154,21 +157,11 @@ class Candidate:
         self.state = "done"
         self.rank = (min(self.rank[0], self.evaluator.asked / cost), capacity / cost)
 
-    def _best_unit(self, part: Part, unit: Unit, replicas: int) -> Group:
-        """The scheduler settings with the highest goodput among those that keep the promise here."""
-        load = self._loads(self._now)[self.parts.index(part)]
-        passing = [
-            item for item in self.evaluator.units(part.shape) if self.evaluator.keeps(item, part.role, load)
-        ] or [unit]
-        best = max(passing, key=lambda item: self.evaluator.goodput(item, part.role))  # the first of equals
-        return Group(role=part.role, unit=best, replicas=replicas)
-
     def _restart(self) -> None:
-        replayed = self.state == "replayed"
-        self._limits = tuple(self.evaluator.limit(part.shape, part.role, replayed=replayed) for part in self.parts)
+        self._limits = tuple(self.evaluator.limit(part.shape, part.role) for part in self.parts)
         for part, limit in zip(self.parts, self._limits, strict=True):
             if limit <= 0:
-                wrong = (replayed and self.message) or self.evaluator.why_no_load(part.shape, part.role)
+                wrong = self.evaluator.why_no_load(part.shape, part.role)
                 self.give_up("SloUnreachable", f"{part.shape.label}: {wrong}")
                 return
         self._vectors = self._all_vectors()
@@ -176,7 +169,7 @@ class Candidate:
 
     def _next(self, otherwise: str = "") -> None:
         """The next cheapest counts, which lowers the rank; lost when there are none."""
-        found = next(self._vectors, None)
+        found = next((item for item in self._vectors if not self._surely_fails(item[1])), None)
         if found is None:
             pools = {part.shape.pool.name: part.shape.pool.free for part in self.parts}
             free = ", ".join(f"{name} has {count}" for name, count in pools.items())
@@ -185,6 +178,12 @@ class Candidate:
         cost, self._now = found
         # The second figure only orders equals, so it is the estimate itself and not a bound.
         self.rank = (min(self.rank[0], self._asked / cost), self._bound_capacity() / cost)
+
+    def _surely_fails(self, counts: tuple[int, ...]) -> bool:
+        return any(
+            self.evaluator.surely_fails(part.shape, part.role, load)
+            for part, load in zip(self.parts, self._loads(counts), strict=True)
+        )
 
     def _needs(self) -> str:
         if len(self.parts) > 1 or self._limits[0] <= 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,22 +12,23 @@ from controlplane.model.plans import PlanRequest, Prediction, Role
 from tuner.serving.planner.load import Draws
 from tuner.serving.planner.pieces import Deployment, Pieces, Room
 from tuner.serving.planner.shape import Shape, Unit
-from tuner.serving.planner.static import Static, estimate, limits
+from tuner.serving.planner.static import Static, estimates, limits
 from tuner.serving.planner.verdict import broken
 from tuner.serving.step.table import Floats, StepTable
 
-# Loads at which a replica's goodput is looked for: 2 % apart, the same for every deployment and every SLO, so that the
-# bisection takes the same turns and a looser SLO can only go further.
+# Loads at which a replica's goodput is looked for, 2 % apart and the same for every deployment and every SLO.
 _RATES: Floats = 1e-3 * 1.02 ** np.arange(840, dtype=np.float64)
 _CLIENTS: Floats = np.unique(np.round(1.02 ** np.arange(582)))
 # A measured engine may be faster than the roofline thinks; bounds count on it being this much faster.
 SKETCH_OPTIMISM = 0.6
 
+Bounds = list[tuple[Unit, Static]]
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One replica at one load. `unit` holds the first scheduler settings that keep the promise; else `broken` says what
-    the best of them breaks."""
+    the engine's usual ones break."""
 
     unit: Unit | None
     broken: str = ""
@@ -42,19 +43,24 @@ class Evaluator:
     pieces: Pieces
     longest_tokens: int
     replays: int = 0
-    tables: int = 0
-    _statics: dict[tuple[object, ...], list[tuple[Unit, Static]]] = field(default_factory=dict)
-    _sketches: dict[tuple[str, ...], list[tuple[Unit, Static]]] = field(default_factory=dict)
-    _rooms: dict[tuple[object, ...], Room] = field(default_factory=dict)
-    _failed: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _tabled: dict[tuple[str, ...], Bounds] = field(default_factory=dict)
+    _sketched: dict[tuple[str, ...], Bounds] = field(default_factory=dict)
+    _rooms: dict[tuple[str, ...], Room] = field(default_factory=dict)
+    _unsupported: dict[tuple[str, ...], str | None] = field(default_factory=dict)
     _verdicts: dict[tuple[object, ...], Verdict] = field(default_factory=dict)
     _checks: dict[tuple[object, ...], str | None] = field(default_factory=dict)
+    _fails_from: dict[tuple[object, ...], float] = field(default_factory=dict)
     _predictions: dict[tuple[object, ...], Prediction] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
         """Whether loads are clients instead of rates."""
         return self.draws.clients is not None
+
+    @property
+    def load_unit(self) -> str:
+        """What a load counts."""
+        return "clients" if self.closed else "requests/s"
 
     @property
     def asked(self) -> float:
@@ -65,91 +71,63 @@ class Evaluator:
         return self.draws.rate_per_second
 
     def room(self, shape: Shape) -> Room:
-        """Memory with the engine's usual settings."""
-        key = shape.key
-        if key not in self._rooms:
-            scheduler = self.pieces.schedulers(shape)[0]
-            self._rooms[key] = self.pieces.room(shape, scheduler, self.longest_tokens)
-        return self._rooms[key]
-
-    def sketched(self, shape: Shape) -> list[tuple[Unit, Static]]:
-        """Bounds from the roofline, made optimistic. Raises Unsupported."""
-        if shape.key not in self._sketches:
-            self._sketches[shape.key] = self._estimates(shape, _faster(self.pieces.sketch(shape), SKETCH_OPTIMISM))
-        return self._sketches[shape.key]
-
-    def has_table(self, shape: Shape) -> bool:
-        """Whether the shape's real table was asked for already."""
-        return shape.key in self._statics
-
-    def tabled(self, shape: Shape) -> list[tuple[Unit, Static]]:
-        """Bounds from the table that replays use. Raises Unsupported."""
-        if shape.key not in self._statics:
-            self.tables += 1
-            self._statics[shape.key] = self._estimates(shape, self.pieces.table(shape))
-        return self._statics[shape.key]
-
-    def bounds(self, shape: Shape) -> list[tuple[Unit, Static]]:
-        """The best bounds there are without building a table."""
-        return self._statics[shape.key] if self.has_table(shape) else self.sketched(shape)
-
-    @property
-    def load_unit(self) -> str:
-        """What a load counts."""
-        return "clients" if self.closed else "requests/s"
-
-    def limit(self, shape: Shape, role: Role, *, replayed: bool = False) -> float:
-        """Largest load of one replica: what the static bounds let pass or, `replayed`, one step of the grid above what
-        the replay carries. 0 when nothing passes."""
-        if replayed:
-            best = max((self.goodput(unit, role) for unit in self.units(shape)), default=0.0)
-            return _above(self._loads, best) if best > 0 else 0.0
-        return max((self._limit(static, role) for _, static in self.bounds(shape)), default=0.0)
-
-    def raw_rate(self, shape: Shape, role: Role) -> float:
-        """Requests per second one replica can compute, whatever the latency."""
-        return max((static.most(role) for _, static in self.bounds(shape)), default=0.0)
+        """Memory with the engine's usual settings. Raises TrimtabError."""
+        if shape.key not in self._rooms:
+            usual = self.pieces.schedulers(shape)[0]
+            self._rooms[shape.key] = self.pieces.room(shape, usual, self.longest_tokens)
+        return self._rooms[shape.key]
 
     def usual(self, shape: Shape) -> Unit:
         """The shape with its engine's usual settings."""
         scheduler = self.pieces.schedulers(shape)[0]
         return Unit(shape=shape, scheduler=scheduler, max_model_len=self._max_model_len(shape, self.room(shape)))
 
-    def units(self, shape: Shape) -> list[Unit]:
-        """The shape with each of its scheduler settings."""
-        return [unit for unit, _ in self.tabled(shape)]
+    def why_unsupported(self, shape: Shape) -> str | None:
+        """What the step model says against the shape; None when it has its table, which may take a while to build."""
+        if shape.key not in self._unsupported:
+            try:
+                self._tabled[shape.key] = self._estimates(shape, self.pieces.table(shape))
+                self._unsupported[shape.key] = None
+            except TrimtabError as error:
+                self._unsupported[shape.key] = str(error)
+        return self._unsupported[shape.key]
 
-    def keeps(self, unit: Unit, role: Role, load: float) -> bool:
-        """Whether one replica keeps the promise at this load."""
-        return self._check(unit, self._static(unit), role, load) is None
+    def tabled(self, shape: Shape) -> Bounds:
+        """Each scheduler setting with its bounds from the table that replays use. Raises TrimtabError."""
+        if shape.key not in self._tabled:
+            self._tabled[shape.key] = self._estimates(shape, self.pieces.table(shape))
+        return self._tabled[shape.key]
 
-    def capacity(self, deployment: Deployment) -> float:
-        """Largest load of a deployment by its replicas' goodput; equal shares, as a plain Service gives them."""
-        loads = [(self.goodput(group.unit, group.role), group) for group in deployment.groups]
-        if deployment.groups[0].role == "aggregated":
-            return min(load for load, _ in loads) * sum(group.replicas for group in deployment.groups)
-        return min(load * group.replicas for load, group in loads)
+    def bounds(self, shape: Shape) -> Bounds:
+        """The best bounds there are without building a table: its own, or the roofline's made optimistic. Raises
+        TrimtabError."""
+        if shape.key in self._tabled:
+            return self._tabled[shape.key]
+        if shape.key not in self._sketched:
+            self._sketched[shape.key] = self._estimates(shape, _faster(self.pieces.sketch(shape), SKETCH_OPTIMISM))
+        return self._sketched[shape.key]
 
-    def broken(self, prediction: Prediction) -> str | None:
-        """The first limit of the SLO that the whole deployment's replay breaks; None when it keeps all."""
+    def limit(self, shape: Shape, role: Role) -> float:
+        """Largest load of one replica that the static bounds let pass; 0 when none does."""
         slo = self.request.slo
-        for name, target, values in (
-            ("TTFT", slo.ttft_ms, prediction.ttft_ms),
-            ("TPOT", slo.tpot_ms, prediction.tpot_ms),
-        ):
-            for point, limit in limits(target):
-                value = float(getattr(values, point))
-                if value > limit:
-                    return f"{name} {point} of the whole deployment is {value:,.1f} ms, the SLO is {limit:g} ms"
-        return None
+        return max((static.limit(slo, role, closed=self.closed) for _, static in self.bounds(shape)), default=0.0)
+
+    def raw_rate(self, shape: Shape, role: Role) -> float:
+        """Requests per second one replica can compute, whatever the latency."""
+        return max((static.most(role) for _, static in self.bounds(shape)), default=0.0)
 
     def why_no_load(self, shape: Shape, role: Role) -> str:
         """What the static bounds say against the smallest load."""
         for _, static in self.bounds(shape):
-            said = self._static_fails(static, role, float(self._loads[0]))
+            said = static.fails(self.request.slo, role, float(self._loads[0]), closed=self.closed)
             if said is not None:
                 return said
         return "no load passes"
+
+    def keeps(self, unit: Unit, role: Role, load: float) -> bool:
+        """Whether one replica keeps the promise at this load."""
+        static = next(static for one, static in self.tabled(unit.shape) if one.key == unit.key)
+        return self._check(unit, static, role, load) is None
 
     def verdict(self, shape: Shape, role: Role, load: float) -> Verdict:
         """Whether some scheduler settings keep the promise at this load of one replica."""
@@ -164,13 +142,26 @@ class Evaluator:
                     break
                 said = said or wrong
             self._verdicts[key] = Verdict(found, said)
+            if found is None:
+                place = (*shape.key, role)
+                self._fails_from[place] = min(load, self._fails_from.get(place, math.inf))
         return self._verdicts[key]
 
-    def goodput(self, unit: Unit, role: Role) -> float:
-        """Highest load of one replica that keeps the promise with these settings; 0 when none does."""
-        static, loads = self._static(unit), self._loads
-        low = _last(len(loads), lambda index: self._check(unit, static, role, float(loads[index])) is None)
-        return float(loads[low]) if low >= 0 else 0.0
+    def surely_fails(self, shape: Shape, role: Role, load: float) -> bool:
+        """Whether a load as low as this was seen to fail with all settings."""
+        return load >= self._fails_from.get((*shape.key, role), math.inf)
+
+    def best(self, shape: Shape, role: Role, load: float) -> tuple[Unit, float]:
+        """The settings that carry most, and how much, given that some keep the promise at `load`. Others are asked only
+        whether they carry more than the best so far."""
+        found, index = self.verdict(shape, role, load).unit, int(np.searchsorted(self._loads, load, side="right")) - 1
+        assert found is not None, "asked only where some settings keep the promise"
+        most = load
+        for unit, static in self.tabled(shape):
+            last = self._last(unit, static, role, index)
+            if last > index:
+                found, index, most = unit, last, float(self._loads[last])
+        return found, most
 
     def predict(self, deployment: Deployment) -> Prediction:
         """The whole deployment under the asked traffic."""
@@ -180,53 +171,58 @@ class Evaluator:
             self._predictions[key] = self.pieces.predict(deployment, self.request, self.draws)
         return self._predictions[key]
 
-    def why_unsupported(self, shape: Shape, *, table: bool) -> str | None:
-        """What the step model says against the shape; None when it has it. Building the table may take a while."""
-        key = shape.key
-        if key not in self._failed:
-            try:
-                _ = self.tabled(shape) if table else self.bounds(shape)
-            except TrimtabError as error:
-                self._failed[key] = str(error)
-        return self._failed.get(key)
-
-    def _check(self, unit: Unit, static: Static, role: Role, load: float) -> str | None:
-        key = (*unit.key, role, load)
-        if key not in self._checks:
-            said = self._static_fails(static, role, load)
-            if said is None:
-                self.replays += 1
-                outcome = self.pieces.replica(unit, role, self.draws, load)
-                said = broken(outcome, self.request.slo, ttft=role != "decode", tpot=role != "prefill")
-            self._checks[key] = said
-        return self._checks[key]
-
-    def _static_fails(self, static: Static, role: Role, load: float) -> str | None:
+    def broken(self, prediction: Prediction) -> str | None:
+        """The first limit of the SLO that the whole deployment's replay breaks; None when it keeps all."""
         slo = self.request.slo
-        if role == "aggregated":
-            return static.fails_closed(slo, load) if self.closed else static.fails(slo, load)
-        return static.fails_prefill(slo, load) if role == "prefill" else static.fails_decode(slo, load)
-
-    def _limit(self, static: Static, role: Role) -> float:
-        """Bisection over the grid, as free as the static bounds are."""
-        loads = self._loads
-        low = _last(len(loads), lambda index: self._static_fails(static, role, float(loads[index])) is None)
-        return _above(loads, float(loads[low])) if low >= 0 else 0.0
+        for name, target, values in (
+            ("TTFT", slo.ttft_ms, prediction.ttft_ms),
+            ("TPOT", slo.tpot_ms, prediction.tpot_ms),
+        ):
+            for point, limit in limits(target):
+                value = float(getattr(values, point))
+                if value > limit:
+                    return f"{name} {point} of the whole deployment is {value:,.1f} ms, the SLO is {limit:g} ms"
+        return None
 
     @property
     def _loads(self) -> Floats:
         return _CLIENTS if self.closed else _RATES
 
-    def _static(self, unit: Unit) -> Static:
-        return next(static for one, static in self.tabled(unit.shape) if one.key == unit.key)
+    def _check(self, unit: Unit, static: Static, role: Role, load: float) -> str | None:
+        key = (*unit.key, role, load)
+        if key not in self._checks:
+            said = static.fails(self.request.slo, role, load, closed=self.closed)
+            if said is None:
+                self.replays += 1
+                outcome = self.pieces.replica(unit, role, self.draws, load, static)
+                said = broken(outcome, self.request.slo, ttft=role != "decode", tpot=role != "prefill")
+            self._checks[key] = said
+        return self._checks[key]
 
-    def _estimates(self, shape: Shape, table: StepTable) -> list[tuple[Unit, Static]]:
-        out = []
-        for scheduler in self.pieces.schedulers(shape):
-            room = self.room(shape)
-            unit = Unit(shape=shape, scheduler=scheduler, max_model_len=self._max_model_len(shape, room))
-            out.append((unit, estimate(shape, table, self.draws, scheduler, room.kv_tokens)))
-        return out
+    def _last(self, unit: Unit, static: Static, role: Role, start: int) -> int:
+        """The last load of the grid that passes, `start` when the next one after it already fails: then one replay."""
+        loads = self._loads
+        most = static.limit(self.request.slo, role, closed=self.closed)
+        low, high = start, min(int(np.searchsorted(loads, most, side="right")), len(loads))
+        if low + 1 >= high or self._check(unit, static, role, float(loads[low + 1])) is not None:
+            return start
+        low += 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._check(unit, static, role, float(loads[middle])) is None:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _estimates(self, shape: Shape, table: StepTable) -> Bounds:
+        room, found = self.room(shape), self.pieces.schedulers(shape)
+        limit = self._max_model_len(shape, room)
+        statics = estimates(shape, table, self.draws, found, room.kv_tokens, self.request.slo)
+        return [
+            (Unit(shape=shape, scheduler=scheduler, max_model_len=limit), static)
+            for scheduler, static in zip(found, statics, strict=True)
+        ]
 
     def _max_model_len(self, shape: Shape, room: Room) -> int | None:
         """A limit to the context where the model's whole one does not fit: the longest request, or what there is room
@@ -245,20 +241,3 @@ def _faster(table: StepTable, factor: float) -> StepTable:
         context_attention_ms=table.context_attention_ms * factor,
         decode_attention_ms=table.decode_attention_ms * factor,
     )
-
-
-def _last(count: int, passes: Callable[[int], bool]) -> int:
-    """Bisection for the last index that passes; -1 when none does. The turns depend on the answers alone."""
-    low, high = -1, count
-    while high - low > 1:
-        middle = (low + high) // 2
-        if passes(middle):
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def _above(loads: Floats, load: float) -> float:
-    """The next load of the grid: what was found passes below it."""
-    return float(loads[min(int(np.searchsorted(loads, load, side="right")), len(loads) - 1)])

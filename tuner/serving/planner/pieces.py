@@ -9,6 +9,7 @@ from typing import Protocol
 from controlplane.model.plans import PlanRequest, Prediction, Role
 from tuner.serving.planner.load import Draws
 from tuner.serving.planner.shape import Scheduler, Shape, Unit
+from tuner.serving.planner.static import Static
 from tuner.serving.step.table import Floats, StepTable
 
 
@@ -108,8 +109,8 @@ class Pieces(Protocol):
         """Draw of one accelerator of a running, idle replica, or less."""
         ...
 
-    def replica(self, unit: Unit, role: Role, draws: Draws, load: float) -> Outcome:
-        """One replica at `load`: requests per second, or clients of a closed loop."""
+    def replica(self, unit: Unit, role: Role, draws: Draws, load: float, static: Static) -> Outcome:
+        """One replica at `load`: requests per second, or clients of a closed loop. `static`: its estimate."""
         ...
 
     def predict(self, deployment: Deployment, request: PlanRequest, draws: Draws) -> Prediction:

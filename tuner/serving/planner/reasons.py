@@ -52,9 +52,9 @@ def why_ranked(candidate: Candidate, best: Candidate) -> tuple[str, str]:
 def why_open(candidate: Candidate, best: Candidate, objective: Objective) -> tuple[str, str]:
     """Word and sentence for one that was set aside because its bound cannot win any more."""
     per = _PER[objective]
-    basis = {"sketched": "its roofline", "tabled": "its step table", "replayed": "its replays"}.get(
-        candidate.state, "its replays"
-    )
+    basis = "its roofline" if candidate.state == "sketched" else "its step table"
+    if candidate.replayed:
+        basis = "its replays"
     short = 1 - candidate.rank[0] / best.rank[0] if best.rank[0] > 0 else 0.0
     if short > 1e-9:
         said = f"at most {candidate.rank[0]:.3g} requests/s per {per} by {basis}, {short:.0%} below {best.rank[0]:.3g}"

@@ -17,7 +17,7 @@ from tuner.serving.planner.pieces import Deployment, Outcome, Room
 from tuner.serving.planner.prediction import prediction_of
 from tuner.serving.planner.schedulers import schedulers
 from tuner.serving.planner.shape import Scheduler, Shape, Unit
-from tuner.serving.planner.static import estimate, limits
+from tuner.serving.planner.static import Static, estimates, limits
 from tuner.serving.replay.fleet import Fleet, Replica
 from tuner.serving.replay.run import simulate
 from tuner.serving.step.ladder import step_table
@@ -63,8 +63,8 @@ class StandardPieces:
     def least_watts(self, shape: Shape) -> float:
         return phase_power_w(shape.accelerator, "idle", cap_w=shape.pool.power_cap_w) or _SOME_WATTS
 
-    def replica(self, unit: Unit, role: Role, draws: Draws, load: float) -> Outcome:
-        requests = fleets.requests_of(draws, load, self._running(unit, draws, load), tail=self._tail(), role=role)
+    def replica(self, unit: Unit, role: Role, draws: Draws, load: float, static: Static) -> Outcome:
+        requests = fleets.requests_of(draws, load, _running(static, draws, load), tail=self._tail(), role=role)
         result = simulate(Fleet(replicas=(self._replica(unit, "aggregated"),)), requests)
         ttft, tpot = result.ttft_ms, result.tpot_ms
         return Outcome(
@@ -110,7 +110,11 @@ class StandardPieces:
         asked = self._asked(draws)
         serving = [group for group in deployment.groups if group.role != "prefill"]
         total = sum(group.replicas for group in serving)
-        return max(total * self._running(group.unit, draws, asked / total) for group in serving)
+        return max(total * _running(self._static(group.unit), draws, asked / total) for group in serving)
+
+    def _static(self, unit: Unit) -> Static:
+        table = self._engine(unit.shape).table
+        return estimates(unit.shape, table, self.draws, [unit.scheduler], _UNBOUNDED_TOKENS, self.slo)[0]
 
     def _engine(self, shape: Shape) -> Calibrated:
         if shape.key not in self._engines:
@@ -136,14 +140,12 @@ class StandardPieces:
             request_ms=engine.request_ms,
         )
 
-    def _running(self, unit: Unit, draws: Draws, load: float) -> float:
-        if draws.clients is not None:
-            return load
-        static = estimate(unit.shape, self.table(unit.shape), draws, unit.scheduler, 1e12)
-        return min(load * draws.mean_output * static.tpot_ms(load) / 1e3, static.max_running)
-
     def _tail(self) -> bool:
         return any(point == "p99" for target in (self.slo.ttft_ms, self.slo.tpot_ms) for point, _ in limits(target))
+
+
+def _running(static: Static, draws: Draws, load: float) -> float:
+    return load if draws.clients is not None else static.running(load)
 
 
 def _slower(table: StepTable, prefill: float, decode: float) -> StepTable:

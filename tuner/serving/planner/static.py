@@ -2,11 +2,16 @@
 
 It answers in microseconds and prunes; the replay decides. Everything errs on the side of the deployment, so that what
 is pruned here would lose in the replay too: prefill at its best rate per token, no waiting, perfect overlap of stages.
+
+With `g` sequences in each pipeline lane a decode step takes `step(g)`, and prompts take their share of the time, so a
+rank with `s` stages carries `s g / (output step(g) + g prefill)` requests per unit of time (Little's law), each output
+token taking `step(g) / (1 - share of prefill)`. Walking up `g` gives load and TPOT together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,78 +24,104 @@ from tuner.serving.step.table import Floats, StepTable
 
 # The estimate of TPOT at a load is a mean; a replay may beat it a little by luck of the draw.
 _TPOT_MARGIN = 0.9
-_ROUNDS = 24
+_SIZES = 40  # batch sizes that are looked at
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Curve:
+    """Loads of a whole replica in requests/s, rising, the sequences that run then, and their TPOT."""
+
+    load: Floats
+    running: Floats
+    tpot_ms: Floats
+
+    def tpot_at(self, load: float) -> float:
+        """Mean time per output token at a load; beyond the last one the last value."""
+        return float(np.interp(load, self.load, self.tpot_ms))
+
+    def running_at(self, load: float) -> float:
+        """Requests in decode at a load."""
+        return float(np.interp(load, self.load, self.running))
+
+    def most_within(self, tpot_ms: float) -> float:
+        """Largest load whose TPOT is within the limit; 0 when none is."""
+        over = np.flatnonzero(self.tpot_ms > tpot_ms)
+        if not len(over):
+            return float(self.load[-1])
+        return 0.0 if over[0] == 0 else float(self.load[over[0]])  # the first point beyond: an upper bound
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Static:
-    """Bounds of one replica. Rates are requests per second of the whole replica."""
+    """Bounds of one replica, by role."""
 
-    max_rate: float
-    max_running: float  # requests in decode at once, all attention-data-parallel ranks together
     ttft_floor_ms: dict[str, float]
     tpot_floor_ms: dict[str, float]
-    _rank: _Rank
+    prefill_rate: float
+    curves: dict[Role, Curve]  # aggregated and decode
+    closed_prefill_ms: float  # prefill work beside each running request, per output token
 
-    def tpot_ms(self, rate: float) -> float:
-        """Mean time per output token at a load below `max_rate`."""
-        return self._rank.tpot_ms(rate)
+    def tpot_ms(self, load: float) -> float:
+        """Mean time per output token of an aggregated replica."""
+        return self.curves["aggregated"].tpot_at(load)
+
+    def running(self, load: float) -> float:
+        """Requests that decode at once in an aggregated replica."""
+        return self.curves["aggregated"].running_at(load)
 
     def most(self, role: Role) -> float:
         """Requests per second the replica can compute in a role, whatever the latency."""
+        return self.prefill_rate if role == "prefill" else float(self.curves[role].load[-1])
+
+    def limit(self, slo: Slo, role: Role, *, closed: bool = False) -> float:
+        """Largest load the promise could allow; 0 when a single request breaks it. `closed`: in clients."""
+        if self._floor(slo, role) is not None:
+            return 0.0
         if role == "prefill":
-            return self._rank.prefill_rate()
-        return self.max_rate if role == "aggregated" else replace(self._rank, prefill_ms=0.0).max_rate()
+            return self.prefill_rate
+        curve, tightest = self.curves[role], _tightest(slo)
+        if closed:
+            return self._most_clients(tightest)
+        return self.most(role) if tightest is None else min(self.most(role), curve.most_within(tightest / _TPOT_MARGIN))
 
-    def fails(self, slo: Slo, rate: float) -> str | None:
-        """The first thing that rules out this rate, with its numbers; None when the replay must decide."""
-        return (
-            self._floor("TTFT", slo.ttft_ms, self.ttft_floor_ms)
-            or self._floor("TPOT", slo.tpot_ms, self.tpot_floor_ms)
-            or self._overload(rate, self.max_rate)
-            or self._slow(slo, self.tpot_ms(rate), rate)
-        )
-
-    def fails_closed(self, slo: Slo, clients: float) -> str | None:
-        """The same for a closed loop of this many clients."""
-        said = self._floor("TTFT", slo.ttft_ms, self.ttft_floor_ms) or self._floor(
-            "TPOT", slo.tpot_ms, self.tpot_floor_ms
-        )
-        if said is not None:
+    def fails(self, slo: Slo, role: Role, load: float, *, closed: bool = False) -> str | None:
+        """The first thing that rules out this load, with its numbers; None when the replay must decide."""
+        said = self._floor(slo, role)
+        if said is not None or load <= self.limit(slo, role, closed=closed):
             return said
-        tightest = min((limit for _, limit in limits(slo.tpot_ms)), default=None)
-        tpot = self._rank.tpot_of_clients_ms(min(clients, self.max_running))
-        if tightest is not None and tpot * _TPOT_MARGIN > tightest:
-            return f"TPOT is about {tpot:,.1f} ms with {clients:g} clients a replica, the SLO is {tightest:g} ms"
+        tightest = _tightest(slo)
+        if closed:
+            return f"with {load:g} clients a replica TPOT is above the SLO of {tightest:g} ms"
+        most = self.most(role)
+        if load > most:
+            return f"{load:.3g} requests/s a replica are above the {most:.3g} it can compute"
+        tpot = self.curves[role].tpot_at(load)
+        return f"TPOT is about {tpot:,.1f} ms at {load:.3g} requests/s a replica, the SLO is {tightest:g} ms"
+
+    def _floor(self, slo: Slo, role: Role) -> str | None:
+        checks: list[tuple[str, LatencyTarget | None, dict[str, float]]] = []
+        if role != "decode":
+            checks.append(("TTFT", slo.ttft_ms, self.ttft_floor_ms))
+        if role != "prefill":
+            checks.append(("TPOT", slo.tpot_ms, self.tpot_floor_ms))
+        for name, target, floors in checks:
+            for point, limit in limits(target):
+                if floors[point] > limit:
+                    return (
+                        f"{name} {point} is at least {floors[point]:,.1f} ms without any load, the SLO is {limit:g} ms"
+                    )
         return None
 
-    def fails_prefill(self, slo: Slo, rate: float) -> str | None:
-        """The same for a replica that only computes prompts."""
-        return self._floor("TTFT", slo.ttft_ms, self.ttft_floor_ms) or self._overload(rate, self._rank.prefill_rate())
-
-    def fails_decode(self, slo: Slo, rate: float) -> str | None:
-        """The same for a replica that only decodes."""
-        alone = replace(self._rank, prefill_ms=0.0)
-        return (
-            self._floor("TPOT", slo.tpot_ms, self.tpot_floor_ms)
-            or self._overload(rate, alone.max_rate())
-            or self._slow(slo, alone.tpot_ms(rate), rate)
-        )
-
-    def _floor(self, name: str, target: LatencyTarget | None, floors: dict[str, float]) -> str | None:
-        for point, limit in limits(target):
-            if floors[point] > limit:
-                return f"{name} {point} is at least {floors[point]:,.1f} ms without any load, the SLO is {limit:g} ms"
-        return None
-
-    def _overload(self, rate: float, most: float) -> str | None:
-        return f"{rate:.3g} requests/s a replica are above the {most:.3g} it can compute" if rate > most else None
-
-    def _slow(self, slo: Slo, tpot_ms: float, rate: float) -> str | None:
-        tightest = min((limit for _, limit in limits(slo.tpot_ms)), default=None)
-        if tightest is None or tpot_ms * _TPOT_MARGIN <= tightest:
-            return None
-        return f"TPOT is about {tpot_ms:,.1f} ms at {rate:.3g} requests/s a replica, the SLO is {tightest:g} ms"
+    def _most_clients(self, tightest: float | None) -> float:
+        """Clients of a closed loop are always in prefill or decode: each output token waits for the others' prompts."""
+        if tightest is None:
+            return float("inf")
+        decode = self.curves["decode"]
+        least = decode.tpot_ms + np.maximum(decode.running - 1.0, 0.0) * self.closed_prefill_ms
+        over = np.flatnonzero(least * _TPOT_MARGIN > tightest)
+        if not len(over):
+            return float("inf")  # more clients wait in the queue: TTFT decides
+        return 0.0 if over[0] == 0 else float(decode.running[over[0]])
 
 
 def limits(target: LatencyTarget | None) -> list[tuple[str, float]]:
@@ -100,92 +131,81 @@ def limits(target: LatencyTarget | None) -> list[tuple[str, float]]:
     return [(point, value) for point, _ in PERCENTILES if (value := getattr(target, point)) is not None]
 
 
-def estimate(shape: Shape, table: StepTable, draws: Draws, scheduler: Scheduler, kv_tokens: float) -> Static:
-    """`kv_tokens`: tokens the KV cache of one rank holds."""
-    case = shape.case
-    budget = scheduler.max_num_batched_tokens
-    new, held = draws.mean_new, draws.mean_held
-    rank = _Rank(
-        table=table,
-        stages=case.pipeline_parallel,
-        ranks=case.attention_data_parallel,
-        input_tokens=new,
-        output_tokens=draws.mean_output,
-        kv=held,
-        prefill_ms=_cheapest_prefill_ms(table, new, draws.shared_prefix, budget),
-        max_running=max(
-            1.0,
-            min(
-                float(scheduler.max_num_seqs),
-                (kv_tokens - draws.shared_prefix) / max(held - draws.shared_prefix, 1.0),
-            ),
-        ),
-    )
-    return Static(
-        max_rate=rank.max_rate(),
-        max_running=rank.max_running * rank.ranks,
-        ttft_floor_ms={
-            point: lookup.prefill_ms(table, tokens, budget, min(draws.shared_prefix, tokens - 1))
-            for point, tokens in draws.prompt_percentiles.items()
-        },
-        tpot_floor_ms={
-            point: float(lookup.decode_step_ms(table, 1.0, kv)) for point, kv in draws.held_percentiles.items()
-        },
-        _rank=rank,
-    )
+def estimates(
+    shape: Shape, table: StepTable, draws: Draws, schedulers: Sequence[Scheduler], kv_tokens: float, slo: Slo
+) -> list[Static]:
+    """One estimate for each of the scheduler settings. `kv_tokens`: tokens the KV cache of one rank holds."""
+    held = draws.mean_held
+    most = max(1.0, (kv_tokens - draws.shared_prefix) / max(held - draws.shared_prefix, 1.0))
+    sizes = np.geomspace(1.0, max(most, 2.0), _SIZES)
+    steps = lookup.decode_step_ms(table, sizes, held)
+    tpot_floors = {
+        point: float(lookup.decode_step_ms(table, 1.0, draws.held_percentiles[point]))
+        for point, _ in limits(slo.tpot_ms)
+    }
+    by_budget: dict[int, tuple[float, dict[str, float]]] = {}
+    out = []
+    for scheduler in schedulers:
+        budget = scheduler.max_num_batched_tokens
+        if budget not in by_budget:
+            by_budget[budget] = (_cheapest_prefill_ms(table, draws, budget), _ttft_floors(table, draws, budget, slo))
+        prefill_ms, ttft_floors = by_budget[budget]
+        stages, ranks = shape.case.pipeline_parallel, shape.case.attention_data_parallel
+        lane = _Lane(sizes, steps, stages, ranks, draws.mean_output, min(most, float(scheduler.max_num_seqs)) / stages)
+        out.append(
+            Static(
+                ttft_floor_ms=ttft_floors,
+                tpot_floor_ms=tpot_floors,
+                prefill_rate=ranks * stages * 1e3 / max(prefill_ms, 1e-9),
+                curves={"aggregated": lane.curve(prefill_ms), "decode": lane.curve(0.0)},
+                closed_prefill_ms=prefill_ms / stages / ranks / max(draws.mean_output, 1.0),
+            )
+        )
+    return out
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Rank:
-    """One attention-data-parallel rank under its share of the load."""
-
-    table: StepTable
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lane:
+    sizes: Floats
+    steps: Floats
     stages: int
     ranks: int
-    input_tokens: float
-    output_tokens: float
-    kv: float
-    prefill_ms: float
-    max_running: float
+    output: float
+    most: float
 
-    def max_rate(self) -> float:
-        """Requests per second at which prefill and full decode batches fill the time."""
-        running = self.max_running / self.stages  # sequences of one micro-batch
-        sizes = np.unique(np.clip(np.geomspace(1.0, max(running, 1.0), 16), 1.0, None))
-        per_token = lookup.decode_step_ms(self.table, sizes, self.kv) / sizes
-        ms = self.prefill_ms + (self.output_tokens - 1) * float(per_token.min())
-        return self.ranks * self.stages * 1e3 / ms
-
-    def prefill_rate(self) -> float:
-        """Requests per second when nothing but prompts is computed."""
-        return self.ranks * self.stages * 1e3 / max(self.prefill_ms, 1e-9)
-
-    def tpot_of_clients_ms(self, clients: float) -> float:
-        """Least mean time per output token when `clients` requests are always running: each needs its own prefill and
-        `output` steps that all share."""
-        running = max(clients / self.ranks, 1.0)
-        step = float(lookup.decode_step_ms(self.table, max(running / self.stages, 1.0), self.kv))
-        prefill = running / self.stages * self.prefill_ms / max(self.output_tokens, 1.0)
-        return step + prefill * (1 - 1 / running)
-
-    def tpot_ms(self, rate: float) -> float:
-        """Fixed point of Little's law: running = rate x output x TPOT, with prefill taking its share of the time."""
-        share = min(rate / self.ranks * self.prefill_ms / 1e3 / self.stages, 0.99)
-        running = 1.0
-        tpot = 0.0
-        for _ in range(_ROUNDS):
-            step = float(lookup.decode_step_ms(self.table, max(running / self.stages, 1.0), self.kv))
-            tpot = step / (1 - share)
-            wanted = min(rate / self.ranks * self.output_tokens * tpot / 1e3, self.max_running)
-            if abs(wanted - running) < 0.01 * running:
-                break
-            running = wanted
-        return tpot
+    def curve(self, prefill_ms: float) -> Curve:
+        kept = max(1, int(np.searchsorted(self.sizes, max(self.most, 1.0), side="right")))
+        sizes = np.append(self.sizes[:kept], max(self.most, 1.0))
+        steps = np.append(self.steps[:kept], np.interp(max(self.most, 1.0), self.sizes, self.steps))
+        load = self.stages * sizes * 1e3 / (self.output * steps + sizes * prefill_ms)
+        share = np.minimum(load * prefill_ms / self.stages / 1e3, 0.999)
+        return Curve(
+            load=np.maximum.accumulate(load) * self.ranks,
+            running=sizes * self.stages * self.ranks,
+            tpot_ms=np.maximum.accumulate(steps / (1 - share)),
+        )
 
 
-def _cheapest_prefill_ms(table: StepTable, tokens: float, past: int, budget: int) -> float:
+def _tightest(slo: Slo) -> float | None:
+    return min((limit for _, limit in limits(slo.tpot_ms)), default=None)
+
+
+def _ttft_floors(table: StepTable, draws: Draws, budget: int, slo: Slo) -> dict[str, float]:
+    """Prefill of one prompt alone, at the lengths of the percentiles that are promised."""
+    by_length: dict[int, float] = {}
+    out = {}
+    for point, _ in limits(slo.ttft_ms):
+        tokens = draws.prompt_percentiles[point]
+        if tokens not in by_length:
+            by_length[tokens] = lookup.prefill_ms(table, tokens, budget, min(draws.shared_prefix, tokens - 1))
+        out[point] = by_length[tokens]
+    return out
+
+
+def _cheapest_prefill_ms(table: StepTable, draws: Draws, budget: int) -> float:
     """Least time that a prompt's new tokens add: the best slope of the non-attention part (decodes share the rest of an
     iteration) plus attention at the largest batch the budget allows."""
+    tokens, past = draws.mean_new, draws.shared_prefix
     knots = table.context_tokens
     slopes: Floats = np.diff(table.context_ms) / np.diff(knots)
     reachable = slopes[: max(1, int(np.searchsorted(knots, budget)))]

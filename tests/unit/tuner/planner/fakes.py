@@ -19,7 +19,7 @@ from controlplane.model.serving import LatencyTarget, Slo
 from tuner.serving.planner.load import Draws
 from tuner.serving.planner.pieces import Deployment, Outcome, Room
 from tuner.serving.planner.shape import Scheduler, Shape, Unit
-from tuner.serving.planner.static import estimate
+from tuner.serving.planner.static import Static, estimates
 from tuner.serving.planner.verdict import attained
 from tuner.serving.step.table import StepTable
 
@@ -95,13 +95,14 @@ class FakePieces:
     def least_watts(self, shape: Shape) -> float:
         return 100.0
 
-    def replica(self, unit: Unit, role: Role, draws: Draws, load: float) -> Outcome:
+    def replica(self, unit: Unit, role: Role, draws: Draws, load: float, static: Static) -> Outcome:
         ttft, tpot = self._queue(unit, role, draws, load)
         return Outcome(ttft_ms=ttft, tpot_ms=tpot, span_s=1.0, arrivals_s=1.0, running_peak=1)
 
     def _queue(self, unit: Unit, role: Role, draws: Draws, load: float):
         """Prompts wait for each other in one queue (Lindley); decode time follows from the static estimate."""
-        static = estimate(unit.shape, table(self._speed(unit.shape)), draws, unit.scheduler, 1e9)
+        asked = Slo(ttft_ms=LatencyTarget(p50=1))
+        static = estimates(unit.shape, table(self._speed(unit.shape)), draws, [unit.scheduler], 1e9, asked)[0]
         count = 2000
         prompt_s = static.ttft_floor_ms["p50"] / 1e3 * draws.input_tokens[:count] / np.median(draws.input_tokens)
         at = draws.at[:count] / load if draws.at is not None else np.zeros(count)

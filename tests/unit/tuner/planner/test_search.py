@@ -36,7 +36,7 @@ def brute_force(asked) -> float:
     for shape in found:
         if evaluator.room(shape).short_bytes:
             continue
-        for unit in evaluator.units(shape):
+        for unit, _ in evaluator.tabled(shape):
             for count in range(1, shape.pool.free // shape.units + 1):
                 if not evaluator.keeps(unit, "aggregated", asked.workload.rate_per_second / count):
                     continue
