@@ -50,7 +50,8 @@ def serving(
         raise click.UsageError("name a case (--model, --system, ...) or a file of JSON lines; --help has examples")
     from tuner.serving.predict import Predictor  # noqa: PLC0415 - numpy and the catalogue: not for --help
 
-    beside = None if lines is None or lines.name in ("-", "<stdin>") else Path(lines.name).parent
+    name = getattr(lines, "name", None)
+    beside = Path(name).parent if isinstance(name, str) and Path(name).is_file() else None
     predictor = Predictor(calibration=calibration, raw=raw, traces=beside)
     if lines is not None:
         _answer_lines(lines, predictor, per_request, output)

@@ -19,7 +19,17 @@ from controlplane.settings import operator_settings
 _HEAVY = ("aiohttp", "fastapi", "kubernetes", "msgspec", "numpy", "pydantic", "uvicorn", "uvloop")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["operator", "--help"], ["api", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["operator", "--help"],
+        ["api", "--help"],
+        ["predict", "serving", "--help"],
+        ["simulate", "--help"],
+        ["accuracy", "serving", "--help"],
+    ],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\nfrom controlplane.main import cli\n"
