@@ -25,8 +25,8 @@ _DATA = Path(__file__).parent / "data" / "energy.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyEstimate:
-    """Of all accelerators of a deployment over a span of time. `error_pct`: within it in nine of ten of the runs the
-    constants come from."""
+    """Of all accelerators of a deployment over a span of time. `error_pct`: at least three quarters of the runs the
+    constants come from lie within it (a unit test holds that)."""
 
     power_w: float
     joules: float
