@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -67,9 +68,11 @@ def child_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
-def start_server(stack: ExitStack, python: str, env: dict[str, str], model: Path) -> tuple[int, int, str]:
+def start_server(
+    stack: ExitStack, python: str, env: dict[str, str], model: Path, flags: Sequence[str] = ()
+) -> tuple[int, int, str]:
     """Pid, port and engine options (JSON) of a server that is ready."""
-    argv = [python, "-m", "trimtab_engine.cli", "serve", "--model", str(model), "--port", "0"]
+    argv = [python, "-m", "trimtab_engine.cli", "serve", "--model", str(model), "--port", "0", *flags]
     server = stack.enter_context(
         subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     )

@@ -1,0 +1,164 @@
+"""How well a replay predicts the embedded engine on this machine: 12 cells (settings x load), after 4 calibration runs.
+
+The replay has the engine's admission rules and a step table fitted to the four calibration runs, each under another
+load than any cell. Every cell runs twice, once in each half of its engine's life; the difference of the two runs is
+the A/A error, and the replay's error is the mean of its distances to both. Engine and client share this machine's
+cores, with whatever else runs there: a run waits for a quiet moment, and the pressure it met is printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests.perf.bench_engine import ENGINE, start_server
+from tests.perf.fidelity_cells import GROUPS, REQUESTS, Group, Load, asked, replayed
+from tests.perf.fidelity_load import Asked, drive
+from tests.perf.report import Emit, from_samples
+from tuner.serving.calibration.host_engine import HostFit, fit
+from tuner.serving.calibration.host_streams import Interval, Stream, intervals_of
+from tuner.serving.replay.fleet import Fleet, Replica
+from tuner.serving.replay.rules import rules_with_knobs
+from tuner.serving.replay.run import simulate
+
+FIGURES = ("ttft_p50", "ttft_p95", "tpot_p50")
+LIMIT_PCT = 15.0
+TIMES_AA = 1.5
+# Share of time in which some task waited for a core (/proc/pressure/cpu, avg10), below which a run may begin.
+QUIET_PCT = 20.0
+QUIET_WAIT_S = float(os.environ.get("FIDELITY_QUIET_WAIT_S", "120"))
+CONTEXT_TOKENS = 4096
+
+
+@dataclass(slots=True)
+class Cell:
+    """`runs`: the figures of both real runs, ms."""
+
+    group: Group
+    load: Load
+    requests: list[Asked]
+    runs: list[dict[str, float]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.group.knobs.name} {self.load.name}"
+
+
+def figures_of(ttft_ms: Sequence[float], tpot_ms: Sequence[float]) -> dict[str, float]:
+    """The three figures of one run, ms."""
+    return {
+        "ttft_p50": float(np.percentile(ttft_ms, 50)),
+        "ttft_p95": float(np.percentile(ttft_ms, 95)),
+        "tpot_p50": float(np.percentile(tpot_ms, 50)),
+    }
+
+
+def seen(streams: Sequence[Stream]) -> dict[str, float]:
+    """The figures a client measured."""
+    return figures_of(
+        [(one.token_s[0] - one.issued_s) * 1e3 for one in streams],
+        [(one.token_s[-1] - one.token_s[0]) * 1e3 / (len(one.token_s) - 1) for one in streams],
+    )
+
+
+def predicted(cell: Cell, fitted: HostFit) -> dict[str, float]:
+    """The figures of the replay."""
+    rules = rules_with_knobs("openvino", cell.group.knobs.fields, context_tokens=CONTEXT_TOKENS)
+    replica = Replica(table=fitted.table, rules=rules, request_ms=fitted.request_ms)
+    result = simulate(Fleet(replicas=(replica,)), replayed(cell.load, cell.requests))
+    return figures_of(result.ttft_ms.tolist(), result.tpot_ms.tolist())
+
+
+def _pressure_pct() -> float:
+    try:
+        first = Path("/proc/pressure/cpu").read_text(encoding="ascii").splitlines()[0]
+    except OSError:
+        return 0.0  # not told here: begin
+    return float(dict(part.split("=") for part in first.split()[1:])["avg10"])
+
+
+def _quiet(what: str) -> None:
+    """Wait for a quiet moment, not for ever."""
+    until_s = time.monotonic() + QUIET_WAIT_S
+    while (now_pct := _pressure_pct()) > QUIET_PCT and time.monotonic() < until_s:
+        time.sleep(1.0)
+    sys.stderr.write(f"{what}: pressure {now_pct:.0f} %, load {os.getloadavg()[0]:.1f}\n")
+
+
+def _run(port: int, load: Load, requests: list[Asked], what: str) -> tuple[list[Stream], float]:
+    """Streams and requests per second."""
+    _quiet(what)
+    started_s = time.perf_counter()
+    streams = asyncio.run(drive(port, requests, load.clients))
+    return streams, len(requests) / (time.perf_counter() - started_s)
+
+
+def measure(group: Group, port: int, seed: int) -> tuple[list[Interval], list[Cell]]:
+    """The calibration run, then the cells forwards and backwards."""
+    rules = rules_with_knobs("openvino", group.knobs.fields, context_tokens=CONTEXT_TOKENS)
+    requests = asked(group.calibration, seed)
+    asyncio.run(drive(port, requests[:40], group.calibration.clients))  # the engine's first run is slower
+    streams, rate_per_s = _run(port, group.calibration, requests, f"{group.knobs.name} calibration")
+    cells = [
+        Cell(group, load, asked(load, seed + 1 + number, rate_per_s), []) for number, load in enumerate(group.cells)
+    ]
+    for cell in (*cells, *reversed(cells)):
+        found, _ = _run(port, cell.load, cell.requests, cell.name)
+        cell.runs.append(seen(found))
+    return intervals_of(streams, rules), cells
+
+
+def _engine(stack: ExitStack) -> tuple[str, dict[str, str], Path]:
+    venv = subprocess.run([ENGINE / "make-venv.sh"], check=True, stdout=subprocess.PIPE, text=True)
+    python = venv.stdout.strip()
+    env = {**os.environ, "PYTHONPATH": f"{ENGINE}"}
+    env.pop("TRIMTAB_API_KEY", None)
+    model = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.gguf"
+    subprocess.run([python, "-m", "trimtab_engine.cli", "make-model", model], check=True, env=env, stdout=sys.stderr)
+    return python, env, model
+
+
+def run(emit: Emit) -> None:
+    """Emit the three errors beside their A/A errors."""
+    intervals: list[Interval] = []
+    cells: list[Cell] = []
+    with ExitStack() as stack:
+        python, env, model = _engine(stack)
+        for number, group in enumerate(GROUPS):
+            with ExitStack() as server:
+                _, port, _ = start_server(server, python, env, model, group.knobs.flags)
+                found, measured = measure(group, port, 100 * (number + 1))
+            intervals += found
+            cells += measured
+    fitted = fit(intervals, source=f"4 runs of {REQUESTS} requests on this machine")
+    sys.stderr.write(
+        f"fit: {fitted.intervals} intervals, median error {fitted.error_pct:.1f} %, request {fitted.request_ms:.2f} ms\n"
+    )
+    errors: dict[str, list[float]] = {figure: [] for figure in FIGURES}
+    noise: dict[str, list[float]] = {figure: [] for figure in FIGURES}
+    for cell in cells:
+        said = predicted(cell, fitted)
+        for figure in FIGURES:
+            real = [run[figure] for run in cell.runs]
+            errors[figure].append(statistics.mean(abs(said[figure] - value) / value for value in real) * 100)
+            noise[figure].append(abs(real[0] - real[1]) / statistics.mean(real) * 100)
+        shown = "  ".join(
+            f"{figure} {said[figure]:.1f} for {cell.runs[0][figure]:.1f}, {cell.runs[1][figure]:.1f}"
+            for figure in FIGURES
+        )
+        sys.stderr.write(f"{cell.name}: {shown} ms\n")
+    for figure in FIGURES:
+        target = max(LIMIT_PCT, TIMES_AA * statistics.median(noise[figure]))
+        emit(from_samples("engine-fidelity", f"{figure}_err_pct", errors[figure], "%", target, "lower"))
+        emit(from_samples("engine-fidelity", f"{figure}_aa_pct", noise[figure], "%", None, "lower"))
