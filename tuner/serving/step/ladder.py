@@ -16,17 +16,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
+from controlplane import catalog
 from controlplane.model.plans import Provenance, Tier
 from tuner.serving.case import EngineCase
 from tuner.serving.step import aiconfigurator, bounds, limits, names
 from tuner.serving.step.bounds import Review
 from tuner.serving.step.query import GEMM_QUANTS, KV_QUANTS, MOE_QUANTS, Query, as_miss
+from tuner.serving.step.roofline_formats import checkpoint_formats
 from tuner.serving.step.store import NotMeasured, TableStore, default_store, key_of
 from tuner.serving.step.table import StepTable
 from tuner.serving.step.tabulate import SLOW, USUAL, tabulate
 
 # what no other mode of the same tables, or no tables at all of the accelerator, can answer either
-_NO_WAY_OUT = ("version-unlisted", "system-unknown", "shape-refused", "model-unknown")
+_NO_WAY_OUT = ("version-unlisted", "system-unknown", "model-unknown")
 _NO_SYSTEM_WIDE_WAY_OUT = ("quantisation-not-on-accelerator", "model-unknown")
 # Whose tables stand in where an engine's own have nothing. TensorRT-LLM and SGLang share kernels (FlashInfer, the MLA
 # and MoE kernels of TensorRT-LLM) more than either does with vLLM's defaults.
@@ -111,11 +113,12 @@ def rungs(case: EngineCase) -> Iterator[tuple[Tier, Query]]:
             yield ("measured" if attention.fmha_quant is None else "measured-bf16-attention"), attention
     own = replace(own, version="current")
     siblings = [replace(own, backend=other) for other in _SIBLING_BACKENDS[backend]]
-    for same_width in _same_width(own):
+    dense, experts, _ = checkpoint_formats(catalog.load().model(case.model))
+    for same_width in _same_width(own, dense, experts):
         for attention in _attentions(same_width):
             yield "borrowed", attention
     for sibling in siblings:
-        for query in (sibling, *_same_width(sibling)):
+        for query in (sibling, *_same_width(sibling, dense, experts)):
             for attention in _attentions(query):
                 yield "sibling", attention
     # all kinds of transfer at once: the narrower policies allow a part of them, so they never answer more
@@ -138,10 +141,10 @@ def _attentions(query: Query) -> tuple[Query, Query]:
     return query, replace(query, fmha_quant=bounds.BF16)
 
 
-def _same_width(query: Query) -> list[Query]:
-    """The engine with weight formats of the same bytes and arithmetic in place of those asked for."""
-    gemm = (query.gemm_quant, *bounds.SAME_WIDTH.get(query.gemm_quant or "", ()))
-    moe = (query.moe_quant, *bounds.SAME_WIDTH.get(query.moe_quant or "", ()))
+def _same_width(query: Query, dense: str, experts: str) -> list[Query]:
+    """The engine with weight formats of the same bytes and arithmetic in place of its own or the checkpoint's."""
+    gemm = (query.gemm_quant, *bounds.SAME_WIDTH.get(query.gemm_quant or dense, ()))
+    moe = (query.moe_quant, *bounds.SAME_WIDTH.get(query.moe_quant or experts, ()))
     return [replace(query, gemm_quant=g, moe_quant=m) for m in moe for g in gemm if (g, m) != (gemm[0], moe[0])]
 
 

@@ -217,6 +217,16 @@ def test_shapes_that_a_plain_configuration_cannot_say_are_not_made():
 
 
 @measured
+def test_blocks_that_do_not_divide_leave_the_same_width_without_blocks(store):
+    case = EngineCase(
+        model="minimax-m2.5", accelerator="h200-sxm-141gb", engine="vllm", tensor_parallel=8, moe_tensor_parallel=8
+    )
+    table = step_table(case, store=store)
+    assert table.provenance.tier == "borrowed"
+    assert "weight_block_size" in table.provenance.notes[0]
+
+
+@measured
 def test_mla_without_fp8_attention_tables_is_served_at_bf16(store):
     table = step_table(DEEPSEEK, store=store)
     assert table.provenance.tier == "measured-bf16-attention"
