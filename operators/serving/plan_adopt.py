@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from controlplane.catalog import Catalog
 from controlplane.model.auto import LOSERS_MAX, PLANNED_MAX, PlanLoser, PlannedCandidate, PlannedChoice, PlanStatus
 from controlplane.model.choice import AcceleratorChoice
 from controlplane.model.errors import TrimtabError, Unsupported
-from controlplane.model.plans import PlanRequest, ServingCandidate, ServingPlan
+from controlplane.model.plans import PlanRequest, Prediction, ServingCandidate, ServingPlan
 from controlplane.model.serving import Explicit, ServingDeployment, ServingDeploymentSpec
 from operators.serving.plan_request import Asked, fits
 from operators.serving.render import RenderSettings, replica_template
@@ -22,6 +23,7 @@ _REPLICAS_MAX = 1_000
 _TEXT_MAX = 1_024
 _SHAPE_MAX = 256
 _MILLICORES_PER_CORE = 1000
+_DIGITS = 4
 
 Placed = tuple[tuple[str, str, AcceleratorChoice], ...]
 
@@ -70,7 +72,8 @@ def plan_status(
         raise first or _nothing_keeps_the_promise(plan)
     kept = _distinct_places_first(able)
     losers += [_loser(candidate, advisory=True) for candidate in plan.advisory]
-    losers += [_loser(candidate) for candidate in plan.why_not]
+    # Those that never became a deployment (an engine that does not run there) come last.
+    losers += [_loser(candidate) for candidate in sorted(plan.why_not, key=lambda candidate: not candidate.roles)]
     moment = datetime.fromtimestamp(int(now_s), UTC)
     return PlanStatus(
         model=deployment.spec.model.name,
@@ -171,10 +174,25 @@ def _planned(candidate: ServingCandidate) -> PlannedCandidate:
         choices=choices,
         accelerators=candidate.accelerators,
         score=candidate.score,
-        prediction=candidate.prediction,
+        prediction=_rounded(candidate.prediction),
         reason=candidate.reason[:_TEXT_MAX],
         message=candidate.message[:_TEXT_MAX],
     )
+
+
+def _rounded(prediction: Prediction | None) -> Prediction | None:
+    """Digits that mean something: no prediction is better than a thousandth, and a status is read by people."""
+    if prediction is None:
+        return None
+
+    def short(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.{_DIGITS}g}")
+        if isinstance(value, dict):
+            return {key: short(item) for key, item in value.items()}
+        return value
+
+    return Prediction.model_validate(short(prediction.model_dump()))
 
 
 def _why_not(

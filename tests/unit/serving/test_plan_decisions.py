@@ -138,6 +138,19 @@ def test_what_cannot_be_rendered_here_is_told_and_left_out() -> None:
         status(None, knobs={"maxNumSeq": 4})
 
 
+def test_numbers_are_kept_to_the_digits_that_mean_something() -> None:
+    question = asked()
+    plan = answer(question.request)
+    prediction = plan.best[0].prediction
+    assert prediction is not None
+    exact = prediction.model_copy(update={"goodput_per_second": 9.417971036799564, "kv_fraction_peak": 0.00146484375})
+    best = [plan.best[0].model_copy(update={"prediction": exact})]
+    kept = plan_status(plan.model_copy(update={"best": best}), question, auto(), CATALOG, RENDER, START_S)
+    shown = kept.candidates[0].prediction
+    assert shown is not None
+    assert (shown.goodput_per_second, shown.kv_fraction_peak) == (9.418, 0.001465)
+
+
 def test_an_answer_without_candidates_is_no_plan() -> None:
     question = asked()
     empty = answer(question.request).model_copy(update={"best": [], "why_not": answer(question.request).best})
