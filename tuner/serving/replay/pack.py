@@ -237,7 +237,7 @@ def _tables(fleet: Fleet) -> tuple[Floats, Ints, list[int]]:
                 flat = np.ascontiguousarray(values, np.float64).ravel()
                 row.append(offset)
                 if is_axis:
-                    row.append(flat.size)
+                    row += [flat.size, 0]
                 pieces.append(flat if is_axis else flat * 1e-3)
                 offset += flat.size
             rows.append(row)

@@ -88,11 +88,12 @@ SEG_SHAPE_INTS: Final = 2
 HEAP_SHIFT: Final = 23
 HEAP_REQUEST: Final = (1 << HEAP_SHIFT) - 1
 
-# Table: addresses in f of its axes and values, and lengths.
+# Table: of each axis the address of its knots in f, their number and the cell last used; addresses of the values.
 (
-    T_AT, T_N, T_MS, G_AT, G_N, G_MS, B_AT, B_N, N_AT, N_N, P_AT, P_N, BNP_MS, S_AT, S_N, K_AT, K_N, SK_MS,
-) = range(18)  # fmt: skip
-TABLE_INTS: Final = 18
+    T_AT, T_N, T_LAST, T_MS, G_AT, G_N, G_LAST, G_MS, B_AT, B_N, B_LAST, N_AT, N_N, N_LAST, P_AT, P_N, P_LAST, BNP_MS,
+    S_AT, S_N, S_LAST, K_AT, K_N, K_LAST, SK_MS,
+) = range(25)  # fmt: skip
+TABLE_INTS: Final = 25
 
 TIMELINE_POINTS: Final = 1024
 TIMELINE_COLUMNS: Final = 4  # time s, KV fraction, running, waiting

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.compiled.iteration import end_step, sample, start_step
-from tuner.serving.replay.compiled.jit import compiled
+from tuner.serving.replay.compiled.jit import compiled, entry
 from tuner.serving.replay.compiled.memory import request, times
 from tuner.serving.replay.compiled.traffic import choose, enqueue, receive, release_held, wake
 
@@ -40,7 +40,7 @@ def horizon_of(m: Ints, f: Floats, replica: int, lane: int, coming: float) -> fl
     return float(horizon)
 
 
-@compiled
+@entry
 def replay(m: Ints, f: Floats) -> int:
     """Returns how many requests neither finished nor were refused: zero, or a scheduling rule is broken."""
     n = m[at.N_REQUESTS]

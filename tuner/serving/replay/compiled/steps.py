@@ -11,16 +11,22 @@ Floats = NDArray[np.float64]
 
 
 @compiled
-def cell(f: Floats, begin: int, n: int, x: float) -> int:
-    """Lower knot of the cell that x is in; the last cell goes on."""
-    low, high = 0, n - 1
+def cell(m: Ints, f: Floats, axis: int, x: float) -> int:
+    """Lower knot of the cell that x is in; the last cell goes on. `axis`: where m has the address of the knots in f,
+    their number, and the cell that was found last, which is looked at first."""
+    begin, last = m[axis], m[axis + 1] - 2
+    low = m[axis + 2]
+    if f[begin + low] <= x and (low == last or x < f[begin + low + 1]):
+        return int(low)
+    low, high = 0, last + 1
     while high - low > 1:
         middle = (low + high) >> 1
         if f[begin + middle] <= x:
             low = middle
         else:
             high = middle
-    return low
+    m[axis + 2] = low
+    return int(low)
 
 
 @compiled
@@ -31,16 +37,16 @@ def weight(f: Floats, begin: int, low: int, x: float) -> float:
 
 
 @compiled
-def line(f: Floats, begin: int, n: int, values: int, x: float) -> float:
-    low = cell(f, begin, n, x)
-    w = weight(f, begin, low, x)
+def line(m: Ints, f: Floats, axis: int, values: int, x: float) -> float:
+    low = cell(m, f, axis, x)
+    w = weight(f, m[axis], low, x)
     return float((1.0 - w) * f[values + low] + w * f[values + low + 1])
 
 
 @compiled
 def decode_attention(m: Ints, f: Floats, t: int, g: float, k: float) -> float:
-    i = cell(f, m[t + at.S_AT], m[t + at.S_N], g)
-    j = cell(f, m[t + at.K_AT], m[t + at.K_N], k)
+    i = cell(m, f, t + at.S_AT, g)
+    j = cell(m, f, t + at.K_AT, k)
     u = weight(f, m[t + at.S_AT], i, g)
     v = weight(f, m[t + at.K_AT], j, k)
     n = m[t + at.K_N]
@@ -52,9 +58,9 @@ def decode_attention(m: Ints, f: Floats, t: int, g: float, k: float) -> float:
 
 @compiled
 def context_attention(m: Ints, f: Floats, t: int, b: float, new: float, past: float) -> float:
-    i = cell(f, m[t + at.B_AT], m[t + at.B_N], b)
-    j = cell(f, m[t + at.N_AT], m[t + at.N_N], new)
-    k = cell(f, m[t + at.P_AT], m[t + at.P_N], past)
+    i = cell(m, f, t + at.B_AT, b)
+    j = cell(m, f, t + at.N_AT, new)
+    k = cell(m, f, t + at.P_AT, past)
     u = weight(f, m[t + at.B_AT], i, b)
     v = weight(f, m[t + at.N_AT], j, new)
     w = weight(f, m[t + at.P_AT], k, past)
@@ -75,10 +81,10 @@ def step_time(m: Ints, f: Floats, t: int, c: int, b: int, past: int, g: int, tok
     decode puts `tokens_each` tokens through the layers. A decode attends to its cached tokens and the new one."""
     total = 0.0
     if c > 0:
-        total += line(f, m[t + at.T_AT], m[t + at.T_N], m[t + at.T_MS], float(c + g * tokens_each))
+        total += line(m, f, t + at.T_AT, m[t + at.T_MS], float(c + g * tokens_each))
         total += context_attention(m, f, t, float(b), c / b, past / b)
     elif g > 0:
-        total += line(f, m[t + at.G_AT], m[t + at.G_N], m[t + at.G_MS], float(g))
+        total += line(m, f, t + at.G_AT, m[t + at.G_MS], float(g))
     if g > 0:
         total += decode_attention(m, f, t, float(g), sum_kv / g + 1.0)
     return total
@@ -90,8 +96,8 @@ def run_time(
 ) -> tuple[int, float]:
     """A run of pure decode iterations, one token each, nobody joining or leaving: how many of `most` are launched
     before `horizon`, and when the last ends. Inside a KV cell their times are an arithmetic series, summed at once."""
-    fixed = line(f, m[t + at.G_AT], m[t + at.G_N], m[t + at.G_MS], float(g)) + host
-    i = cell(f, m[t + at.S_AT], m[t + at.S_N], float(g))
+    fixed = line(m, f, t + at.G_AT, m[t + at.G_MS], float(g)) + host
+    i = cell(m, f, t + at.S_AT, float(g))
     u = weight(f, m[t + at.S_AT], i, float(g))
     n_k = m[t + at.K_N]
     k_at = m[t + at.K_AT]
@@ -101,7 +107,7 @@ def run_time(
     now = start
     while done < most:
         k = k0 + done
-        j = cell(f, k_at, n_k, k)
+        j = cell(m, f, t + at.K_AT, k)
         low_k = f[k_at + j]
         high_k = f[k_at + j + 1]
         p = first_row + j
