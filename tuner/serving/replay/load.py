@@ -33,7 +33,7 @@ def cache_folder() -> Path:
     own = os.environ.get("NUMBA_CACHE_DIR")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "trimtab" / name
     for folder in [Path(own) / name] if own else [shipped, home]:
-        if _usable(folder):
+        if usable(folder):
             return folder
         if folder is shipped and shipped.is_dir():
             break
@@ -44,7 +44,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def _usable(folder: Path) -> bool:
+def usable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # only code that this user, or root, put there: it is run

@@ -107,8 +107,10 @@ def _timestamp(name: str, number: int, text: str) -> float:
     """Seconds; seven decimals, of which the parser takes six."""
     whole, _, fraction = text.strip().partition(".")
     try:
+        if fraction and not (fraction.isascii() and fraction.isdigit() and len(fraction) <= 9):
+            raise ValueError
         seconds = (datetime.strptime(whole, "%Y-%m-%d %H:%M:%S") - datetime(2000, 1, 1)).total_seconds()
-        return seconds + (float(f"0.{fraction}") if fraction.isdigit() else 0.0 if not fraction else float("nan"))
+        return seconds + float(f"0.{fraction or 0}")
     except ValueError:
         raise InvalidSpec(
             "not a time",

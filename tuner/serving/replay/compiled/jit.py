@@ -8,6 +8,7 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_njit: Any = numba.njit  # its type stubs leave out the options that begin with no_ and _
 _OPTIONS = {"cache": True, "error_model": "numpy", "boundscheck": False, "_nrt": False}
 
 
@@ -17,9 +18,9 @@ def compiled(function: F) -> F:
     Arithmetic stays IEEE: results are the same in every process. `_nrt=False`: no reference counts. The functions
     allocate nothing and hand on two arrays that outlive them; the atomic counts would cost as much as the work.
     """
-    return cast(F, numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function))
+    return cast(F, _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function))
 
 
 def entry(function: F) -> F:
     """As `compiled`, for the function that Python calls."""
-    return cast(F, numba.njit(**_OPTIONS)(function))
+    return cast(F, _njit(**_OPTIONS)(function))
