@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from controlplane.model.plans import Objective, Prediction, Role
-from tuner.serving.planner.evaluator import SKETCH_OPTIMISM, Evaluator
+from tuner.serving.planner.evaluator import Evaluator
 from tuner.serving.planner.pieces import Deployment, Group
 from tuner.serving.planner.shape import Shape
 
@@ -50,6 +50,7 @@ class Candidate:
     _limits: tuple[float, ...] = ()
     _asked: float = 0.0
     _tried: bool = False
+    _counts_cost: float = 1.0
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -153,6 +154,8 @@ class Candidate:
                 f"{self.evaluator.request.objective} needs a number that is not known for {deployment.label}",
             )
             return
+        if len(self.parts) == 1:
+            self.evaluator.learn(capacity / (self._now[0] * self._limits[0]))
         self.deployment, self.prediction, self.capacity = deployment, prediction, capacity
         self.state = "done"
         self.rank = (min(self.rank[0], self.evaluator.asked / cost), capacity / cost)
@@ -176,8 +179,19 @@ class Candidate:
             self.give_up("PoolTooSmall", f"{self.message or otherwise}; {self._needs()}pool {free} free")
             return
         cost, self._now = found
-        # The second figure only orders equals, so it is the estimate itself and not a bound.
+        self._counts_cost = cost
+        # The second figure only orders equals, so it is what is expected and not a bound.
         self.rank = (min(self.rank[0], self._asked / cost), self._bound_capacity() / cost)
+
+    def reconsider(self) -> bool:
+        """Whether what is expected of it has fallen since it was ranked (others turned out to carry less)."""
+        if self.state not in ("sketched", "tabled"):
+            return False
+        expected = self._bound_capacity() / self._counts_cost
+        if expected >= self.rank[1] * (1 - 1e-12):
+            return False
+        self.rank = (self.rank[0], expected)
+        return True
 
     def _surely_fails(self, counts: tuple[int, ...]) -> bool:
         return any(
@@ -193,7 +207,10 @@ class Candidate:
         return f"at least {replicas} replicas ({units} accelerators) are needed, "
 
     def _bound_capacity(self) -> float:
-        limits = self._limits if self.state != "sketched" else [limit * SKETCH_OPTIMISM for limit in self._limits]
+        limits = [
+            limit * self.evaluator.expected(self.state == "sketched") / math.sqrt(part.shape.case.pipeline_parallel)
+            for part, limit in zip(self.parts, self._limits, strict=True)
+        ]
         if self.parts[0].role == "aggregated":
             return sum(self._now) * min(limits)
         return min(count * limit for count, limit in zip(self._now, limits, strict=True))

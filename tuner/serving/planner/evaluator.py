@@ -21,6 +21,9 @@ _RATES: Floats = 1e-3 * 1.02 ** np.arange(840, dtype=np.float64)
 _CLIENTS: Floats = np.unique(np.round(1.02 ** np.arange(582)))
 # A measured engine may be faster than the roofline thinks; bounds count on it being this much faster.
 SKETCH_OPTIMISM = 0.6
+# Candidates that are equals by the objective are ordered by the load they are expected to carry: this much more than the
+# share of the static limit that the best finished one reached. Smaller would miss better equals, larger builds tables.
+_HOPE = 1.25
 
 Bounds = list[tuple[Unit, Static]]
 
@@ -47,6 +50,7 @@ class Evaluator:
     _sketched: dict[tuple[str, ...], Bounds] = field(default_factory=dict)
     _rooms: dict[tuple[str, ...], Room] = field(default_factory=dict)
     _unsupported: dict[tuple[str, ...], str | None] = field(default_factory=dict)
+    _share: float | None = None
     _verdicts: dict[tuple[object, ...], Verdict] = field(default_factory=dict)
     _checks: dict[tuple[object, ...], str | None] = field(default_factory=dict)
     _fails_from: dict[tuple[object, ...], float] = field(default_factory=dict)
@@ -69,6 +73,16 @@ class Evaluator:
             return float(self.draws.clients)
         assert self.draws.rate_per_second is not None
         return self.draws.rate_per_second
+
+    def learn(self, share: float) -> None:
+        """Told what share of its static limit a finished deployment carries."""
+        self._share = max(self._share or 0.0, share)
+
+    def expected(self, sketched: bool) -> float:
+        """Share of a static limit that a deployment is expected to carry: a little more than the best seen so far; the
+        whole before anything was seen. Optimism of sketches is taken back."""
+        share = 1.0 if self._share is None else min(1.0, self._share * _HOPE)
+        return share * SKETCH_OPTIMISM if sketched else share
 
     def room(self, shape: Shape) -> Room:
         """Memory with the engine's usual settings. Raises TrimtabError."""

@@ -47,6 +47,9 @@ def search(candidates: Iterable[Candidate], top: int, progress: Progress | None 
             if progress is not None:
                 progress(f"found: {candidate.label}", _share(len(found.done), top, steps))
             continue
+        if candidate.reconsider():
+            push(candidate)
+            continue
         if candidate.advisory is not None and (found.done or len(found.advisory) >= top):
             found.open.append(candidate)  # it can no longer be better than what can be run, or enough are known
             continue

@@ -203,12 +203,12 @@ def _ttft_floors(table: StepTable, draws: Draws, budget: int, slo: Slo) -> dict[
 
 
 def _cheapest_prefill_ms(table: StepTable, draws: Draws, budget: int) -> float:
-    """Least time that a prompt's new tokens add: the best slope of the non-attention part (decodes share the rest of an
-    iteration) plus attention at the largest batch the budget allows."""
+    """Least time that a prompt's new tokens add to iterations that decodes need anyway: one whole prompt, or as many as
+    the budget takes, whichever is cheaper per token; attention at the largest batch."""
     tokens, past = draws.mean_new, draws.shared_prefix
-    knots = table.context_tokens
-    slopes: Floats = np.diff(table.context_ms) / np.diff(knots)
-    reachable = slopes[: max(1, int(np.searchsorted(knots, budget)))]
+    chunks = np.array([max(1.0, min(tokens, budget)), float(budget)])
+    rest = lookup.context_ms(table, chunks) - float(lookup.context_ms(table, 1.0))
+    per_token = max(float((rest / chunks).min()), 0.0)
     batch = max(1.0, min(budget / tokens, float(table.context_attention_batch[-1])))
     attention = float(lookup.context_attention_ms(table, batch, tokens, past)) / batch
-    return tokens * max(float(reachable.min()), 0.0) + attention
+    return tokens * per_token + attention
