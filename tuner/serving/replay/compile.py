@@ -17,7 +17,7 @@ from tuner.serving.step.table import StepTable
 
 
 def main() -> int:
-    sys.stderr.write("Compiling the serving replay (about half a minute, once for each version and kind of CPU)\n")
+    sys.stderr.write("Compiling the serving replay (about a quarter of a minute, once for each version)\n")
     sys.stderr.flush()
     begin = time.monotonic()
     warm_up()

@@ -37,7 +37,13 @@ def cache_folder() -> Path:
             return folder
         if folder is shipped and shipped.is_dir():
             break
-    folder = Path(tempfile.mkdtemp(prefix="trimtab-replay-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="trimtab-replay-"))
+    except OSError as error:
+        raise Unsupported(
+            "the replay finds no folder for its machine code", field="NUMBA_CACHE_DIR", value=own,
+            hint="make /tmp or the folder that NUMBA_CACHE_DIR names writable",
+        ) from error  # fmt: skip
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if shipped.is_dir():
         shutil.copytree(shipped, folder, dirs_exist_ok=True)
@@ -63,6 +69,9 @@ def compiled_replay() -> Callable[..., Any]:
             "the replay needs its compiler", field="tuner.serving.replay", hint="install trimtab[serving]"
         ) from error
     settings: Any = config
+    if settings.CPU_NAME is None and settings.CPU_FEATURES is None:
+        # code that every CPU of this architecture runs: an image is built on one machine and started on others
+        settings.CPU_NAME, settings.CPU_FEATURES = "generic", ""
     before = settings.CACHE_DIR
     settings.CACHE_DIR = str(cache_folder())
     try:
