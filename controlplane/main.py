@@ -16,6 +16,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("controlplane.cli.predict:predict", "Predict a serving deployment before it is deployed."),
     "simulate": ("controlplane.cli.simulate:simulate", "Replay a trace against a deployment; table and HTML report."),
     "accuracy": ("controlplane.cli.accuracy:accuracy", "Score predictions against measured runs."),
+    "calibrate": ("controlplane.cli.calibrate:calibrate", "Refit the predictor from your own measurements."),
 }
 
 

@@ -28,6 +28,7 @@ _HEAVY = ("aiohttp", "fastapi", "kubernetes", "msgspec", "numpy", "pydantic", "u
         ["predict", "serving", "--help"],
         ["simulate", "--help"],
         ["accuracy", "serving", "--help"],
+        ["calibrate", "serving", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:

@@ -1,0 +1,114 @@
+"""`trimtab calibrate`: what was measured here corrects what is predicted here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from controlplane.cli.case_options import case_fields, case_options
+from controlplane.cli.files import whole_file
+from controlplane.cli.progress import Progress
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def calibrate() -> None:
+    """Refit the predictor from your own measurements."""
+
+
+@calibrate.command()
+@click.option("--data", type=_FILE, multiple=True, help="Measured runs; --format names the kind.")
+@click.option("--format", "format_name", default="csv", show_default=True, help="csv, jsonl, silicon, or a plug-in's.")
+@click.option("--vllm-bench", type=_FILE, multiple=True, help="Result of `vllm bench serve --save-result`.")
+@click.option("--metrics", type=_FILE, help="The engine's metrics page after a load.")
+@click.option("--metrics-before", type=_FILE, help="The page before the load; counters since the start when absent.")
+@case_options
+@click.option("--base", type=_FILE, help="Calibration to build on. The packaged one when absent.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("trimtab-calibration.json"),
+    show_default=True,
+    help="Where the calibration goes; prediction commands take it as --calibration.",
+)
+@click.option("--dry-run", is_flag=True, help="Fit and compare, write nothing.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def serving(
+    data: tuple[Path, ...],
+    format_name: str,
+    vllm_bench: tuple[Path, ...],
+    metrics: Path | None,
+    metrics_before: Path | None,
+    base: Path | None,
+    out: Path,
+    dry_run: bool,
+    output: str,
+    **case: Any,
+) -> None:
+    """Fit the corrections of the engines you measured, and compare before with after.
+
+    Options of the case (--system, --tp, ...) say what a log does not know. At least three runs of each engine,
+    accelerator and model are needed, at different loads.
+
+    \b
+    trimtab calibrate serving --vllm-bench c8.json --vllm-bench c32.json --vllm-bench c128.json \\
+        --system h100 --backend vllm --tp 4
+    trimtab calibrate serving --data runs.csv --out h100.json
+    trimtab predict serving --calibration h100.json --model qwen3-32b --system h100 ...
+    """
+    from controlplane.cli.refit_table import refit_dict, refit_table  # noqa: PLC0415 - numpy: not for --help
+    from tuner.serving.calibration.importers import find_importer  # noqa: PLC0415
+    from tuner.serving.calibration.parameters import dump_calibration, load_calibration  # noqa: PLC0415
+    from tuner.serving.calibration.refit import refit  # noqa: PLC0415
+    from tuner.serving.predict import Predictor  # noqa: PLC0415
+
+    fields = case_fields(case)
+    files = [*data, *vllm_bench, *(path for path in (metrics_before, metrics) if path is not None)]
+    if not files:
+        raise click.UsageError("name measured runs: --data, --vllm-bench or --metrics")
+    if metrics_before is not None and metrics is None:
+        raise click.UsageError("--metrics-before needs --metrics")
+    runs = [run for path in data for run in find_importer(format_name)(path, fields)]
+    runs += [run for path in vllm_bench for run in find_importer("vllm-bench")(path, fields)]
+    if metrics is not None:
+        runs.append(_of_pages(metrics, metrics_before, fields))
+    with Progress("predictions") as tell:
+        found = refit(
+            runs,
+            load_calibration(base),
+            lambda calibration: Predictor(calibration=calibration).answer,
+            source=", ".join(path.name for path in files)[:200],
+            sha256=_sha256(files),
+            progress=tell,
+        )
+    if not dry_run:
+        with whole_file(out) as partial:
+            partial.write_text(dump_calibration(found.calibration), encoding="utf-8")
+    written = None if dry_run else out
+    click.echo(json.dumps(refit_dict(found, written), indent=2) if output == "json" else refit_table(found, written))
+
+
+def _of_pages(after: Path, before: Path | None, fields: dict[str, Any]) -> Any:
+    try:
+        from controlplane.cli.measured_pages import measurement_of_pages  # noqa: PLC0415
+    except ImportError:
+        from controlplane.model.errors import Unsupported  # noqa: PLC0415
+
+        raise Unsupported(
+            "reading metrics pages needs prometheus-client", field="metrics", hint="pip install 'trimtab[operator]'"
+        ) from None
+    return measurement_of_pages(after, before, fields)
+
+
+def _sha256(files: list[Path]) -> str:
+    """Of all files together, in the order given."""
+    import hashlib  # noqa: PLC0415
+
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
