@@ -47,7 +47,9 @@ def why_not_of(found: Found, losses: Sequence[Loss], request: PlanRequest) -> li
         assert best is not None
         reason, message = why_open(candidate, best, request.objective)
         out.append(shown(candidate, reason, message))
-    ordered = sorted(found.lost, key=lambda item: (nearness(item.reason), len(item.parts), item.key))
+    ordered = sorted(
+        found.lost, key=lambda item: (nearness(item.reason), not item.replayed, -item.reach, len(item.parts), item.key)
+    )
     out += [shown(candidate, candidate.reason, candidate.message) for candidate in ordered]
     out += [_of_loss(loss) for loss in sorted(losses, key=lambda one: (nearness(one.reason), -one.nearness, one.label))]
     return out[:WHY_NOT]

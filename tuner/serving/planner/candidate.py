@@ -80,6 +80,8 @@ class Candidate:
     @property
     def reach(self) -> float:
         """Load that its pools' worth of replicas would carry by the bounds; for ordering only."""
+        if self.reason == "NoStepTimes":
+            return 0.0
         most = [part.shape.pool.free // part.shape.units for part in self.parts]
         loads = [self.evaluator.raw_rate(part.shape, part.role) for part in self.parts]
         if self.parts[0].role == "aggregated":
@@ -174,9 +176,7 @@ class Candidate:
         """The next cheapest counts, which lowers the rank; lost when there are none."""
         found = next((item for item in self._vectors if not self._surely_fails(item[1])), None)
         if found is None:
-            pools = {part.shape.pool.name: part.shape.pool.free for part in self.parts}
-            free = ", ".join(f"{name} has {count}" for name, count in pools.items())
-            self.give_up("PoolTooSmall", f"{self.message or otherwise}; {self._needs()}pool {free} free")
+            self.give_up("PoolTooSmall", f"{self.message or otherwise}; {self._needs()}")
             return
         cost, self._now = found
         self._counts_cost = cost
@@ -200,11 +200,29 @@ class Candidate:
         )
 
     def _needs(self) -> str:
-        if len(self.parts) > 1 or self._limits[0] <= 0:
-            return ""
-        replicas = math.ceil(self._asked / self._limits[0])
+        """What the pools would have to hold."""
+        pools = {part.shape.pool.name: part.shape.pool.free for part in self.parts}
+        free = " and ".join(f"{name} has {count}" for name, count in pools.items())
+        if self._tried:
+            return f"more replicas do not fit: pool {free} free{self._budgets()}"
+        if len(self.parts) > 1:
+            return f"pool {free} free{self._budgets()}"
+        replicas = math.ceil(self._asked / self._limits[0] - 1e-9)
         units = replicas * self.parts[0].shape.units
-        return f"at least {replicas} replicas ({units} accelerators) are needed, "
+        return f"at least {replicas} replicas ({units} accelerators) are needed, pool {free} free{self._budgets()}"
+
+    def _budgets(self) -> str:
+        allowed = self.evaluator.request.allowed
+        said = [
+            f"{value:g} {unit}"
+            for value, unit in (
+                (allowed.max_accelerators, "accelerators"),
+                (allowed.max_watts, "W"),
+                (allowed.max_cost_per_hour, "an hour"),
+            )
+            if value is not None
+        ]
+        return f", the budget is {' and '.join(said)}" if said else ""
 
     def _bound_capacity(self) -> float:
         limits = [

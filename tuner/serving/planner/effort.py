@@ -38,6 +38,6 @@ def best_effort(found: Found, evaluator: Evaluator) -> ServingCandidate | None:
 
 
 def _hopeful(found: Found) -> list[Candidate]:
-    """Deployable ones that were weighed, those with the largest load by their bounds first."""
+    """Deployable ones that were weighed: replayed ones first, then those with the largest load by their bounds."""
     able = [item for item in found.lost if item.advisory is None and item.reason in ("PoolTooSmall", "SloUnreachable")]
-    return sorted(able, key=lambda item: (-item.reach, item.key))
+    return sorted(able, key=lambda item: (not item.replayed, -item.reach, item.key))

@@ -188,6 +188,8 @@ class Evaluator:
     def broken(self, prediction: Prediction) -> str | None:
         """The first limit of the SLO that the whole deployment's replay breaks; None when it keeps all."""
         slo = self.request.slo
+        if prediction.e2e_ms.mean <= 0:
+            return "no request was answered"
         for name, target, values in (
             ("TTFT", slo.ttft_ms, prediction.ttft_ms),
             ("TPOT", slo.tpot_ms, prediction.tpot_ms),

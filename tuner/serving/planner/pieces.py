@@ -26,13 +26,12 @@ class Room:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Outcome:
-    """A replay of one replica, one entry per request. `tpot_ms` leaves out answers of one token."""
+    """A replay of one replica, one entry per answered request. `tpot_ms` leaves out answers of one token. `refused`:
+    requests that fit no rank's KV cache."""
 
     ttft_ms: Floats
     tpot_ms: Floats
-    span_s: float  # from the first arrival to the last answer
-    arrivals_s: float  # from the first arrival to the last
-    running_peak: int
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,13 +67,7 @@ class StandardPieces:
         requests = fleets.requests_of(draws, load, _running(static, draws, load), tail=self._tail(), role=role)
         result = simulate(Fleet(replicas=(self._replica(unit, "aggregated"),)), requests)
         ttft, tpot = result.ttft_ms, result.tpot_ms
-        return Outcome(
-            ttft_ms=np.where(np.isnan(ttft), np.inf, ttft),
-            tpot_ms=tpot[~np.isnan(tpot)],
-            span_s=result.span_s,
-            arrivals_s=float(result.arrival_s[-1]),
-            running_peak=0,
-        )
+        return Outcome(ttft_ms=ttft[~np.isnan(ttft)], tpot_ms=tpot[~np.isnan(tpot)], refused=int(result.refused.sum()))
 
     def predict(self, deployment: Deployment, request: PlanRequest, draws: Draws) -> Prediction:
         requests = fleets.requests_of(

@@ -20,6 +20,8 @@ _GROWTH_FLOOR_MS = 1_000.0
 def broken(outcome: Outcome, slo: Slo, *, ttft: bool = True, tpot: bool = True) -> str | None:
     """The first limit a replay breaks, with its numbers; None when it keeps all. `ttft`, `tpot`: which metric the role
     answers for."""
+    if outcome.refused:
+        return f"{outcome.refused} requests are too long for the KV cache of a rank"
     checks: list[tuple[str, LatencyTarget | None, Floats]] = []
     if ttft:
         checks.append(("TTFT", slo.ttft_ms, outcome.ttft_ms))
@@ -38,17 +40,6 @@ def broken(outcome: Outcome, slo: Slo, *, ttft: bool = True, tpot: bool = True) 
 def percentile(values: Floats, point: str) -> float:
     """A percentile of measured values; 0 where there are none (answers of one token have no TPOT)."""
     return float(np.percentile(values, _SHARES[point])) if len(values) else 0.0
-
-
-def attained(ttft_ms: Floats, tpot_ms: Floats, slo: Slo) -> float:
-    """Share of requests within the limits of the highest percentile named for each metric. Entries match requests;
-    a TPOT of nan (answers of one token) passes."""
-    keeps = np.ones(len(ttft_ms), dtype=bool)
-    for target, values in ((slo.ttft_ms, ttft_ms), (slo.tpot_ms, tpot_ms)):
-        given = limits(target)
-        if given:
-            keeps &= ~(values > given[-1][1])
-    return float(keeps.mean()) if len(keeps) else 0.0
 
 
 def _growing(ttft_ms: Floats) -> str | None:

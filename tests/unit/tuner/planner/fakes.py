@@ -19,8 +19,7 @@ from controlplane.model.serving import LatencyTarget, Slo
 from tuner.serving.planner.load import Draws
 from tuner.serving.planner.pieces import Deployment, Outcome, Room
 from tuner.serving.planner.shape import Scheduler, Shape, Unit
-from tuner.serving.planner.static import Static, estimates
-from tuner.serving.planner.verdict import attained
+from tuner.serving.planner.static import Static, estimates, limits
 from tuner.serving.step.table import StepTable
 
 PROVENANCE = Provenance(tier="roofline", source="synthetic")
@@ -97,7 +96,7 @@ class FakePieces:
 
     def replica(self, unit: Unit, role: Role, draws: Draws, load: float, static: Static) -> Outcome:
         ttft, tpot = self._queue(unit, role, draws, load)
-        return Outcome(ttft_ms=ttft, tpot_ms=tpot, span_s=1.0, arrivals_s=1.0, running_peak=1)
+        return Outcome(ttft_ms=ttft, tpot_ms=tpot)
 
     def _queue(self, unit: Unit, role: Role, draws: Draws, load: float):
         """Prompts wait for each other in one queue (Lindley); decode time follows from the static estimate."""
@@ -138,6 +137,14 @@ class FakePieces:
             power_w=400.0 * deployment.accelerators,
             provenance=PROVENANCE,
         )
+
+
+def attained(ttft_ms, tpot_ms, slo: Slo) -> float:
+    keeps = np.ones(len(ttft_ms), dtype=bool)
+    for target, values in ((slo.ttft_ms, ttft_ms), (slo.tpot_ms, tpot_ms)):
+        if limits(target):
+            keeps &= values <= limits(target)[-1][1]
+    return float(keeps.mean())
 
 
 def quantiles(values) -> Quantiles:
