@@ -168,6 +168,9 @@ class ServingCandidate(StatusPart):
     roles: list[PlannedRole]
     accelerators: int
     score: float | None = Field(default=None, description="The objective's value; None when it was not replayed.")
+    capacity: float | None = Field(
+        default=None, description="Largest load within the SLO, by its replicas' goodput: requests/s, or clients."
+    )
     prediction: Prediction | None = None
     deployable: bool = Field(description="Whether this installation can run it.")
     reason: str = Field(description="Why it won, or the first thing it loses on.")

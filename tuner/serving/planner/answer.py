@@ -39,9 +39,12 @@ def advisory_of(found: Found) -> list[ServingCandidate]:
     return out
 
 
-def why_not_of(found: Found, losses: Sequence[Loss], request: PlanRequest) -> list[ServingCandidate]:
-    """The next ten, nearest first, each with the first thing it loses on."""
-    out: list[ServingCandidate] = []
+def why_not_of(
+    found: Found, losses: Sequence[Loss], request: PlanRequest, effort: Candidate | None = None
+) -> list[ServingCandidate]:
+    """The next ten, nearest first, each with the first thing it loses on. `effort`: the best of those that break the
+    promise where none keeps it; it comes first."""
+    out: list[ServingCandidate] = [] if effort is None else [_effort(effort)]
     best = found.done[0] if found.done else None
     for candidate in found.open if best is not None else []:
         assert best is not None
@@ -55,6 +58,14 @@ def why_not_of(found: Found, losses: Sequence[Loss], request: PlanRequest) -> li
     return out[:WHY_NOT]
 
 
+def _effort(candidate: Candidate) -> ServingCandidate:
+    assert candidate.prediction is not None
+    kept = candidate.prediction.slo_attained
+    return shown(
+        candidate, "BestEffort", f"{kept:.0%} of requests would be within the SLO; in the way: {candidate.message}"
+    )
+
+
 def shown(candidate: Candidate, reason: str, message: str) -> ServingCandidate:
     """One candidate in the shared words. Replicas of what was not finished are the least its bounds allow."""
     deployment = candidate.deployment or candidate.tentative()
@@ -63,6 +74,7 @@ def shown(candidate: Candidate, reason: str, message: str) -> ServingCandidate:
         roles=roles_of(deployment),
         accelerators=deployment.accelerators,
         score=candidate.rank[0] if done else None,
+        capacity=candidate.capacity,
         prediction=candidate.prediction,
         deployable=candidate.advisory is None,
         reason=reason,
@@ -103,6 +115,7 @@ def pareto_of(found: Found) -> list[ServingCandidate]:
                 roles=roles_of(deployment),
                 accelerators=deployment.accelerators,
                 score=carried / deployment.accelerators,
+                capacity=carried,
                 prediction=prediction,
                 deployable=candidate.advisory is None,
                 reason="Pareto",

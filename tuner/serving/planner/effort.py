@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from controlplane.model.errors import TrimtabError
-from controlplane.model.plans import ServingCandidate
-from tuner.serving.planner.answer import shown
 from tuner.serving.planner.candidate import Candidate
 from tuner.serving.planner.evaluator import Evaluator
 from tuner.serving.planner.search import Found
 
 # Deployments that are replayed in full to find the one that keeps the promise for most requests.
-_TRIED = 4
+_TRIED = 8
 
 
-def best_effort(found: Found, evaluator: Evaluator) -> ServingCandidate | None:
+def best_effort(found: Found, evaluator: Evaluator) -> Candidate | None:
     """The deployable candidate with the largest share of requests within the SLO when its pools are filled; None when
     none could be replayed."""
     tried: list[tuple[float, tuple[object, ...], Candidate]] = []
@@ -31,10 +29,7 @@ def best_effort(found: Found, evaluator: Evaluator) -> ServingCandidate | None:
         tried.append((-candidate.prediction.slo_attained, candidate.key, candidate))
     if not tried:
         return None
-    best = min(tried, key=lambda item: item[:2])[-1]
-    assert best.prediction is not None
-    message = f"{best.prediction.slo_attained:.0%} of requests would be within the SLO; in the way: {best.message}"
-    return shown(best, "BestEffort", message)
+    return min(tried, key=lambda item: item[:2])[-1]
 
 
 def _hopeful(found: Found) -> list[Candidate]:

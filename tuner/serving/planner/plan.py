@@ -21,6 +21,8 @@ from tuner.serving.planner.reasons import nearness
 from tuner.serving.planner.search import Found, search
 from tuner.serving.planner.shape import Shape
 from tuner.serving.planner.space import Loss, shapes
+from tuner.serving.planner.tracefile import draws_of_trace
+from tuner.serving.resolve import find_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +55,12 @@ class Planner:
             progress(f"bounding {len(fitting)} shapes", 0.02)
         candidates = line_up(fitting, evaluator, self.installation)
         found = search(candidates, request.top, progress)
-        why_not = answer.why_not_of(found, losses, request)
-        if not found.done:
-            effort = best_effort(found, evaluator)
-            why_not = ([effort] if effort is not None else []) + why_not[: answer.WHY_NOT - 1]
+        effort = None if found.done else best_effort(found, evaluator)
         return ServingPlan(
             request=request,
             best=answer.best_of(found, request, _asked(evaluator)),
             advisory=answer.advisory_of(found),
-            why_not=why_not,
+            why_not=answer.why_not_of(found, losses, request, effort),
             pareto=answer.pareto_of(found),
             weighed=len(candidates) + len(losses),
             replayed=_replayed(found),
@@ -79,7 +78,7 @@ class Planner:
     def _draws(self, request: PlanRequest) -> Draws:
         if request.workload.arrivals != "trace":
             return draw(request.workload, request.seed)
-        raise NotImplementedError
+        return draws_of_trace(request, find_model(self.catalog, request.model))
 
 
 def plan(
