@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, UnknownName, Unsupported
 from controlplane.model.plans import PlanRequest, ServingPlan
-from controlplane.model.ports import ServingPlanner
+from controlplane.model.ports import PLANNER_DOWN, ServingPlanner
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,9 @@ class PlannerProcess:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     answer = await self._exchange(request, progress)
+                refusal = _error(answer["error"]) if "error" in answer else None
+                if refusal is not None and refusal.reason in PLANNER_DOWN:
+                    await self._end()  # it leaves, or cannot be trusted any more: the next question gets a new one
             except TimeoutError as error:
                 await self._end()
                 raise Refused(
@@ -88,8 +91,8 @@ class PlannerProcess:
                 raise
             finally:
                 self._leave_later()
-        if "error" in answer:
-            raise _error(answer["error"])
+        if refusal is not None:
+            raise refusal
         try:
             return ServingPlan.model_validate(answer["plan"])
         except (KeyError, ValidationError) as error:

@@ -24,8 +24,8 @@ from controlplane.model.plans import (
 class FakePlanner:
     """One candidate of one accelerator for each pool that has one free, dearest score first in the pools' order.
 
-    `options`: `replicas` (1), `scores` by pool (100, 99, ...), `hangS` (sleep), `die` (end the process), `error`
-    (raise), `advisory` (a split plan beside), `knobs`, `cpuMillicores`.
+    `options`: `replicas` (1), `scores` by pool (100, 99, ...), `hangS` (sleep), `die` (end the process),
+    `greedy` (run out of memory), `error` (raise), `advisory` (a split plan beside), `knobs`, `cpuMillicores`.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -41,6 +41,8 @@ class FakePlanner:
             time.sleep(float(options.get("hangS", 0.0)) / 3)
         if options.get("die"):
             os._exit(3)
+        if options.get("greedy"):
+            raise MemoryError
         if options.get("error"):
             raise Unsupported(str(options["error"]), field="slo.ttftMs", value=1, limit="more", hint="loosen it")
         scores: Mapping[str, float] = options.get("scores", {})

@@ -93,6 +93,15 @@ async def test_too_much_memory_is_an_error_not_an_end(made: list[PlannerProcess]
     assert raised.value.reason == "PlannerDied"
 
 
+async def test_who_comes_after_a_greedy_one_gets_a_process_of_its_own(made: list[PlannerProcess]) -> None:
+    planner = start(made, {"greedy": True})
+    asked = [asyncio.create_task(planner.plan(REQUEST)) for _ in range(3)]
+    for error in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(error, Refused)
+        assert error.message == "planning needs more than 1024 MiB"
+        assert error.reason == "PlannerDied"
+
+
 async def test_a_planner_that_is_not_there_says_so(made: list[PlannerProcess]) -> None:
     made.append(PlannerProcess("controlplane.testing.fake_planner:nothing_of_the_kind"))
     with pytest.raises(Refused, match="nothing_of_the_kind"):
