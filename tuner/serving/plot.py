@@ -40,7 +40,7 @@ def plot(title: str, x_label: str, y_label: str, series: Sequence[Series], *, lo
     )
     if not shown:
         return head + f'<text x="{_LEFT}" y="{HEIGHT // 2}">nothing to show</text></svg></figure>'
-    x_ticks, x_low, x_high = _ticks(min(s.x.min() for s in shown), max(s.x.max() for s in shown))
+    x_ticks, x_low, x_high = _ticks(min(s.x.min() for s in shown), max(s.x.max() for s in shown), tight=True)
     low, high = min(s.y.min() for s in shown), max(s.y.max() for s in shown)
     y_ticks, y_low, y_high = _log_ticks(low, high) if log_y else _ticks(min(0.0, low), high)
 
@@ -114,8 +114,8 @@ def _thinned(item: Series) -> Series:
     return Series(item.name, item.x[order], item.y[order], item.style)
 
 
-def _ticks(low: float, high: float) -> tuple[list[float], float, float]:
-    """Round values around [low, high], and the ends of the axis."""
+def _ticks(low: float, high: float, *, tight: bool = False) -> tuple[list[float], float, float]:
+    """Round values around [low, high], and the ends of the axis; `tight`: which are then the data's own."""
     if high <= low:
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     raw = (high - low) / 5
@@ -123,6 +123,8 @@ def _ticks(low: float, high: float) -> tuple[list[float], float, float]:
     step = next(nice * power for nice in (1.0, 2.0, 5.0, 10.0) if nice * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [number * step for number in range(first, last + 1)]
+    if tight:
+        return [tick for tick in ticks if low <= tick <= high], low, high
     return ticks, ticks[0], ticks[-1]
 
 

@@ -7,11 +7,13 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from controlplane.model.errors import UnknownName
 from tests.unit.tuner.predict.test_question import LINE
 from tuner.serving import batch
-from tuner.serving.question import Question
+from tuner.serving.question import FIELDS, Question
 
 
 class _Echo:
@@ -86,6 +88,33 @@ def test_too_many_lines_end_with_an_error(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_per_request_is_passed_on() -> None:
     assert _run(LINE, per_request=True)[0]["arrays"] is True
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(max_size=8), _JSON, max_size=6), max_size=4))
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_is_sent_every_line_is_answered(changes: list[dict[str, Any]]) -> None:
+    answers = _run(*(LINE | change for change in changes))
+    assert len(answers) == len(changes)
+    for answer in answers:
+        assert "id" in answer
+        if "error" in answer:
+            assert answer["error"]["code"] != "InternalError"
+            assert answer["error"]["message"]
+
+
+@given(st.binary(max_size=300).filter(lambda data: b"\n" not in data and data.strip()))
+@settings(deadline=None, max_examples=200)
+def test_bytes_that_are_no_json_are_an_error(data: bytes) -> None:
+    sink = io.StringIO()
+    assert batch.run(io.BytesIO(data), sink, _Echo())[0] == 1
+    assert json.loads(sink.getvalue())["error"]["code"] in ("InvalidSpec", "UnknownName")
 
 
 def test_windows_line_ends_and_a_byte_order_mark() -> None:
