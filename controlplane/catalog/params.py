@@ -139,13 +139,13 @@ def weight_bytes_per_rank(
     data_parallel: int = 1,
     expert_parallel: int = 1,
 ) -> float:
-    """Least bytes of weights on the fullest rank when everything splits evenly. Experts are spread over the ranks of
-    `expert_parallel` (or over the tensor parallel ranks), the rest over tensor parallel ranks; stages share layers."""
+    """Least bytes of weights on the fullest rank when everything splits evenly. Experts are spread over all ranks that
+    share attention, whole ones (`expert_parallel`) or slices of each: vLLM's fused_moe config flattens tensor over data
+    parallel ranks, SGLang's and TensorRT-LLM's moe_tp x moe_ep is their whole group. The rest is spread over tensor
+    parallel ranks; stages share layers."""
     count = count_parameters(model)
     rest = count.total - count.experts
-    expert_ranks = max(expert_parallel, tensor_parallel)
-    if expert_parallel > tensor_parallel:
-        expert_ranks = min(expert_parallel, tensor_parallel * data_parallel)
+    expert_ranks = tensor_parallel * data_parallel
     share = rest / tensor_parallel + count.experts / expert_ranks
     return share / pipeline_parallel * BYTES_PER_WEIGHT[weight_format or model.checkpoint_dtype or "bf16"]
 

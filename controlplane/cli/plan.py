@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from controlplane.model.plans import PlanRequest, ServingPlan
 
 _EXPORTS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm-serve", "openvino": "openvino"}
+_SILENT_S = 2.0
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -66,7 +68,7 @@ def serving(
         allowed = request.allowed.model_copy(update={"engines": [_EXPORTS[export]]})
         request = request.model_copy(update={"allowed": allowed})
     planner = _planner(options)
-    with _Told(quiet or output != "table") as told:
+    with _Told(quiet) as told:
         answer = planner.plan(request, progress=told)
     if export is not None:
         click.echo(_exported(answer, export, source, name))
@@ -151,12 +153,13 @@ def _dumped(data: Any, output: str) -> str:
 
 
 class _Told:
-    """The planner's progress as one line on standard error, after two silent seconds."""
+    """What the planner is doing, as one line on standard error after two silent seconds, and what it has found."""
 
     def __init__(self, quiet: bool) -> None:
         from controlplane.cli.progress import Progress  # noqa: PLC0415
 
-        self._progress = None if quiet else Progress("% of the search", None)
+        self._progress = None if quiet else Progress("% of the search")
+        self._started = time.monotonic()
 
     def __enter__(self) -> _Told:
         return self
@@ -166,5 +169,8 @@ class _Told:
             self._progress.__exit__(None, None, None)
 
     def __call__(self, what: str, share: float) -> None:
-        if self._progress is not None:
-            self._progress(round(100 * share))
+        if self._progress is None:
+            return
+        if what.startswith("found: ") and time.monotonic() - self._started > _SILENT_S:
+            click.echo(what, err=True)
+        self._progress(round(100 * share))

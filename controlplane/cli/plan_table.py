@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
 _POINTS = ("p50", "p90", "p95", "p99")
 _HEADER = (
-    "deployment", "accelerators", "score", "TTFT", "TPOT", "attained", "tok/s/acc", "power W", "cost/Mtok", "tier",
+    "deployment", "accelerators", "score", "at most", "TTFT", "TPOT", "attained", "tok/s/acc", "power W", "cost/Mtok",
+    "tier",
 )  # fmt: skip
+_SCORES = {
+    "goodput-per-accelerator": "requests/s per accelerator",
+    "goodput-per-watt": "requests/s per watt",
+    "goodput-per-cost": "requests/s per currency unit an hour",
+}
 
 
 def plan_table(plan: ServingPlan) -> str:
@@ -25,13 +31,15 @@ def plan_table(plan: ServingPlan) -> str:
     slo = plan.request.slo
     points = _points(plan)
     if plan.best:
-        lines += [f"latencies: {', '.join(points)}, ms; brackets: 90 % interval"]
+        lines += [
+            f"score: {_SCORES[plan.request.objective]}; at most: load within the SLO; latencies: {', '.join(points)} in ms "
+            "and, in brackets, the 90 % interval"
+        ]
         lines += aligned([_HEADER, *(_row(candidate, points) for candidate in plan.best)])
         lines += ["", f"why: {plan.best[0].message}"]
         lines += _shape_lines(plan.best[0])
-        for candidate in plan.best:
-            for warning in candidate.prediction.warnings if candidate.prediction else []:
-                lines.append(f"warning ({label(candidate)}): {warning}")
+        winner = plan.best[0].prediction
+        lines += [f"warning: {warning}" for warning in (winner.warnings if winner else [])]
     else:
         promised = "" if slo.ttft_ms or slo.tpot_ms else " (none was given)"
         lines += [f"No deployment on these pools keeps the promise{promised}."]
@@ -69,11 +77,12 @@ def _row(candidate: ServingCandidate, points: Sequence[str]) -> Sequence[str]:
     prediction = candidate.prediction
     score = "-" if candidate.score is None else f"{candidate.score:.4g}"
     if prediction is None:
-        return (label(candidate), str(candidate.accelerators), score, "-", "-", "-", "-", "-", "-", "-")
+        return (label(candidate), str(candidate.accelerators), score, *("-" for _ in _HEADER[3:]))
     return (
         label(candidate),
         str(candidate.accelerators),
         score,
+        _known(candidate.capacity, "{:.3g}"),
         _latency(prediction.ttft_ms, points),
         _latency(prediction.tpot_ms, points),
         f"{prediction.slo_attained:.1%}",

@@ -69,18 +69,16 @@ def _effort(candidate: Candidate) -> ServingCandidate:
 def shown(candidate: Candidate, reason: str, message: str) -> ServingCandidate:
     """One candidate in the shared words. Replicas of what was not finished are the least its bounds allow."""
     deployment = candidate.deployment or candidate.tentative()
-    done = candidate.state == "done"
+    label = candidate.label
     return ServingCandidate(
         roles=roles_of(deployment),
         accelerators=deployment.accelerators,
-        score=candidate.rank[0] if done else None,
+        score=candidate.rank[0] if candidate.state == "done" else None,
         capacity=candidate.capacity,
         prediction=candidate.prediction,
         deployable=candidate.advisory is None,
         reason=reason,
-        message=message
-        if done
-        else f"{candidate.label}: {message}".replace(f"{candidate.label}: {candidate.label}: ", f"{candidate.label}: "),
+        message=message if label in message else f"{label}: {message}",
     )
 
 

@@ -99,4 +99,4 @@ def _margins(prediction: Prediction, slo: Slo) -> str:
 
 
 def _headroom(candidate: Candidate) -> str:
-    return "" if candidate.capacity is None else f", up to {candidate.capacity:.3g} at most"
+    return "" if candidate.capacity is None else f", and at most {candidate.capacity:.3g}"

@@ -189,7 +189,7 @@ def test_the_same_question_has_the_same_answer_in_every_process():
 
 
 def _amd() -> FakePieces:
-    from tests.unit.tuner.planner import fakes  # noqa: PLC0415
+    from tests.unit.tuner.planner import fakes
 
     fakes._SPEED.setdefault("mi300x-192gb", 1.2)
     return FakePieces()
