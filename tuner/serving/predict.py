@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from controlplane.model.errors import TrimtabError
 from tuner.serving.answer import Interval, answer_of, merged, per_request_arrays
 from tuner.serving.calibration.apply import calibrate
 from tuner.serving.calibration.parameters import METRICS, Calibration, load_calibration
@@ -25,6 +26,23 @@ from tuner.serving.step.table import StepTable
 from tuner.serving.traffic import requests_of
 
 ENGINES_KEPT = 512  # their tables take about 100 kB each
+
+
+# What an engine case and the catalogue call a field -> what the question calls it.
+_FIELDS = {
+    "tensor_parallel": "tp",
+    "tensorParallel": "tp",
+    "pipeline_parallel": "pp",
+    "pipelineParallel": "pp",
+    "attention_data_parallel": "attention_dp",
+    "dataParallel": "attention_dp",
+    "moe_tensor_parallel": "moe_tp",
+    "moe_expert_parallel": "moe_ep",
+    "expertParallel": "moe_ep",
+    "accelerator": "system",
+    "engine": "backend",
+    "engine_version": "backend_version",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +94,13 @@ class Predictor:
 
     def predict(self, question: Question) -> Prediction:
         """As `answer`, with the replay. Raises TrimtabError with the field at fault."""
+        try:
+            return self._predict(question)
+        except TrimtabError as error:
+            error.field = _FIELDS.get(error.field or "", error.field)
+            raise
+
+    def _predict(self, question: Question) -> Prediction:
         requests = requests_of(question, self._traces)
         deployment = deployment_of(question, int((requests.isl + requests.osl).max()))
         fleet = fleet_of(deployment, lambda member: self._replica(member, question))
