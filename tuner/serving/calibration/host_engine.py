@@ -1,12 +1,14 @@
 """A step table of an engine on this very machine, fitted to iterations that a client saw (`host_streams`).
 
-The time of an iteration is a sum of non-negative parts, each rising with its argument: everything but attention by
-tokens (an iteration with prompts) or by sequences (a pure decode), and attention in proportion to the token pairs it
-looks at. Least squares with those signs; the engine's host time is inside the parts, so a replay adds none.
+The time of an iteration is a sum of non-negative parts: everything but attention, rising with the tokens of an
+iteration with prompts, or by the sequences of a pure decode (which need not rise: the matrix kernels of CPUs are faster
+at full tiles, eight sequences took less time than seven), and attention in proportion to the token pairs it looks at.
+Least squares with those signs; the engine's host time is inside the parts, so a replay adds none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +21,10 @@ from tuner.serving.step.table import Floats, StepTable
 
 # Knots of the fitted parts; those beyond what was seen are left out.
 CONTEXT_KNOTS = (1, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
-DECODE_KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+DECODE_KNOTS = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 96, 128)
+# A decode batch that was hardly seen lies on the line between its neighbours: a bend weighs as much as this many
+# intervals that are off by its whole height.
+_BEND_INTERVALS = 3.0
 # Attention is proportional to pairs: any grid with these ends holds it exactly but for the square of a prompt's
 # length, which is the reason for the knots between.
 _ATTENTION_SEQUENCES = (1, 256)
@@ -62,7 +67,9 @@ def fit(intervals: Sequence[Interval], *, source: str) -> HostFit:
     decode_knots = _knots(DECODE_KNOTS, min(decodes), max(decodes))
     rows = np.array([_row(interval, context_knots, decode_knots) for interval in intervals])
     durations = np.array([interval.duration_ms for interval in intervals])
-    solution = _robust(rows, durations)
+    bends = np.zeros((decode_knots.size - 2, rows.shape[1]))
+    bends[:, 3 + context_knots.size :] = _bends(decode_knots)
+    solution = _robust(rows, durations, bends)
     predicted = rows @ solution
     error_pct = float(np.median(np.abs(predicted - durations) / np.maximum(durations, 1e-3)) * 100)
     request_ms, pair_ms, kv_ms = (float(value) for value in solution[:3])
@@ -78,7 +85,7 @@ def fit(intervals: Sequence[Interval], *, source: str) -> HostFit:
         context_tokens=context_knots,
         context_ms=np.cumsum(solution[3:split]),
         decode_sequences=decode_knots,
-        decode_ms=np.cumsum(solution[split:]),
+        decode_ms=solution[split:],
         context_attention_batch=batch,
         context_attention_new=new,
         context_attention_past=past,
@@ -100,7 +107,8 @@ def _knots(knots: Sequence[int], least: int, most: int) -> Floats:
 
 
 def _row(interval: Interval, context_knots: Floats, decode_knots: Floats) -> Floats:
-    """What each unknown contributes: request, token pairs, KV of decodes, rises of both curves."""
+    """What each unknown contributes: request, token pairs, KV of decodes, rises of the context curve, values of the
+    decode curve."""
     context, decode = np.zeros(context_knots.size), np.zeros(decode_knots.size)
     pairs = kv = 0.0
     for shape in interval.iterations:
@@ -109,7 +117,7 @@ def _row(interval: Interval, context_knots: Floats, decode_knots: Floats) -> Flo
         if shape.context_tokens:
             context += _rises(context_knots, shape.context_tokens + shape.decodes)
         else:
-            decode += _rises(decode_knots, shape.decodes)
+            decode += _shares(decode_knots, shape.decodes)
     return np.concatenate(([float(interval.from_idle), pairs, kv], context, decode))
 
 
@@ -121,19 +129,41 @@ def _rises(knots: Floats, x: float) -> Floats:
     return np.concatenate(([1.0], shares))
 
 
-def _robust(rows: Floats, durations: Floats) -> Floats:
+def _shares(knots: Floats, x: float) -> Floats:
+    """Weights of the knots around `x`."""
+    shares = np.zeros(knots.size)
+    i = min(max(int(np.searchsorted(knots, x, side="right")) - 1, 0), knots.size - 2)
+    part = (x - knots[i]) / (knots[i + 1] - knots[i])
+    shares[i], shares[i + 1] = 1.0 - part, part
+    return shares
+
+
+def _bends(knots: Floats) -> Floats:
+    """Row by row how far a knot lies from the line between its neighbours."""
+    out = np.zeros((knots.size - 2, knots.size))
+    for j in range(1, knots.size - 1):
+        out[j - 1, j] = 1.0
+        out[j - 1, [j - 1, j + 1]] = -_shares(knots[[j - 1, j + 1]], knots[j])
+    return out
+
+
+def _robust(rows: Floats, durations: Floats, bends: Floats) -> Floats:
     """Relative errors count, few large ones little while the fit is found; then all do, up to a limit."""
-    weights = 1.0 / np.maximum(durations, 0.1)
-    solution = non_negative_least_squares(rows * weights[:, None], durations * weights)
+    soft = bends * math.sqrt(_BEND_INTERVALS) / max(float(np.median(durations)), 0.1)
+
+    def solve(weights: Floats, wanted: Floats) -> Floats:
+        return non_negative_least_squares(
+            np.vstack((rows * weights[:, None], soft)), np.concatenate((wanted * weights, np.zeros(len(soft))))
+        )
+
+    solution = solve(1.0 / np.maximum(durations, 0.1), durations)
     for _ in range(_ROUNDS):
         predicted = np.maximum(rows @ solution, 0.1)
         miss = np.abs(durations - predicted) / predicted
         scale = max(float(np.median(miss)), 1e-6) * 2.0
-        weights = np.sqrt(np.minimum(1.0, scale / np.maximum(miss, 1e-12))) / predicted
-        solution = non_negative_least_squares(rows * weights[:, None], durations * weights)
+        solution = solve(np.sqrt(np.minimum(1.0, scale / np.maximum(miss, 1e-12))) / predicted, durations)
     predicted = np.maximum(rows @ solution, 0.1)
-    counted = np.minimum(durations, predicted * _MOST_TIMES_LONGER)
-    return non_negative_least_squares(rows / predicted[:, None], counted / predicted)
+    return solve(1.0 / predicted, np.minimum(durations, predicted * _MOST_TIMES_LONGER))
 
 
 def non_negative_least_squares(a: Floats, b: Floats) -> Floats:

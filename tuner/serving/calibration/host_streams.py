@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from tuner.serving.replay.rules import EngineRules
 
-# Events of one iteration come in a burst; a pause as long as this ends it, whoever comes next.
+# Events of one iteration come in a burst. A first token later than this belongs to an iteration of its own.
 _BURST_MS = 2.5
 # A request takes about this long from the client's send to the engine's queue, so it misses an iteration that begins
 # earlier. The fit finds the exact value.
@@ -59,7 +59,10 @@ class _Prompt:
 
 @dataclass(slots=True)
 class _Burst:
+    """The first event tells when the iteration ended."""
+
     start_s: float
+    only_firsts: bool
     streams: list[int] = field(default_factory=list)
 
 
@@ -72,7 +75,7 @@ def intervals_of(streams: Sequence[Stream], rules: EngineRules) -> list[Interval
     left: dict[int, int] = {}
     found: list[Interval] = []
     end_s = float("-inf")
-    for burst in _bursts(streams):
+    for burst in _bursts(streams, rules):
         begin_s = end_s
         if not waiting and not kv and entering:
             begin_s = max(end_s, streams[entering[0]].issued_s)
@@ -104,18 +107,26 @@ def intervals_of(streams: Sequence[Stream], rules: EngineRules) -> list[Interval
     return found
 
 
-def _bursts(streams: Sequence[Stream]) -> list[_Burst]:
+def _bursts(streams: Sequence[Stream], rules: EngineRules) -> list[_Burst]:
+    """Events by iteration. A running request has one in each, so its next event belongs to the next iteration even
+    when it is read late; only where a first token belongs is told by time."""
     events = sorted((time_s, index) for index, stream in enumerate(streams) for time_s in stream.token_s)
     bursts: list[_Burst] = []
-    seen: set[int] = set()
-    last_s = float("-inf")
+    last: dict[int, int] = {}
     for time_s, index in events:
-        if not bursts or index in seen or (time_s - last_s) * 1e3 > _BURST_MS:
-            bursts.append(_Burst(time_s))
-            seen = set()
-        bursts[-1].streams.append(index)
-        seen.add(index)
-        last_s = time_s
+        if index in last:
+            at = last[index] + 1
+            while not rules.mixed and at < len(bursts) and bursts[at].only_firsts:
+                at += 1  # prompts run alone, and those who decode wait
+        else:
+            at = len(bursts) - 1
+            begun = at >= 0 and (time_s - bursts[at].start_s) * 1e3 <= _BURST_MS
+            at += not begun or (not rules.mixed and not bursts[at].only_firsts)
+        if at == len(bursts):
+            bursts.append(_Burst(time_s, only_firsts=True))
+        bursts[at].streams.append(index)
+        bursts[at].only_firsts &= index not in last
+        last[index] = at
     return bursts
 
 
