@@ -132,6 +132,23 @@ def _why_not(
     return errors[0] if errors else None
 
 
+_SPEC_FIELDS = {
+    "model": "spec.model.name",
+    "slo": "spec.slo",
+    "workload": "spec.workload",
+    "allowed": "spec.auto.allowed",
+}
+
+
+def in_words_of_the_spec(error: TrimtabError) -> TrimtabError:
+    """The planner names fields of its request; the user wrote a spec."""
+    head, dot, rest = (error.field or "").partition(".")
+    field = _SPEC_FIELDS[head] + dot + rest if head in _SPEC_FIELDS else error.field
+    return type(error)(
+        error.message, field=field, value=error.value, limit=error.limit, hint=error.hint, code=error.reason
+    )
+
+
 def fits(units_by_pool: Mapping[str, int], pools: Sequence[PlannablePool]) -> bool:
     """Whether the accelerators (whole cores for CPUs) that each pool shall give are there."""
     free = {pool.name: pool.free for pool in pools}

@@ -23,7 +23,7 @@ from operators.runtime import Clock, Key
 from operators.runtime.clock import Timer
 from operators.serving.plan_adopt import adopt, has_room, plan_status, shape_text
 from operators.serving.plan_due import Attempt, AutoSettings, due, revisions
-from operators.serving.plan_request import Asked, ask
+from operators.serving.plan_request import Asked, ask, in_words_of_the_spec
 from operators.serving.reasons import Reason
 from operators.serving.render import RenderSettings
 from operators.serving.snapshot import Outlook
@@ -158,7 +158,7 @@ class Planning:
         error: TrimtabError
         try:
             if isinstance(answer, TrimtabError):
-                raise answer
+                raise in_words_of_the_spec(answer)
             new = plan_status(answer, asked, deployment, self._catalog, self._render, now_s)
         except TrimtabError as caught:
             error = caught

@@ -7,7 +7,7 @@ import pytest
 from controlplane.model.errors import Refused, TrimtabError, Unsupported
 from operators.serving.plan_adopt import adopt, choices_of, has_room, in_force, plan_status
 from operators.serving.plan_due import Attempt, AutoSettings, due, revisions
-from operators.serving.plan_request import ask, held_units
+from operators.serving.plan_request import ask, held_units, in_words_of_the_spec
 from operators.workloads.podview import PodView
 from tests.unit.serving.auto_cases import RENDER, ROOMS, answer, asked, auto, room, status
 from tests.unit.serving.cases import CATALOG
@@ -66,6 +66,16 @@ def test_revisions_tell_spec_pools_and_room_apart() -> None:
     assert [a == b for a, b in zip(base, free, strict=True)] == [True, True, False]
     # What is no part of the question does not ask it again.
     assert revisions(asked(auto(replicas=7, podTemplate={"metadata": {"labels": {"a": "b"}}}))) == base
+
+
+def test_errors_speak_of_what_the_user_wrote() -> None:
+    def field(name: str | None) -> str | None:
+        return in_words_of_the_spec(Unsupported("no", field=name, code="X")).field
+
+    assert field("allowed.accelerators") == "spec.auto.allowed.accelerators"
+    assert field("slo.ttftMs") == "spec.slo.ttftMs"
+    assert field("model") == "spec.model.name"
+    assert (field("pools"), field(None)) == ("pools", None)
 
 
 # ---- when
