@@ -44,6 +44,10 @@ class Replica:
             value = getattr(self, name)
             if not value >= least:
                 raise InvalidSpec("too small", field=name, value=value, limit=f"{least} or more")
+        for name, most in (("attention_ranks", 4096), ("pipeline_stages", 1024), ("draft_tokens", 256)):
+            value = getattr(self, name)
+            if value > most:
+                raise InvalidSpec("too large", field=name, value=value, limit=f"up to {most}")
         if self.kv_blocks is not None and self.kv_blocks < 1:
             raise InvalidSpec("no KV memory", field="kv_blocks", value=self.kv_blocks, limit="1 or more")
         if self.accepted_tokens > self.draft_tokens:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from controlplane.model.errors import InvalidSpec
 from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.fleet import Fleet, Replica
 from tuner.serving.replay.requests import Requests
@@ -231,6 +232,7 @@ def _tables(fleet: Fleet) -> tuple[Floats, Ints, list[int]]:
     for replica in fleet.replicas:
         table = replica.table
         if id(table) not in seen:
+            _check(table)
             seen[id(table)] = len(rows)
             row: list[int] = []
             for values, is_axis in _parts(table):
@@ -243,6 +245,20 @@ def _tables(fleet: Fleet) -> tuple[Floats, Ints, list[int]]:
             rows.append(row)
         table_of.append(seen[id(table)])
     return np.concatenate(pieces), np.array(rows, np.int64), table_of
+
+
+def _check(t: StepTable) -> None:
+    """The compiled loop reads the grids unchecked."""
+    axes = [values for values, is_axis in _parts(t) if is_axis]
+    grids = (
+        (t.context_ms, (t.context_tokens.size,)), (t.decode_ms, (t.decode_sequences.size,)),
+        (t.context_attention_ms, tuple(axis.size for axis in axes[2:5])),
+        (t.decode_attention_ms, tuple(axis.size for axis in axes[5:7])),
+    )  # fmt: skip
+    if any(axis.size < 2 or not bool((np.diff(axis) > 0).all()) for axis in axes):
+        raise InvalidSpec("an axis of a step table is not two or more rising knots", field="table")
+    if any(grid.shape != shape or not np.isfinite(grid).all() or float(grid.min()) < 0 for grid, shape in grids):
+        raise InvalidSpec("a grid of a step table does not fit its axes, or holds no times", field="table")
 
 
 def _parts(t: StepTable) -> list[tuple[NDArray[np.float64], bool]]:

@@ -74,6 +74,26 @@ class Requests:
             if values is not None and values.size != n:
                 raise InvalidSpec("one value per request is needed", field=name, value=values.size, limit=str(n))
 
+        self._check_segments()
+
+    def _check_segments(self) -> None:
+        """The compiled loop follows these numbers unchecked."""
+        n, count = self.isl.size, self.segment_ends.size
+        parents, ids, offsets = self.segment_parents, self.segment_ids, self.segment_offsets
+        good = parents.size == count and bool(((parents >= -1) & (parents < np.arange(count))).all())
+        good = good and bool((self.segment_ends >= np.where(parents >= 0, self.segment_ends[parents], 0)).all())
+        good = good and bool(((ids >= 0) & (ids < count)).all())
+        if self.own_segment is not None:
+            good = good and bool(((self.own_segment >= -1) & (self.own_segment < count)).all())
+        if offsets is not None:
+            good = good and offsets.size == n + 1 and offsets[0] == 0 and offsets[-1] == ids.size
+            good = good and bool((np.diff(offsets) >= 0).all())
+        if not good:
+            raise InvalidSpec(
+                "segments do not fit together", field="segments",
+                limit="parents before children, ends that grow, ids and offsets inside the arrays",
+            )  # fmt: skip
+
     def __len__(self) -> int:
         return int(self.isl.size)
 

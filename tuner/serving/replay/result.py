@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from controlplane.model.errors import UnknownName
 from controlplane.model.serving import LatencyTarget, Slo
 
 Ints = NDArray[np.int64]
@@ -56,6 +57,16 @@ class ReplayResult:
     refused: NDArray[np.bool_]
     replicas: tuple[ReplicaUse, ...]
     span_s: float
+    tenant: Ints | None = None
+    tenants: tuple[str, ...] = ()
+
+    def of_tenant(self, name: str) -> NDArray[np.bool_]:
+        """The rows of a tenant's requests."""
+        if self.tenant is None or name not in self.tenants:
+            raise UnknownName(
+                "no such tenant", field="tenant", value=name, limit=", ".join(self.tenants) or "none named"
+            )
+        return np.equal(self.tenant, self.tenants.index(name))
 
     @cached_property
     def ttft_ms(self) -> Floats:

@@ -13,6 +13,7 @@ Admission = Literal["prompt", "prompt-and-output", "prompt-and-output-share"]
 PrefixVisible = Literal["admission", "prefill"]
 
 MOST_TOKENS = 1 << 30  # a budget that nothing reaches
+MOST_BLOCK_TOKENS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,10 @@ class EngineRules:
             value = getattr(self, name)
             if value < least:
                 raise InvalidSpec("too small", field=name, value=value, limit=f"{least} or more")
+        if self.block_tokens > MOST_BLOCK_TOKENS:
+            raise InvalidSpec(
+                "too large", field="block_tokens", value=self.block_tokens, limit=f"1 to {MOST_BLOCK_TOKENS}"
+            )
         if not 0 <= self.watermark < 1:
             raise InvalidSpec("not a share", field="watermark", value=self.watermark, limit="0 or more, below 1")
 

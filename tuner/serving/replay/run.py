@@ -52,6 +52,8 @@ def _result(fleet: Fleet, requests: Requests, packed: Packed) -> ReplayResult:
         replica=_index(rows[:, at.REPLICA], packed), decode_replica=_index(rows[:, at.DECODER], packed),
         preemptions=rows[:, at.PREEMPTED].copy(), prefix_hit_tokens=rows[:, at.HIT].copy(), refused=refused,
         replicas=tuple(uses), span_s=span_s,
+        tenant=requests.tenant,
+        tenants=requests.tenants,
     )  # fmt: skip
 
 

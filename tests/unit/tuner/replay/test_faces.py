@@ -159,3 +159,24 @@ def test_machine_code_goes_where_it_is_told_or_to_a_place_of_its_own(
     (shipped / "code").write_text("x")
     alone = load.cache_folder()  # shipped read-only: a copy for this process
     assert (alone / "code").read_text() == "x" and not alone.is_relative_to(tmp_path / "tree")
+
+
+def test_what_the_loop_would_follow_unchecked_is_checked_before() -> None:
+    requests = closed_loop(1, 3, isl=100, osl=5, shared_prefix=64)
+    with pytest.raises(InvalidSpec, match="segments"):
+        replace(requests, segment_ids=np.array([0, 7, 0]))
+    with pytest.raises(InvalidSpec, match="segments"):
+        replace(requests, segment_parents=np.array([0]))
+    bad = replace(table(), decode_attention_ms=np.zeros((2, 2)))
+    with pytest.raises(InvalidSpec, match="axes"):
+        simulate(Fleet(replicas=(Replica(table=bad, rules=default_rules("vllm")),)), requests)
+
+
+def test_tenants_are_told_apart() -> None:
+    requests = replace(
+        open_loop(poisson_times(5, 10), isl=100, osl=5), tenant=np.arange(10, dtype=np.int64) % 2, tenants=("a", "b")
+    )
+    result = simulate(one(), requests)
+    assert result.of_tenant("b").tolist() == [False, True] * 5
+    with pytest.raises(UnknownName, match="a, b"):
+        result.of_tenant("c")

@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 
 from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.compiled.jit import compiled
+from tuner.serving.replay.compiled.members import enter_decode, leave_decode, leave_prefill
 from tuner.serving.replay.compiled.memory import publish, request, take, times
-from tuner.serving.replay.compiled.schedule import enter_decode, leave_decode, leave_prefill, plan_step
+from tuner.serving.replay.compiled.schedule import plan_step
 from tuner.serving.replay.compiled.steps import run_time, step_time
 from tuner.serving.replay.compiled.traffic import choose, enqueue, leave
 

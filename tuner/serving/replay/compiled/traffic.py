@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.compiled.jit import compiled
+from tuner.serving.replay.compiled.members import blocks_reserved
 from tuner.serving.replay.compiled.memory import append, give_back, leave_behind, request, times, unlink
-from tuner.serving.replay.compiled.schedule import blocks_reserved
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
