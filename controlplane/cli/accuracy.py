@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from controlplane.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from tuner.serving.calibration.parameters import Calibration
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _WARNING = (
@@ -52,6 +55,7 @@ def serving(data: Path | None, split: str, calibration: Path | None, raw: bool, 
     predictor = Predictor(calibration=calibration, raw=raw)
     with Progress("rows") as tell:
         found = score_file(data, split, predictor.answer, baseline=baseline, progress=tell)
+    found["calibration"] = _about(predictor.calibration, found)
     if split == "test":
         _log(found)
     if output == "json":
@@ -60,6 +64,18 @@ def serving(data: Path | None, split: str, calibration: Path | None, raw: bool, 
         from controlplane.cli.accuracy_table import accuracy_table  # noqa: PLC0415
 
         click.echo(accuracy_table(found))
+
+
+def _about(calibration: Calibration | None, found: dict[str, Any]) -> dict[str, Any] | None:
+    """Which corrections were used, and whether they have seen the rows they are scored on."""
+    if calibration is None:
+        return None
+    source = calibration.provenance
+    return {
+        "name": calibration.name,
+        "fitted_on_these_rows": source.data_sha256 == found["data_sha256"] and found["split"] != "test",
+        "held_out_groups": source.checked,
+    }
 
 
 def _log_path() -> Path:

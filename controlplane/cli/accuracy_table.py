@@ -15,7 +15,7 @@ _MOST_REASONS = 12
 def accuracy_table(found: Mapping[str, Any]) -> str:
     """One table for each mode and metric: all rows, each measurement once, then every direction."""
     lines = [f"{found['data']} ({found['split']} rows, sha256 {found['data_sha256'][:12]})"]
-    lines += [f"note: {note}" for note in found.get("notes", ())]
+    lines += _calibration(found.get("calibration"))
     for mode, metrics in found["metrics"].items():
         for metric, report in metrics.items():
             lines += ["", f"{metric.upper()}, {mode}"]
@@ -45,6 +45,18 @@ def accuracy_table(found: Mapping[str, Any]) -> str:
             if len(reasons) > _MOST_REASONS:
                 lines.append(f"  and {len(reasons) - _MOST_REASONS} other reasons (-o json lists all)")
     return "\n".join(lines)
+
+
+def _calibration(about: Mapping[str, Any] | None) -> list[str]:
+    if about is None:
+        return ["no correction (--raw)"]
+    lines = [f"calibration {about['name']}"]
+    if about["fitted_on_these_rows"]:
+        lines.append("fitted on these rows: on configurations it has not seen, errors are larger")
+    if about["held_out_groups"]:
+        checked = ", ".join(f"{name} {_number(value)}" for name, value in sorted(about["held_out_groups"].items()))
+        lines.append(f"on groups left out of the fit: {checked}")
+    return lines
 
 
 def _row(name: str, score: Mapping[str, Any]) -> tuple[str, ...]:

@@ -87,6 +87,11 @@ class Predictor:
         else:
             self._calibration = calibration if isinstance(calibration, Calibration) else load_calibration(calibration)
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """The corrections in use; None: raw."""
+        return self._calibration
+
     def answer(self, question: Question, *, per_request: bool = False) -> dict[str, Any]:
         """The batch interface's answer without its id. Raises TrimtabError with the field at fault."""
         found = self.predict(question)
