@@ -38,6 +38,7 @@ _ADMISSION = frozenset(
         *("maxNumSeqs", "maxNumBatchedTokens", "blockSize", "enablePrefixCaching", "enableChunkedPrefill"),
         *("longPrefillTokenThreshold", "maxNumPartialPrefills", "schedulingPolicy"),
         *("chunkedPrefillSize", "maxPrefillTokens", "enableMixedChunk", "scheduleConservativeness"),
+        *("schedulerRecvInterval", "batchWaitTimeoutIters", "batchWaitMaxTokensRatio", "overlapScheduler"),
         "dynamicSplitFuse",
     }
 )

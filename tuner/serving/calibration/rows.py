@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from controlplane.model.errors import Unsupported
+from tuner.serving.calibration.launch import launch_fields
 from tuner.serving.calibration.silicon import Phase, Shape, SiliconRow
-from tuner.serving.question import LOAD_GENERATOR_RATIO, Question, parse_question
+from tuner.serving.question import Question, parse_question
 
 
 def row_question(row: SiliconRow) -> Question:
@@ -15,10 +16,8 @@ def row_question(row: SiliconRow) -> Question:
 
 
 def row_fields(row: SiliconRow) -> dict[str, Any]:
-    """The row as one line of the batch interface. Raises Unsupported where the row does not say enough.
-
-    Lengths follow InferenceX's load generator, which sends uniform lengths down to 0.8 of the longest.
-    """
+    """The row as one line of the batch interface, with what is known of how such runs are launched (`launch.py`).
+    Raises Unsupported where the row does not say enough."""
     if row.concurrency is None:
         raise Unsupported("the row names no concurrency", field=f"line {row.line}, silicon_data_source")
     fields: dict[str, Any] = {
@@ -28,15 +27,12 @@ def row_fields(row: SiliconRow) -> dict[str, Any]:
         "backend": row.backend,
         "isl": row.isl,
         "osl": row.osl,
-        "isl_range": LOAD_GENERATOR_RATIO,
-        "osl_range": LOAD_GENERATOR_RATIO,
         "arrivals": {"closed": row.concurrency},
     }
     optional = {
         "backend_version": row.backend_version,
-        "gemm_quant": row.gemm_quant,
-        "moe_quant": row.moe_quant,
         "replicas": row.replicas if row.replicas > 1 else None,
+        **launch_fields(row),
     }
     fields |= {name: value for name, value in optional.items() if value is not None}
     if row.shape is not None:

@@ -307,5 +307,9 @@ def _settings(row: NDArray[np.int64], replica: Replica) -> None:
     row[at.VISIBLE_EARLY] = rules.prefix_caching and rules.prefix_visible == "admission"
     row[at.EACH] = 1 + replica.draft_tokens
     row[at.OVERLAP] = rules.host_overlapped
+    row[at.AHEAD] = rules.planned_ahead
+    row[at.RECEIVE_EVERY] = rules.receive_every
+    row[at.WAIT_ITERATIONS] = rules.wait_iterations
+    row[at.WAIT_TOKENS] = rules.wait_tokens
     for column in (at.PENDING_HEAD, at.PENDING_TAIL, at.HELD_HEAD, at.HELD_TAIL):
         row[column] = at.NONE

@@ -36,6 +36,9 @@ class Engine:
         self.load: list[Live] = []  # sent here and not yet through
         self.link_free_s = 0.0
         self.stage_free_s = 0.0
+        self.last_start_s = 0.0
+        self.since_receive = 0  # decode iterations
+        self.waited = 0
         self.iterations = 0
         self.phase_s = {"prefill": 0.0, "mixed": 0.0, "decode": 0.0}
         self.context_tokens = 0
@@ -58,6 +61,29 @@ class Engine:
             for live in [live for live in rank.held if live.entry_s <= now]:
                 rank.held.remove(live)
                 rank.drop(live)
+
+    def seen_until(self, now: float) -> float:
+        """Requests that came up to this time join the queue now; -1: nobody does."""
+        rules = self.replica.rules
+        if len(self.lanes) > 1:
+            return now
+        seats = self.lanes[0].seats
+        if not any(seat.members for seat in seats):
+            self.since_receive = self.waited = 0
+            return now
+        if rules.receive_every > 1:
+            if self.since_receive < rules.receive_every:
+                return -1.0
+            self.since_receive = 0
+        seen = self.last_start_s if rules.planned_ahead else now
+        decodes = sum(len(seat.decoding()) for seat in seats)
+        if rules.wait_iterations > 0 and decodes > 0:
+            come = [live.isl for live in self.coming if live.entry_s <= seen]
+            if come and sum(come) + decodes < rules.wait_tokens and self.waited < rules.wait_iterations:
+                self.waited += 1
+                return -1.0
+            self.waited = 0
+        return seen
 
     def receive(self, now: float, engines: list[Engine]) -> list[Live]:
         """Those that have arrived join the queue of the rank with the fewest; returns those that never fit."""
@@ -202,7 +228,9 @@ class Oracle:
             lane.at_s = engine.stage_free_s
             return 0
         engine.release(now)
-        refused = engine.receive(now, self.engines)
+        refused = []
+        if engine.coming or engine.replica.rules.receive_every > 1:
+            refused = engine.receive(engine.seen_until(now), self.engines)
         if not refused:
             self.start(engine, lane, now)
         return len(refused)
@@ -222,6 +250,8 @@ class Oracle:
             decode = any(seat.advance > 0 for seat in lane.seats)
             phase = "mixed" if context and decode else "prefill" if context else "decode"
             engine.phase_s[phase] += length / len(engine.lanes)
+            engine.last_start_s = now
+            engine.since_receive += engine.replica.rules.receive_every if context else 1
             return
         if engine.coming:
             lane.at_s = engine.coming[0].entry_s

@@ -26,6 +26,11 @@ class EngineRules:
     share starts at `output_share`, shrinks by `output_share_decay` with each decode iteration down to
     `output_share_floor`, and starts again after a preemption. `watermark` is the share of KV blocks kept free when a
     request is let in beside others. Preempted requests are computed again from their first token.
+
+    When a request joins the queue of an engine that is busy (one without pipeline stages): at the end of the iteration
+    under way; with `planned_ahead` one iteration later, because the next one was put together before it came. The
+    engine looks for requests after `receive_every` decode iterations, and after each with prompts. Requests wait for
+    company, at most `wait_iterations`, while the prompts that have come and the decodes make less than `wait_tokens`.
     """
 
     token_budget: int = 8192
@@ -44,10 +49,17 @@ class EngineRules:
     prefix_caching: bool = True
     prefix_visible: PrefixVisible = "admission"
     priorities: bool = False  # False: first come, first served whatever the request's class
-    host_overlapped: bool = False  # the scheduler prepares the next iteration while this one runs
+    host_overlapped: bool = False  # host time hides behind the iteration under way
+    planned_ahead: bool = False
+    receive_every: int = 1
+    wait_iterations: int = 0
+    wait_tokens: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("token_budget", 1), ("prefill_budget", 1), ("max_sequences", 1), ("block_tokens", 1)):
+        for name, least in (
+            ("token_budget", 1), ("prefill_budget", 1), ("max_sequences", 1), ("block_tokens", 1), ("receive_every", 1),
+            ("wait_iterations", 0), ("wait_tokens", 0),
+        ):  # fmt: skip
             value = getattr(self, name)
             if value < least:
                 raise InvalidSpec("too small", field=name, value=value, limit=f"{least} or more")
@@ -69,10 +81,12 @@ class EngineRules:
 #   MIN_NEW_TOKEN_RATIO_FACTOR 0.14, NEW_TOKEN_RATIO_DECAY_STEPS 600).
 # trtllm-serve: tensorrt_llm/llmapi/llm_args.py (max_num_tokens 8192, max_batch_size 2048, GUARANTEED_NO_EVICT, block
 #   reuse on, 32 tokens per block, chunked prefill off).
+# All three plan the next iteration while one runs: vLLM's async scheduling, SGLang's overlap schedule, TensorRT-LLM's
+#   overlap scheduler are on as they start.
 # openvino: openvino.genai src/cpp/src/continuous_batching/scheduler.hpp and this repository's measurements (0010):
 #   split-fuse runs decodes first and ignores the sequence limit; without it prompts go first and alone.
 _DEFAULTS: dict[EngineName, EngineRules] = {
-    "vllm": EngineRules(),
+    "vllm": EngineRules(planned_ahead=True),
     "sglang": EngineRules(
         token_budget=8192,
         prefill_budget=8192,
@@ -84,9 +98,11 @@ _DEFAULTS: dict[EngineName, EngineRules] = {
         output_share_floor=0.7 * 0.14,
         output_share_decay=(0.7 - 0.7 * 0.14) / 600,
         prefix_visible="prefill",
+        planned_ahead=True,
     ),
     "trtllm-serve": EngineRules(
         chunked=False,
+        planned_ahead=True,
         max_sequences=2048,
         block_tokens=32,
         admission="prompt-and-output",
@@ -147,6 +163,8 @@ def rules_with_knobs(
             changes.update(max_partial_prefills=partial)
     if engine in ("vllm", "sglang") and "schedulingPolicy" in knobs:
         changes.update(priorities=knobs["schedulingPolicy"] == "priority")
+    if engine == "trtllm-serve":
+        changes.update(_trtllm(knobs, budget or rules.token_budget))
     if engine == "sglang":
         changes.update(_sglang(knobs, rules))
     if engine == "openvino" and knobs.get("dynamicSplitFuse") is False:
@@ -158,8 +176,22 @@ def rules_with_knobs(
     return replace(rules, **changes)  # type: ignore[arg-type]
 
 
+def _trtllm(knobs: Mapping[str, KnobValue], budget: int) -> dict[str, object]:
+    changes: dict[str, object] = {}
+    ratio = knobs.get("batchWaitMaxTokensRatio")
+    waits = _whole(knobs, "batchWaitTimeoutIters")
+    if waits and isinstance(ratio, int | float) and not isinstance(ratio, bool) and ratio > 0:
+        changes.update(wait_iterations=waits, wait_tokens=int(ratio * budget))
+    if knobs.get("overlapScheduler") is False:
+        changes.update(planned_ahead=False)
+    return changes
+
+
 def _sglang(knobs: Mapping[str, KnobValue], rules: EngineRules) -> dict[str, object]:
     changes: dict[str, object] = {}
+    interval = _whole(knobs, "schedulerRecvInterval")
+    if interval is not None:
+        changes.update(receive_every=interval)
     chunk = _whole(knobs, "chunkedPrefillSize")
     most = _whole(knobs, "maxPrefillTokens") or 16384
     if chunk is not None and chunk < 0:

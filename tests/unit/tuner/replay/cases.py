@@ -87,6 +87,10 @@ def mixed_replica(r: random.Random, role: str, longest: int) -> Replica:
         long_prompt_tokens=r.choice((None, None, 48)) if rules.chunked else None,
         max_partial_prefills=r.choice((None, 1, 2)) if rules.chunked else None,
         host_overlapped=r.random() < 0.2,
+        planned_ahead=r.random() < 0.5,
+        receive_every=r.choice((1, 1, 1, 10)),
+        wait_iterations=r.choice((0, 0, 0, 5)),
+        wait_tokens=1000,
     )
     draft = r.choice((0, 0, 0, 3))
     tight = -(-(longest + 8) // rules.block_tokens)  # blocks of the longest request

@@ -131,6 +131,8 @@ def mergeable(m: Ints, f: Floats, replica: int, seat: int) -> int:
     if m[pool + at.QUEUED] > 0 and m[replica + at.ADMIT] == at.ADMIT_RATIO:
         return 1  # the share of outputs to keep room for shrinks as they are made
     most = (m[m[seat + at.HEAP_AT]] >> at.HEAP_SHIFT) - m[seat + at.CLOCK]
+    if m[replica + at.RECEIVE_EVERY] > 1:
+        most = min(most, m[replica + at.RECEIVE_EVERY] - m[replica + at.SINCE_RECEIVE])
     g = m[seat + at.SEQUENCES]
     block = m[replica + at.BLOCK]
     free = m[pool + at.FREE]
@@ -168,6 +170,7 @@ def start_step(m: Ints, f: Floats, replica: int, lane: int, now: float, horizon:
     any_context = False
     any_decode = False
     count = 1
+    last_start = now
     for rank in range(m[replica + at.RANKS]):
         seat = seat_of(m, replica, lane, rank)
         pool = m[seat + at.OF_POOL]
@@ -191,6 +194,8 @@ def start_step(m: Ints, f: Floats, replica: int, lane: int, now: float, horizon:
         if count > 1:
             count, end = run_time(m, f, table, decodes, m[seat + at.SUM_KV], host, count, now, horizon)
             length = end - now
+            cached = m[seat + at.SUM_KV] + decodes * (count - 1)
+            last_start = end - host - step_time(m, f, table, 0, 0, 0, decodes, m[replica + at.EACH], cached)
             take(m, pool, replica, blocks_of_run(m, seat, decodes, m[replica + at.BLOCK], count))
             m[seat + at.STEP_ADVANCE] = count
         else:
@@ -205,6 +210,8 @@ def start_step(m: Ints, f: Floats, replica: int, lane: int, now: float, horizon:
     if length < 0.0:
         return at.FAR
     m[replica + at.ITERATIONS] += count
+    m[replica + at.SINCE_RECEIVE] += m[replica + at.RECEIVE_EVERY] if any_context else count
+    f[rates + at.LAST_START] = last_start if count > 1 else now
     share = length / m[replica + at.LANES]
     if not any_context:
         f[rates + at.DECODE_TIME] += share

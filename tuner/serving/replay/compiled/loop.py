@@ -7,7 +7,7 @@ from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.compiled.iteration import end_step, sample, start_step
 from tuner.serving.replay.compiled.jit import compiled, entry
 from tuner.serving.replay.compiled.memory import request, times
-from tuner.serving.replay.compiled.traffic import choose, enqueue, receive, release_held, wake
+from tuner.serving.replay.compiled.traffic import choose, enqueue, receive, release_held, seen_until, wake
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -88,8 +88,8 @@ def replay(m: Ints, f: Floats) -> int:
             continue
         if m[replica + at.HELD_HEAD] != at.NONE:
             release_held(m, f, replica, clock)
-        if m[replica + at.PENDING_HEAD] != at.NONE:
-            refused = receive(m, f, replica, clock)
+        if m[replica + at.PENDING_HEAD] != at.NONE or m[replica + at.RECEIVE_EVERY] > 1:
+            refused = receive(m, f, replica, seen_until(m, f, replica, clock))
             if refused > 0:
                 over += refused
                 if clients > 0:

@@ -110,6 +110,41 @@ def release_held(m: Ints, f: Floats, replica: int, now: float) -> None:
 
 
 @compiled
+def seen_until(m: Ints, f: Floats, replica: int, now: float) -> float:
+    """Requests that reached a replica up to this time join its queue now; -1: nobody does. Rules: `EngineRules`."""
+    if m[replica + at.LANES] > 1:
+        return now
+    running = 0
+    sequences = 0
+    for rank in range(m[replica + at.RANKS]):
+        seat = m[replica + at.SEATS_AT] + rank * at.SEAT_INTS
+        running += m[seat + at.MEMBERS]
+        sequences += m[seat + at.SEQUENCES]
+    if running == 0:
+        m[replica + at.SINCE_RECEIVE] = 0
+        m[replica + at.WAITED] = 0
+        return now
+    if m[replica + at.RECEIVE_EVERY] > 1:
+        if m[replica + at.SINCE_RECEIVE] < m[replica + at.RECEIVE_EVERY]:
+            return -1.0
+        m[replica + at.SINCE_RECEIVE] = 0
+    seen = f[m[replica + at.RATES_AT] + at.LAST_START] if m[replica + at.AHEAD] == 1 else now
+    if m[replica + at.WAIT_ITERATIONS] > 0 and sequences > 0:
+        tokens = sequences
+        i = m[replica + at.PENDING_HEAD]
+        somebody = i != at.NONE and f[times(m, i) + at.ENTRY] <= seen
+        while i != at.NONE and f[times(m, i) + at.ENTRY] <= seen:
+            tokens += m[request(m, i) + at.ISL]
+            i = m[request(m, i) + at.NEXT]
+        few = tokens < m[replica + at.WAIT_TOKENS] and m[replica + at.WAITED] < m[replica + at.WAIT_ITERATIONS]
+        if somebody and few:
+            m[replica + at.WAITED] += 1
+            return -1.0
+        m[replica + at.WAITED] = 0
+    return float(seen)
+
+
+@compiled
 def receive(m: Ints, f: Floats, replica: int, now: float) -> int:
     """Requests that have reached a replica join the queue of the rank with the fewest; returns how many can never be
     served (prompt above a step's budget that may not be split, or KV cache too small)."""
