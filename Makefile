@@ -15,6 +15,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Installing Python packages into $(VENV) (about a minute the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m tuner.serving.replay.compile
 	@touch $@
 
 .venv: $(VENV)/.ready
