@@ -123,7 +123,7 @@ class Predictor:
                 currency=question.currency,
             ),
             provenance=merged([(role, engine.table.provenance) for role, engine in engines]),
-            warnings=[warning for member in deployment.members for warning in member.warnings],
+            warnings=[*question.remarks, *(said for member in deployment.members for said in member.warnings)],
         )
         return Prediction(answer, deployment, requests, result)
 

@@ -17,7 +17,6 @@ MAX_TOKENS = 2_000_000  # of a prompt or an answer: longer than any published co
 MAX_REQUESTS = 1_000_000
 MAX_CLIENTS = 100_000
 OPEN_LOOP_REQUESTS = 2_000  # default of rate runs: 20 requests stand beyond the 99th percentile
-LOAD_GENERATOR_RATIO = 0.8  # InferenceX: lengths uniform in [int(0.8 L), L]
 
 ArrivalKind = Literal["closed", "poisson", "gamma", "burst", "trace"]
 KnobValue = bool | int | float | str
@@ -99,6 +98,7 @@ class Question:
     price_per_accelerator_hour: float | None = None
     currency: str = "USD"
     power_cap_w: float | None = None
+    remarks: tuple[str, ...] = ()  # fields without an effect
 
 
 DEGREES = ("tp", "pp", "attention_dp", "moe_tp", "moe_ep")
@@ -112,7 +112,7 @@ FIELDS = frozenset(
         *("price_per_accelerator_hour", "currency", "power_cap_w"),
     }
 )
-_ROLE = frozenset({*DEGREES, "workers", "system", "max_batch", "knobs"})
+_ROLE = frozenset({*DEGREES, "workers", "num_workers", "system", "max_batch", "batch_size", "knobs"})
 _ARRIVALS = frozenset({"closed", "poisson", "gamma", "burst", "trace", "cv", "size"})
 
 
@@ -168,6 +168,7 @@ def parse_question(data: object) -> Question:
         price_per_accelerator_hour=fields.number("price_per_accelerator_hour", 0, 1e6),
         currency=fields.text("currency", 3) or "USD",
         power_cap_w=fields.number("power_cap_w", 0, 1e5, open_low=True),
+        remarks=_passed_over(fields, traced),
     )
 
 
@@ -214,8 +215,6 @@ def _span(fields: Fields, name: str, traced: bool) -> Span | None:
     """Lengths: a longest one and, as `{name}_range`, the shortest as a share of it, or both ends in tokens."""
     longest, ends = fields.whole(name, 1, MAX_TOKENS), fields.raw(f"{name}_range")
     if traced:
-        if longest is not None or ends is not None:
-            fields.fail(name if longest is not None else f"{name}_range", "is in the trace", "leave it out")
         return None
     if longest is None:
         fields.need(name)
@@ -239,21 +238,28 @@ def _shapes(fields: Fields) -> tuple[Degrees | None, RoleShape | None, RoleShape
     roles = fields.inside("disagg", ("prefill", "decode"))
     if roles is None:
         return _degrees(fields), None, None
-    for name in DEGREES:
-        if fields.has(name):
-            fields.fail(name, "belongs into disagg.prefill and disagg.decode", "leave it out")
-    if fields.has("replicas"):
-        fields.fail("replicas", "is workers in disagg.prefill and disagg.decode", "leave it out")
     return None, _role(roles, "prefill"), _role(roles, "decode")
+
+
+def _passed_over(fields: Fields, traced: bool) -> tuple[str, ...]:
+    """What stands on the line without an effect: exports fill every column."""
+    found = []
+    if traced:
+        found += [f"{name}: the trace's own lengths count" for name in ("isl", "osl") if fields.has(name)]
+    if fields.has("disagg"):
+        found += [
+            f"{name}: the roles' own degrees and workers count" for name in (*DEGREES, "replicas") if fields.has(name)
+        ]
+    return tuple(found)
 
 
 def _role(roles: Fields, name: str) -> RoleShape:
     inside = roles.inside(name, _ROLE) or roles.need(name)
     return RoleShape(
         degrees=_degrees(inside),
-        workers=inside.whole("workers", 1, 1024) or 1,
+        workers=inside.whole("workers", 1, 1024) or inside.whole("num_workers", 1, 1024) or 1,
         system=inside.text("system", 100),
-        max_batch=inside.whole("max_batch", 1, MAX_CLIENTS),
+        max_batch=inside.whole("max_batch", 1, MAX_CLIENTS) or inside.whole("batch_size", 1, MAX_CLIENTS),
         knobs=_knobs(inside),
     )
 
