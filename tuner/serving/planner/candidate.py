@@ -226,7 +226,9 @@ class Candidate:
 
     def _bound_capacity(self) -> float:
         limits = [
-            limit * self.evaluator.expected(self.state == "sketched") / math.sqrt(part.shape.case.pipeline_parallel)
+            limit
+            * self.evaluator.expected(part.shape, sketched=self.state == "sketched")
+            / math.sqrt(part.shape.case.pipeline_parallel)
             for part, limit in zip(self.parts, self._limits, strict=True)
         ]
         if self.parts[0].role == "aggregated":

@@ -58,6 +58,7 @@ def search(candidates: Iterable[Candidate], top: int, progress: Progress | None 
         if progress is not None:
             progress(f"weighing {candidate.label}", _share(len(found.done), top, steps))
         push(candidate)
+    found.done.sort(key=lambda item: (-item.rank[0], -item.rank[1], item.key))
     found.open += [item[-1] for item in sorted(heap, key=lambda item: item[:3])]
     return found
 
