@@ -68,8 +68,9 @@ def main(argv: list[str]) -> None:
         except ValidationError as error:
             voice.say(error={"class": InvalidSpec.__name__, "message": str(error)})
         except MemoryError:
-            limit = f"{memory_bytes // 2**20} MiB"
-            voice.say(error={"class": "Refused", "code": "PlannerDied", "message": f"planning needs more than {limit}"})
+            said = f"planning needs more than {memory_bytes // 2**20} MiB"
+            hint = "allow fewer pools, engines or accelerators"
+            voice.say(error={"class": "Refused", "code": "PlannerDied", "message": said, "hint": hint})
             return  # what is left of the heap is not worth keeping
         except Exception as error:
             traceback.print_exc()

@@ -83,7 +83,7 @@ class PlannerProcess:
                 await self._end()
                 raise Refused(
                     f"planning took longer than {self._timeout_s:g} s and was stopped",
-                    hint="allow fewer accelerators, engines or pools, or fewer accelerators in all",
+                    hint="allow fewer pools, engines or accelerators",
                     code="PlannerTimeout",
                 ) from error
             except BaseException:

@@ -31,8 +31,10 @@ from operators.workloads.podview import PodView
 
 log = logging.getLogger(__name__)
 
-# Pools change with every pod; those who follow a plan are asked to look again at most this often.
+# Pools change with every pod; those who follow a plan are asked to look again at most this often, many of them less so: a
+# look costs 2 ms.
 _POOLS_LOOK_S = 10.0
+_POOLS_LOOK_EACH_S = 0.1
 _MESSAGE_MAX = 1_500
 
 
@@ -111,7 +113,8 @@ class Planning:
     def pools_changed(self) -> None:
         """Room appeared or went: those who follow a plan look again soon."""
         if self._known and self._timer is None:
-            self._timer = self._clock.call_later(_POOLS_LOOK_S, self._wake_all)
+            pause_s = max(_POOLS_LOOK_S, _POOLS_LOOK_EACH_S * len(self._known))
+            self._timer = self._clock.call_later(pause_s, self._wake_all)
 
     async def run(self) -> None:
         """Until cancelled; then end what computes."""

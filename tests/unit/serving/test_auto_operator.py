@@ -192,6 +192,25 @@ async def test_from_written_to_planned_nothing_goes_before_the_plan(cluster: Clu
         await cluster.until(lambda: {pod["metadata"]["labels"]["trimtab.dev/pool"] for pod in cluster.pods} >= {"a"})
 
 
+async def test_from_planned_to_written_the_plan_goes(cluster: Cluster) -> None:
+    service = FakeService()
+    async with operator(cluster, service):
+        cluster.create()
+        await cluster.until(lambda: len(cluster.pods) == 1 and "plan" in cluster.status)
+        cluster.change(auto=None, explicit={"choices": [{"accelerator": "l40s", "engine": "vllm", "pools": ["b"]}]})
+        await cluster.until(lambda: not cluster.status.get("plan") and cluster.condition("Planned") == ("", ""))
+        assert {pod["metadata"]["labels"]["trimtab.dev/pool"] for pod in cluster.pods} == {"a", "b"}  # surge first
+
+
+async def test_a_suspended_deployment_shows_its_plan_and_starts_nothing(cluster: Cluster) -> None:
+    service = FakeService()
+    async with operator(cluster, service):
+        cluster.create(suspend=True)
+        await cluster.until(lambda: cluster.condition("Planned") == ("True", "Planned"))
+        assert cluster.condition("Ready") == ("False", "Suspended")
+        assert not cluster.pods
+
+
 async def test_the_second_candidate_is_the_fallback(cluster: Cluster) -> None:
     cluster.server.storage.create(
         "/v1/pods",
