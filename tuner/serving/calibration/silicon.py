@@ -177,6 +177,12 @@ def repair_parallel(tp: int, dp: int, moe_tp: int, moe_ep: int) -> tuple[tuple[i
     return (tp, max(dp, 1), max(moe_tp, 1), max(moe_ep, 1)), None
 
 
+def repair_replicas(clients: int, batch: int) -> int:
+    """Engines behind the clients. A few exports file the batch of one engine beside the clients of a whole deployment:
+    416 clients and a batch of 13 on two accelerators are 32 engines, not one with 403 requests waiting."""
+    return clients // batch if batch and clients % batch == 0 else 1
+
+
 def repair_quantization(model: str, gemm: str | None, moe: str | None) -> tuple[str | None, str | None, str | None]:
     """gpt-oss is filed as nvfp4; its checkpoints are MXFP4, so the label is dropped: the checkpoint's own."""
     if "gpt-oss" in model and "nvfp4" in (gemm, moe):
@@ -208,17 +214,17 @@ def _row(line: int, fields: Mapping[str, str | None]) -> SiliconRow:
         degrees = (count("tp_size") or 0, dp or 0, count("moe_tp_size") or 0, count("moe_ep_size") or 0)
         (tp, parallel, moe_tp, moe_ep), rule = repair_parallel(*degrees)
         shape = _shape(tp or 1, count("pp_size"), parallel, moe_tp, moe_ep)
-        if dp == 0:
-            # 15 rows: clients are twice the per-rank batch in 13 of them, as behind two replicas.
-            replicas = 2
-            repairs.append("attention_dp_size 0 read as two replicas")
-        elif dp is None:
-            repairs.append("attention_dp_size blank read as 1")
+        if not dp:
+            repairs.append(f"attention_dp_size {'blank' if dp is None else '0'} read as 1")
         if rule is not None:
             repairs.append(rule)
         if concurrency is None and batch is not None:
-            concurrency = batch * parallel * replicas
+            concurrency = batch * parallel
             repairs.append("no concurrency: per-rank batch x attention data parallelism")
+        elif rule is None and concurrency is not None and batch:
+            replicas = repair_replicas(concurrency, batch * parallel)
+            if replicas > 1:
+                repairs.append("replicas: clients over the batch of all ranks")
         elif rule == "P2" and concurrency is not None:
             batch = concurrency // parallel
     else:

@@ -109,9 +109,9 @@ def test_parallel_rules(filed: tuple[int, ...], deployed: tuple[int, ...], rule:
 
 
 def test_concurrency_comes_from_the_source_column(tmp_path: Path) -> None:
-    (row,) = load_silicon(_write(tmp_path / "a.csv", batch_size="8"))
+    (row,) = load_silicon(_write(tmp_path / "a.csv", batch_size="60"))
     assert row.concurrency == 64
-    assert row.batch_per_rank == 8
+    assert row.batch_per_rank == 60
 
 
 def test_concurrency_without_a_source_is_the_batch_of_all_ranks(tmp_path: Path) -> None:
@@ -142,9 +142,25 @@ def test_blank_and_zero_attention_parallel(tmp_path: Path, rows: tuple[SiliconRo
     (zero,) = load_silicon(_write(tmp_path / "b.csv", attention_dp_size="0"))
     assert blank.shape is not None and zero.shape is not None
     assert blank.shape.attention_data_parallel == zero.shape.attention_data_parallel == 1
-    assert (blank.replicas, zero.replicas) == (1, 2)
-    assert sum("blank" in repair for row in rows for repair in row.repairs) == 820
-    assert sum(row.replicas == 2 for row in rows) == 15
+    counts = [sum(f"attention_dp_size {what} read as 1" in row.repairs for row in rows) for what in ("blank", "0")]
+    assert counts == [820, 15]
+
+
+def test_more_clients_than_batch_are_replicas(tmp_path: Path, rows: tuple[SiliconRow, ...]) -> None:
+    (row,) = load_silicon(_write(tmp_path / "a.csv", batch_size="16"))
+    assert (row.replicas, row.concurrency) == (4, 64)
+    (ranks,) = load_silicon(_write(tmp_path / "b.csv", batch_size="16", attention_dp_size="4"))
+    assert ranks.replicas == 1
+    (odd,) = load_silicon(_write(tmp_path / "c.csv", batch_size="60"))
+    assert odd.replicas == 1
+    (repaired,) = load_silicon(
+        _write(tmp_path / "d.csv", batch_size="16", tp_size="4", attention_dp_size="4", moe_ep_size="16")
+    )
+    assert (repaired.repairs, repaired.replicas) == (("P3",), 1), "its batch was divided by the wrong width"
+    zero = [row for row in rows if "attention_dp_size 0 read as 1" in row.repairs]
+    assert {row.replicas for row in zero} == {1, 2, 4}
+    fitted = [row for row in split(rows).fit_clean if row.replicas > 1]
+    assert len(fitted) == 29
 
 
 def test_gpt_oss_is_not_nvfp4(rows: tuple[SiliconRow, ...]) -> None:
