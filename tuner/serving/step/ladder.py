@@ -121,6 +121,10 @@ def rungs(case: EngineCase) -> Iterator[tuple[Tier, Query]]:
         for query in (sibling, *_same_width(sibling, dense, experts)):
             for attention in _attentions(query):
                 yield "sibling", attention
+    if own.kv_quant is not None:  # attention over a 16-bit cache was measured where over a narrower one was not
+        for query in (own, *siblings):
+            for attention in _attentions(replace(query, kv_quant=None)):
+                yield ("borrowed" if query is own else "sibling"), attention
     # all kinds of transfer at once: the narrower policies allow a part of them, so they never answer more
     for query in (own, *siblings):
         for attention in _attentions(replace(query, mode="HYBRID")):
