@@ -1,0 +1,31 @@
+"""Operations of one iteration by the papers' conventions: model (nothing counted twice) and hardware (what runs)."""
+
+from __future__ import annotations
+
+from controlplane.model.training import TrainingModel
+
+
+def model_flops(model: TrainingModel, sequences: float, *, causal: bool = False) -> float:
+    """Forward and backward of all layers and the output: 72 B s L h^2 (1 + s/6h + V/12Lh) for a plain transformer.
+
+    Attention counts the whole score matrix, masked half included, as the papers do, unless `causal`.
+    """
+    matrices = 3 if model.gated else 2
+    attention = 2 * model.hidden * model.head_dim * (model.heads + model.kv_heads)
+    dense = matrices * model.hidden * model.ffn
+    experts = matrices * model.hidden * (model.top_k * model.expert_ffn + model.shared_ffn)
+    weights = model.layers * attention + (model.layers - model.moe_layers) * dense + model.moe_layers * experts
+    weights += model.hidden * model.vocab
+    scores = 2 * model.layers * model.seq * model.heads * model.head_dim * (0.5 if causal else 1.0)
+    return 6.0 * sequences * model.seq * (weights + scores)
+
+
+def recompute_flops(model: TrainingModel, sequences: float, recompute: str) -> float:
+    """What recomputation adds: one more forward of the layers (full) or of attention's scores (selective)."""
+    scores = 4.0 * sequences * model.layers * model.seq**2 * model.heads * model.head_dim
+    if recompute == "selective":
+        return scores
+    if recompute == "full":
+        output = 6.0 * sequences * model.seq * model.hidden * model.vocab
+        return (model_flops(model, sequences) - output) / 3.0
+    return 0.0

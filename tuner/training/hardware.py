@@ -1,0 +1,38 @@
+"""Rates that work really gets: peaks of the catalogue times the constants of the accelerator and link class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tuner.training.columns import Array, Columns
+from tuner.training.constants import Constants
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Per configuration: operations per second in GEMMs and flash kernels, bytes per second of memory, of one
+    accelerator's link inside the node, and of all NICs of a node together."""
+
+    gemm: Array
+    attention: Array
+    memory: Array
+    intra: Array
+    node: Array
+
+
+def hardware(columns: Columns, constants: Constants) -> Hardware:
+    """The achieved rates of every configuration."""
+
+    def share(part: str) -> Array:
+        return np.array([constants.accelerators[name][part] for name in columns.gpu_classes])[columns.gpu_class]
+
+    links = np.array([constants.links[name] for name in columns.link_classes])
+    return Hardware(
+        gemm=columns.peak * share("gemm"),
+        attention=columns.peak * share("attention"),
+        memory=columns.bandwidth * share("memory"),
+        intra=columns.intra * links[columns.intra_class],
+        node=columns.node * links[columns.inter_class],
+    )

@@ -1,0 +1,63 @@
+"""Pipeline time in closed form, vectorised. `simulate` gives the exact time where these are only bounds.
+
+`forward`, `backward` and `weight` are seconds of one micro-batch on each stage, shape (configurations, stages);
+backward includes weight. `hop` is one transfer between neighbouring stages.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tuner.training.columns import Array
+
+
+def equal_stages(schedule: str, p: int, m: int, forward: float, inputs: float, weight: float, v: int = 1) -> float:
+    """Time of m micro-batches on p equal stages without transfers: work plus the schedule's bubble."""
+    work = forward + inputs + weight
+    bubbles = {
+        "gpipe": work,
+        "1f1b": work,
+        "interleaved": work / v,
+        "zb-h1": forward + inputs - weight,
+        "zb-h2": max(forward + inputs - 2.0 * weight, 0.0),
+    }
+    return m * work + (p - 1) * bubbles[schedule]
+
+
+def pipeline_time(
+    schedule: Array,
+    p: Array,
+    m: Array,
+    v: Array,
+    stages: Array,
+    slowest: Array,
+    weight: Array,
+    hop: Array,
+    hidden: Array,
+) -> Array:
+    """Time of m micro-batches: every stage once, the slowest m - 1 times more, hops on the way and in the cycle.
+
+    `stages` is the sum over stages of one micro-batch's time, `slowest` its maximum, `weight` the weight-gradient part
+    of the slowest stage; `hidden` transfers cost nothing once the pipeline is full. Exact for equal stages; a lower bound where the ratio of forward to backward differs.
+    """
+    fill = stages - slowest
+    cycle = slowest + ((p > 1) & (hidden < 1)) * 2.0 * hop * np.where(schedule == 2, v, 1.0)
+    saved = np.where(schedule == 3, 2.0 * weight, np.where(schedule == 4, 3.0 * weight, 0.0)) * (p - 1.0)
+    fill = np.where(schedule == 2, fill / v, np.maximum(fill - saved, 0.0))
+    return np.asarray(m * cycle + fill + 2.0 * (p - 1.0) * hop)
+
+
+def in_flight(schedule: Array, p: Array, m: Array, v: Array, stage: Array) -> Array:
+    """Micro-batches whose activations a stage holds at its peak, shape (configurations, stages)."""
+    left = p[:, None] - stage[None, :]
+    count = m[:, None]
+    one = np.minimum(count, left)
+    code = schedule[:, None]
+    chunks = v[:, None]
+    # Interleaved: (v - 1) p + 2 (p - i) - 1 chunks of 1/v of the layers in the warm-up, one more in the steady state.
+    several = np.minimum(count, ((chunks - 1.0) * p[:, None] + 2.0 * left - 1.0) / chunks)
+    twice = np.minimum(count, 2.0 * p[:, None] - 1.0)
+    return np.asarray(
+        np.where(code == 0, count, np.where(code == 2, several, np.where(code == 4, twice, one)))
+        * np.ones_like(stage)[None, :]
+    )
