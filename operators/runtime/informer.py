@@ -32,10 +32,11 @@ Both may be the same row when a change arrived that the cache already held (see 
 
 @dataclass(slots=True)
 class _OwnWrite(Generic[T]):
-    """Events of one object while a write of ours is under way: (old, new, whether it may be that write's own)."""
+    """Events of one object while writes of ours are under way: (old, new, whether it may be such a write's own)."""
 
     held: list[tuple[T | None, T | None, bool]] = field(default_factory=list)
-    answered: str = ""
+    answered: set[str] = field(default_factory=set)  # versions
+    writers: int = 0
 
 
 class Informer(Generic[W, T]):
@@ -122,7 +123,7 @@ class Informer(Generic[W, T]):
         key = key_of(row.namespace, row.name)
         cached = self.store.get(key)
         if key in self._own_writes:
-            self._own_writes[key].answered = row.resource_version
+            self._own_writes[key].answered.add(row.resource_version)
         if not self.synced or not _newer(row.resource_version, self._reflector.resource_version):
             return cached
         if cached is not None and not _newer(row.resource_version, cached.resource_version):
@@ -139,16 +140,19 @@ class Informer(Generic[W, T]):
         """Around a write of ours to `key` and the `absorb` of its answer, for when the watch is faster than the answer.
 
         Events of the object reach the cache meanwhile, and the handlers at the end: all of them but that of the very
-        version absorbed. One at a time for each key.
+        version absorbed. Writes that overlap (two owners that want one name) are waited for together.
         """
-        write = self._own_writes[key] = _OwnWrite()
+        write = self._own_writes.setdefault(key, _OwnWrite())
+        write.writers += 1
         try:
             yield
         finally:
-            del self._own_writes[key]
-            for old, new, maybe_ours in write.held:
-                if not (maybe_ours and new is not None and new.resource_version == write.answered):
-                    self._emit(old, new)
+            write.writers -= 1
+            if not write.writers:
+                del self._own_writes[key]
+                for old, new, maybe_ours in write.held:
+                    if not (maybe_ours and new is not None and new.resource_version in write.answered):
+                        self._emit(old, new)
 
     # Sink
 

@@ -76,3 +76,15 @@ async def test_a_list_during_our_write_is_told_for_it_may_hide_the_changes_of_ot
             await until(lambda: pods.health.lists_total == 2)
             pods.absorb(json.dumps(ours).encode())
         assert seen == [("Pending", "Running", "a")]
+
+
+async def test_writes_that_overlap_are_waited_for_together(server):
+    async with running(server) as (pods, seen):
+        with pods.own_write("default/a"):
+            ours = put(server, "a")
+            with pods.own_write("default/a"):
+                put(server, "a", "Running")
+                await until(lambda: pods.health.events_total == 2)
+            assert seen == []
+            pods.absorb(json.dumps(ours).encode())
+        assert seen == [("Pending", "Running", "a")]
