@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import click
 
 from controlplane.cli.case_options import case_fields, case_options
-from controlplane.cli.progress import Progress
+from controlplane.cli.progress import FIRST_TIME, Progress, told_when_slow
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -58,7 +58,8 @@ def serving(
         return
     from tuner.serving.question import parse_question  # noqa: PLC0415
 
-    answer = predictor.answer(parse_question(fields), per_request=per_request)
+    with told_when_slow(FIRST_TIME):
+        answer = predictor.answer(parse_question(fields), per_request=per_request)
     if output == "json":
         click.echo(json.dumps(answer, indent=2))
     else:
@@ -72,7 +73,7 @@ def _answer_lines(lines: BinaryIO, predictor: Any, per_request: bool, output: st
 
     if output == "table":
         raise click.UsageError("lines are answered with lines: leave -o out, or take one case")
-    with Progress("lines") as tell:
+    with told_when_slow(FIRST_TIME), Progress("lines") as tell:
         done, errors = batch.run(lines, sys.stdout, predictor, per_request=per_request, progress=tell)
     if errors:
         click.echo(f"{errors} of {done} lines have an error for an answer", err=True)

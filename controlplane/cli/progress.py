@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TextIO
+
+FIRST_TIME = "the first question about an engine tabulates it; the first of all compiles the replay"
 
 _SILENT_S = 2.0  # shorter work needs no progress
 _TERMINAL_S = 0.2  # redraws of the line
@@ -49,3 +54,15 @@ class Progress:
         if self._drawn and self._terminal:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
+
+
+@contextmanager
+def told_when_slow(text: str, *, after_s: float = _SILENT_S) -> Iterator[None]:
+    """Says once what is being waited for, when the block takes long."""
+    timer = threading.Timer(after_s, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

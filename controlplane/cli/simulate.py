@@ -10,6 +10,7 @@ import click
 
 from controlplane.cli.case_options import case_fields, case_options
 from controlplane.cli.files import whole_file
+from controlplane.cli.progress import FIRST_TIME, told_when_slow
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
@@ -54,7 +55,8 @@ def simulate(
     from tuner.serving.records import write_csv, write_parquet  # noqa: PLC0415
 
     question = parse_question(fields)
-    found = Predictor(calibration=calibration, raw=raw).predict(question)
+    with told_when_slow(FIRST_TIME):
+        found = Predictor(calibration=calibration, raw=raw).predict(question)
     for path, write in ((csv_path, write_csv), (parquet_path, write_parquet)):
         if path is not None:
             with whole_file(path) as partial:

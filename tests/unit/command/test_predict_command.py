@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from controlplane.cli.progress import Progress
+from controlplane.cli.progress import Progress, told_when_slow
 from controlplane.main import cli
 from controlplane.model.errors import TrimtabError
 
@@ -196,3 +197,11 @@ def test_progress_is_silent_for_two_seconds(terminal: bool, monkeypatch: pytest.
     assert "of 100" in stream.text
     assert stream.text.count("lines") < 20
     assert stream.text.endswith("\r\x1b[K") is terminal
+
+
+def test_a_long_wait_is_explained_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with told_when_slow("waiting for the table", after_s=0.0):
+        time.sleep(0.05)
+    with told_when_slow("not a word", after_s=60.0):
+        pass
+    assert capsys.readouterr().err == "waiting for the table\n"
