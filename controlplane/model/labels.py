@@ -9,6 +9,7 @@ RANK = f"{GROUP}/rank"  # pods: position inside the replica; rank 0 answers requ
 LEADER = f"{GROUP}/leader"  # pods: "true" on rank 0, the Service selects it
 POOL = f"{GROUP}/pool"  # pods: GPUPool the replica was placed in
 ACCELERATOR = f"{GROUP}/accelerator"  # pods: catalogue id
+ROLE = f"{GROUP}/role"  # pods of a split deployment: Prefill or Decode
 ENGINE = f"{GROUP}/engine"  # pods: catalogue id of the engine
 
 UNITS = f"{GROUP}/units"  # pod annotation: accelerators (millicores for a CPU) the pod was placed with

@@ -30,6 +30,7 @@ __all__ = [
     "ModelCache",
     "NicRequirement",
     "PoolReplicas",
+    "ReplicaRole",
     "Rollout",
     "SecretKey",
     "ServingDeployment",
@@ -38,6 +39,8 @@ __all__ = [
     "Slo",
     "TopologyRequirement",
 ]
+
+ReplicaRole = Literal["Aggregated", "Prefill", "Decode"]
 
 # The parts of spec.podTemplate as its schema tells them; what may stand inside is the renderer's to judge.
 POD_TEMPLATE_PARTS: dict[str, JsonValue] = {
@@ -138,6 +141,11 @@ class ServingDeploymentSpec(Part):
         "of explicit and auto.",
     )
     workload: Traffic | None = Field(default=None, description="Traffic to plan for. Needed with auto.")
+    role: ReplicaRole = Field(
+        default="Aggregated",
+        description="What the replicas do. Prefill and Decode hand the KV cache from one deployment to another by the "
+        "engine's own connector (vllm, sglang); clients then need a router that knows both. Plans are Aggregated.",
+    )
     replicas: int = Field(
         default=1,
         ge=0,

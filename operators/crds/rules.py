@@ -118,6 +118,12 @@ SERVING: tuple[Rule, ...] = (
         ".workload",
     ),
     Rule(
+        "spec",
+        "!has(self.auto) || self.role == 'Aggregated'",
+        "auto plans aggregated replicas: separate roles need a router that is not Trimtab's; write them with explicit",
+        ".role",
+    ),
+    Rule(
         "spec.workload",
         "self.arrivals == 'closed' ? has(self.concurrency) : has(self.ratePerSecond)",
         "closed arrivals need concurrency, all others ratePerSecond",

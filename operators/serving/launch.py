@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from controlplane.catalog import Engine, ModelShape
 from controlplane.catalog.engines import MultiNode, Scalar
 from controlplane.catalog.knobs import Rendered, merge, render_knobs, render_shape
-from controlplane.model.serving import AcceleratorChoice
+from controlplane.model.serving import AcceleratorChoice, ReplicaRole
 from operators.serving import mpi
+from operators.serving.roles import role_args
 from operators.serving.shape import Shape
 from operators.serving.source import Source
 
@@ -48,6 +49,7 @@ class EngineLaunch:
     source: Source
     served_name: str
     settings: Rendered
+    role: ReplicaRole = "Aggregated"
 
     @property
     def config(self) -> Mapping[str, object]:
@@ -56,14 +58,19 @@ class EngineLaunch:
 
 
 def plan_launch(
-    engine: Engine, shape: Shape, choice: AcceleratorChoice, source: Source, served_name: str
+    engine: Engine,
+    shape: Shape,
+    choice: AcceleratorChoice,
+    source: Source,
+    served_name: str,
+    role: ReplicaRole = "Aggregated",
 ) -> EngineLaunch:
     """Settings in the engine's own words. Expects a choice that passed `validate`."""
     watch = Rendered(engine.metrics.enable_args, dict(engine.metrics.enable_config))
     settings = merge(
         render_shape(engine, shape_fields(engine, choice)), render_knobs(engine, _knobs(engine, choice)), watch
     )
-    return EngineLaunch(engine, shape, choice, source, served_name, settings)
+    return EngineLaunch(engine, shape, choice, source, served_name, settings, role)
 
 
 def shape_fields(engine: Engine, choice: AcceleratorChoice) -> dict[str, Scalar]:
@@ -131,6 +138,7 @@ def _serve_args(launch: EngineLaunch, drain_s: int) -> list[str]:
         args += [REVISION_FLAGS[launch.engine.id], launch.source.revision]
     args += [words.host_flag, "0.0.0.0", words.port_flag, str(launch.engine.port)]  # noqa: S104 - a pod's own address
     args += [_literal(text) for text in launch.settings.args]
+    args += role_args(launch.engine, launch.role)
     if launch.config and words.config_flag is not None:
         args += [words.config_flag, f"{CONFIG_FOLDER}/{CONFIG_FILE}"]
     if launch.engine.drain.timeout_flag is not None:

@@ -14,6 +14,7 @@ from operators.serving.memory import host_memory_bytes
 from operators.serving.names import mpi_secret_name
 from operators.serving.overlay_check import ENGINE_CONTAINER, SCRATCH, SHM
 from operators.serving.probes import PORT_NAME
+from operators.serving.roles import role_env, role_ports
 from operators.serving.source import MODEL_MOUNT
 
 CACHE_FOLDER = "/cache"
@@ -46,7 +47,10 @@ def skeleton(
             {
                 "name": ENGINE_CONTAINER,
                 "image": image,
-                "ports": [{"name": PORT_NAME, "containerPort": launch.engine.port, "protocol": "TCP"}],
+                "ports": [
+                    {"name": PORT_NAME, "containerPort": launch.engine.port, "protocol": "TCP"},
+                    *role_ports(launch.engine, launch.role),
+                ],
                 "env": _environment(deployment, launch),
                 "resources": _resources(launch, accelerator, model),
                 "securityContext": {
@@ -119,6 +123,7 @@ def _environment(deployment: ServingDeployment, launch: EngineLaunch) -> list[di
         env.append({"name": "VLLM_NO_USAGE_STATS", "value": "1"})
         if launch.shape.pods > 1:
             env.append({"name": "VLLM_HOST_IP", "value": f"$({POD_IP})"})
+    env += role_env(launch.engine, launch.role)
     key = deployment.spec.api_key_secret
     if key is not None and launch.engine.launch.api_key_env is not None:
         reference = {"secretKeyRef": {"name": key.name, "key": key.key}}

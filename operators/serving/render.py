@@ -123,7 +123,7 @@ def replica_template(
         raise no_image(engine, accelerator, path)
     shape = resolve(choice, accelerator)
     source = sources.parse(deployment.spec.model.source)
-    launch = plan_launch(engine, shape, choice, source, _served_name(deployment))
+    launch = plan_launch(engine, shape, choice, source, _served_name(deployment), deployment.spec.role)
     base = merge_pod(skeleton(deployment, launch, accelerator, model, image), deployment.spec.pod_template)
     return ReplicaTemplate(
         choice_index=choice_index,
@@ -174,6 +174,8 @@ def pod(
     metadata["namespace"] = deployment.metadata.namespace
     metadata["ownerReferences"] = [owner_reference(deployment)]
     metadata["labels"].update(_labels(template, deployment, slot, rank, pool))
+    if deployment.spec.role != "Aggregated":
+        metadata["labels"][labels.ROLE] = deployment.spec.role
     metadata["annotations"].update(
         {labels.UNITS: str(template.units_per_pod), labels.CHOICE: str(template.choice_index)}
     )
@@ -294,6 +296,7 @@ def _revision(deployment: ServingDeployment, choice: AcceleratorChoice, launch: 
         "api_key": None if spec.api_key_secret is None else spec.api_key_secret.model_dump(mode="json"),
         "template": spec.pod_template,
         "priority_class": spec.priority_class_name,
+        **({} if spec.role == "Aggregated" else {"role": spec.role}),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:REVISION_DIGITS]

@@ -14,6 +14,8 @@ from operators.serving.memory import download_does_not_fit
 from operators.serving.names import GANG_SUFFIX, NAME_MAX
 from operators.serving.overlay_check import check_template
 from operators.serving.render import RenderSettings, choice_image, no_image
+from operators.serving.roles import check_role
+from operators.serving.shape import resolve
 from operators.serving.source import Source
 from operators.serving.validate_choice import check_api_key, check_engine, check_shape
 
@@ -63,6 +65,7 @@ def validate(
         errors += check_engine(deployment, choice, accelerator, engine, source, path)
         errors += check_api_key(deployment, engine, catalog)
         errors += check_shape(choice, accelerator, engine, model, path)
+        errors += check_role(spec, engine, resolve(choice, accelerator).pods, path)
         if settings is not None and choice_image(choice, engine, accelerator, settings) is None:
             errors.append(no_image(engine, accelerator, path))
     keys = frozenset(engine.launch.api_key_env for engine in catalog.engines.values() if engine.launch.api_key_env)

@@ -132,6 +132,8 @@ BAD: tuple[Bad, ...] = (
         "spec.workload.arrivals",
         "all others ratePerSecond",
     ),
+    Bad("planned roles", {**_auto(WORKLOAD), "spec.role": "Prefill"}, "spec.role", "auto plans aggregated replicas"),
+    Bad("unknown role", {"spec.role": "Encode"}, "spec.role", "supported values"),
     Bad("a trace", _auto({**WORKLOAD, "arrivals": "trace"}), "spec.workload.arrivals", "supported values"),
     Bad(
         "prefix longer than the prompt",
@@ -229,6 +231,7 @@ GOOD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rack required, then preferred",
      _choices({"topology": {"level": "rack"}}, {"topology": {"level": "rack", "mode": "preferred"}})),
     ("suspended at zero", {"spec.suspend": True, "spec.replicas": 0}),
+    ("prefill replicas", {"spec.role": "Prefill"}),
     ("planned", _auto(WORKLOAD)),
     ("planned for a closed loop, within a budget",
      {**_auto({"arrivals": "closed", "concurrency": 8, "input": {"tokens": 9, "rangeRatio": 0.5}, "output": {"tokens": 9}}),

@@ -116,6 +116,8 @@ _SGLANG = (
     'SGLang documentation, "Multi-Node Deployment" and "Deploy On Kubernetes"',
     "SGLang 0.5.14, sglang/srt/server_args.py",
 )
+_VLLM_SPLIT = (*_VLLM[1:], 'vLLM documentation, "NixlConnector Usage Guide"')
+_SGLANG_SPLIT = (_SGLANG[1], 'SGLang documentation, "PD Disaggregation"')
 _TRTLLM = (
     'TensorRT-LLM documentation, "trtllm-serve" (multi-node serving, --config)',
     "TensorRT-LLM, tensorrt_llm/commands/serve.py and llmapi/trtllm-llmapi-launch",
@@ -221,6 +223,21 @@ GOLDENS = (
             model={"name": "qwen3-32b", "source": "hf:Qwen/Qwen3-32B", "servedName": "qwen"},
             explicit={"choices": [{"accelerator": "h200-sxm-141gb", "engine": "sglang", "tensorParallel": 2}]},
         ),
+    ),
+    *(
+        Golden(
+            f"{engine}-{role.lower()}-h100",
+            f"Llama 3.3 70B on four H100, {role.lower()} replicas with {name}'s own KV connector; needs a router.",
+            documents,
+            one_choice(
+                "llama-3.3-70b",
+                "pvc:models/llama-3.3-70b",
+                {"accelerator": "h100-sxm-80gb", "engine": engine, "tensorParallel": 4},
+                role=role,
+            ),
+        )
+        for engine, name, documents in (("vllm", "vLLM", _VLLM_SPLIT), ("sglang", "SGLang", _SGLANG_SPLIT))
+        for role in ("Prefill", "Decode")
     ),
     Golden(
         "trtllm-h100",

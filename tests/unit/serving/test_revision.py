@@ -88,6 +88,8 @@ restarting: list[dict[str, Any]] = [
     {"podTemplate": {"metadata": {"labels": {"team": "a"}}}},
     {"podTemplate": {"spec": {"imagePullSecrets": [{"name": "pull"}]}}},
     {"apiKeySecret": {"name": "key"}},
+    {"role": "Prefill"},
+    {"role": "Decode"},
     {"priorityClassName": "high"},
 ]
 

@@ -1,0 +1,107 @@
+"""Prefill and decode replicas: what each engine's own KV connector needs on the command line and around it. Pure.
+
+Rendered, not run here: the wire between the two roles needs accelerators. The requests' way through both is a router's
+business, which knows the endpoints of both deployments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from controlplane.catalog import Engine
+from controlplane.model.errors import TrimtabError, Unsupported
+from controlplane.model.serving import ReplicaRole, ServingDeploymentSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Connector:
+    """`args` by role. `host_variable`: told the address by which the other role finds this pod. `port`: where they
+    meet; `port_variable` names it where no flag does."""
+
+    args: Mapping[ReplicaRole, tuple[str, ...]]
+    port: int
+    host_variable: str | None = None
+    port_variable: str | None = None
+
+
+def _nixl(kv_role: str) -> tuple[str, ...]:
+    return ("--kv-transfer-config", f'{{"kv_connector":"NixlConnector","kv_role":"{kv_role}"}}')
+
+
+def _sglang(mode: str) -> tuple[str, ...]:
+    return (
+        *("--disaggregation-mode", mode, "--disaggregation-transfer-backend", "nixl"),
+        *("--disaggregation-bootstrap-port", "8998"),
+    )
+
+
+CONNECTORS: Mapping[str, Connector] = MappingProxyType(
+    {
+        # vLLM documentation, "NixlConnector Usage Guide": both roles listen on VLLM_NIXL_SIDE_CHANNEL_PORT (5600, and one
+        # more for each data parallel rank) and announce VLLM_NIXL_SIDE_CHANNEL_HOST, which is localhost unless set.
+        "vllm": Connector(
+            MappingProxyType({"Prefill": _nixl("kv_producer"), "Decode": _nixl("kv_consumer")}),
+            port=5600,
+            host_variable="VLLM_NIXL_SIDE_CHANNEL_HOST",
+            port_variable="VLLM_NIXL_SIDE_CHANNEL_PORT",
+        ),
+        # SGLang documentation, "PD Disaggregation", and sglang/srt/server_args.py: the prefill server's bootstrap port is
+        # 8998 unless set; the router names it beside the prefill server's URL.
+        "sglang": Connector(MappingProxyType({"Prefill": _sglang("prefill"), "Decode": _sglang("decode")}), port=8998),
+    }
+)
+
+
+def role_args(engine: Engine, role: ReplicaRole) -> tuple[str, ...]:
+    """Flags of a role; none for an aggregated replica."""
+    return () if role == "Aggregated" else CONNECTORS[engine.id].args[role]
+
+
+def role_env(engine: Engine, role: ReplicaRole) -> list[dict[str, Any]]:
+    """Variables of a role's engine container."""
+    if role == "Aggregated":
+        return []
+    connector = CONNECTORS[engine.id]
+    env: list[dict[str, Any]] = []
+    if connector.host_variable is not None:
+        address = {"fieldRef": {"fieldPath": "status.podIP"}}
+        env.append({"name": connector.host_variable, "valueFrom": address})
+    if connector.port_variable is not None:
+        env.append({"name": connector.port_variable, "value": str(connector.port)})
+    return env
+
+
+def role_ports(engine: Engine, role: ReplicaRole) -> list[dict[str, Any]]:
+    """Ports of a role's engine container beside the API's."""
+    if role == "Aggregated":
+        return []
+    return [{"name": "kv", "containerPort": CONNECTORS[engine.id].port, "protocol": "TCP"}]
+
+
+def check_role(spec: ServingDeploymentSpec, engine: Engine, pods: int, path: str) -> list[TrimtabError]:
+    """Why this choice cannot take the role."""
+    if spec.role == "Aggregated":
+        return []
+    if engine.id not in CONNECTORS:
+        return [
+            Unsupported(
+                f"{engine.id} replicas of role {spec.role} are not rendered",
+                field=f"{path}.engine",
+                value=engine.id,
+                limit=", ".join(sorted(CONNECTORS)),
+                hint="choose one of these, or role Aggregated",
+            )
+        ]
+    if pods > 1:
+        return [
+            Unsupported(
+                f"a {spec.role} replica of {pods} pods is not rendered",
+                field=path,
+                limit="one pod",
+                hint="use smaller parallel degrees, or role Aggregated",
+            )
+        ]
+    return []
