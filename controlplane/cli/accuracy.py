@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from controlplane.cli.accuracy_training import training
 from controlplane.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ _WARNING = (
 @click.group()
 def accuracy() -> None:
     """Score predictions against measured runs."""
+
+
+accuracy.add_command(training)
 
 
 @accuracy.command()

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import click
 
 from controlplane.cli.case_options import case_fields, case_options
+from controlplane.cli.predict_training import training
 from controlplane.cli.progress import FIRST_TIME, Progress, told_when_slow
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -18,6 +19,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.group()
 def predict() -> None:
     """Predict latency, throughput, energy and cost before deploying."""
+
+
+predict.add_command(training)
 
 
 @predict.command()

@@ -1,0 +1,50 @@
+"""Which loader reads a file: decided by its columns, so that renamed or partial copies are found as well."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+from controlplane.model.errors import InvalidSpec
+from tuner.training.loaders import fsdp, megatron, mixed, pipelines, vtrain
+from tuner.training.loaders.rows import Table
+
+Loader = Callable[[Path], Table]
+# Columns that only this table has, and its loader; the first match counts.
+_LOADERS: tuple[tuple[frozenset[str], Loader], ...] = (
+    (frozenset({"Parameters (billion)", "iteration time (ms)"}), vtrain.multi_node),
+    (frozenset({"iteration time (ms)", "pipeline parallelism"}), vtrain.single_node),
+    (frozenset({"layers_per_virtual_stage", "iter_time_s_derived_eq3"}), megatron.ptdp),
+    (frozenset({"iter_s_selective_plus_SP"}), megatron.korthikanti),
+    (frozenset({"system", "throughput_ktok_s", "iter_time_s"}), megatron.megascale),
+    (frozenset({"aggregate_pflops_digitised", "tflops_per_gpu"}), megatron.h100_strong),
+    (frozenset({"heads", "hidden", "dp", "tflops_per_gpu", "mfu_pct", "model"}), megatron.h100_weak),
+    (frozenset({"schedule", "samples_per_gpu_s", "memory_GB"}), pipelines.zero_bubble),
+    (frozenset({"method", "peak_mem_GB", "vocab"}), pipelines.vocabulary),
+    (frozenset({"Sharding Strategy", "Throughput (T/s)"}), fsdp.mpt),
+    (frozenset({"TPS/GPU", "Techniques"}), fsdp.torchtitan),
+    (frozenset({"layer_partition", "measured_s(inf=OOM/timeout)"}), mixed.amp),
+    (frozenset({"layers_per_stage", "grad_sync_s", "max_mem_bytes"}), mixed.sailor),
+)
+
+
+def tables(folder: Path) -> tuple[list[tuple[str, Table]], list[str]]:
+    """Tables of a folder by file name, and the CSV files no loader knows. Raises InvalidSpec without any file."""
+    files = sorted(path for path in folder.glob("*.csv") if path.is_file())
+    if not files:
+        raise InvalidSpec("holds no CSV files", field="data", value=folder.name, hint="name a folder of tables")
+    found, unknown = [], []
+    for path in files:
+        loader = _loader(path)
+        if loader is None:
+            unknown.append(path.name)
+        else:
+            found.append((path.name, loader(path)))
+    return found, unknown
+
+
+def _loader(path: Path) -> Loader | None:
+    with path.open(encoding="utf-8", newline="") as file:
+        header = set(next(csv.reader([file.readline(65536)]), []))
+    return next((loader for columns, loader in _LOADERS if columns <= header), None)

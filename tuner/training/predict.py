@@ -1,0 +1,103 @@
+"""Answers a training case: iteration time with an interval, utilisation, memory per stage, traffic, energy, warnings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from controlplane.catalog import load
+from controlplane.model.training import TrainingCase
+from tuner.training.columns import columns
+from tuner.training.constants import Constants, document, shipped
+from tuner.training.evaluate import stage_pools, times, waterfall
+from tuner.training.flops import model_flops, recompute_flops
+from tuner.training.memory import Waterfall
+from tuner.training.patterns import FITTED, pattern
+
+_IDLE_SHARE = 0.15  # of the power limit, with nothing to do
+_BUSY_EXPONENT = 0.8  # power between idle and limit against utilisation, 0.6 to 1 in published models
+_COMM_SHARE = 0.45  # of the power limit while waiting for the network
+
+
+class Predictor:
+    """Holds the constants; one instance answers any number of cases."""
+
+    def __init__(self, constants: Constants | None = None, half_widths: dict[str, float] | None = None) -> None:
+        self._constants = shipped() if constants is None else constants
+        intervals = document().get("intervals", {})
+        self._widths: dict[str, float] = intervals.get("log_half_width", {}) if half_widths is None else half_widths
+
+    def answer(self, case: TrainingCase) -> dict[str, Any]:
+        """The fields of one answer line; `lo` and `hi` bound 90 % of runs of this pattern."""
+        found = times([case], self._constants)
+        seconds, bubble, exposed = (float(part[0]) for part in (found.seconds, found.bubble, found.exposed_comm_s))
+        width = self.half_width(case)
+        parts = waterfall(case, self._constants)
+        stages = parts.total[0]
+        pools = [case.pools[index] for index in stage_pools(case)]
+        limits = np.array([float(load().accelerators[pool.gpu].plannable_memory_bytes or math.nan) for pool in pools])
+        ranks, batch = case.plan.ranks, case.plan.global_batch
+        peaks = [columns([(case, index)], tuple(self._constants.accelerators)).peak[0] for index in stage_pools(case)]
+        capacity = seconds * ranks * float(np.mean(peaks))
+        model = model_flops(case.model, batch)
+        spare = limits - stages
+        answer: dict[str, Any] = {
+            "iteration_s": seconds,
+            "lo": None if width is None else seconds * math.exp(-width),
+            "hi": None if width is None else seconds * math.exp(width),
+            "tokens_per_s": batch * case.model.seq / seconds,
+            "mfu": model / capacity,
+            "hfu": (model + recompute_flops(case.model, batch, case.plan.recompute)) / capacity,
+            "memory_bytes": [round(float(value)) for value in stages],
+            "memory": _shown(parts),
+            "bubble": bubble,
+            "exposed_comm_s": exposed,
+            "energy_j": self._energy(case, seconds, bubble, exposed, model / capacity),
+            "energy_basis": "model",
+            "fits": bool((spare >= 0).all()),
+            "pattern": pattern(case),
+        }
+        answer["warnings"] = self._warnings(case, spare)
+        return answer
+
+    def half_width(self, case: TrainingCase) -> float | None:
+        """Logarithmic half-width of the case's interval; None without a calibration."""
+        return self._widths.get(pattern(case), self._widths.get("other"))
+
+    def _energy(self, case: TrainingCase, seconds: float, bubble: float, exposed: float, mfu: float) -> float | None:
+        limits = []
+        for index in stage_pools(case):
+            pool = case.pools[index]
+            limit = pool.power_cap_w or load().accelerators[pool.gpu].tdp_w
+            if limit is None:
+                return None
+            limits.append(float(limit))
+        watts = sum(limits) / len(limits)
+        idle = _IDLE_SHARE * watts
+        waiting = min(exposed, seconds)
+        resting = bubble * (seconds - waiting)
+        computing = seconds - waiting - resting
+        busy = idle + (watts - idle) * min(mfu * seconds / max(computing, 1e-12), 1.0) ** _BUSY_EXPONENT
+        return float(case.plan.ranks * (busy * computing + _COMM_SHARE * watts * waiting + idle * resting))
+
+    def _warnings(self, case: TrainingCase, spare: np.ndarray[Any, Any]) -> list[str]:
+        found = []
+        worst = int(np.argmin(spare))
+        if spare[worst] < 0:
+            found.append(f"stage {worst} needs {-spare[worst] / 2**30:.2f} GiB more than its accelerator has")
+        names = {load().accelerators[pool.gpu].architecture for pool in case.pools}
+        unfitted = sorted(name for name in names if name.lower() not in FITTED)
+        if unfitted:
+            found.append(f"{', '.join(unfitted)}: constants of this architecture are not fitted to measurements")
+        if pattern(case) not in self._widths:
+            found.append(f"no measured runs of pattern {pattern(case)}: the interval is a guess, twice the pooled one")
+        if case.plan.precision == "fp8":
+            found.append("fp8: all matrix products count at the 8-bit peak with the 16-bit efficiency; not fitted")
+        return found
+
+
+def _shown(parts: Waterfall) -> dict[str, list[int]]:
+    return {item.name: [round(float(value)) for value in getattr(parts, item.name)[0]] for item in fields(Waterfall)}
