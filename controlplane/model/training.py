@@ -69,6 +69,7 @@ class ParallelPlan:
     dp: int = 1
     cp: int = 1
     ep: int = 1
+    etp: int = 1  # tensor parallelism inside an expert
     vpp: int = 1
     schedule: Schedule = "1f1b"
     micro_batch: int = 1

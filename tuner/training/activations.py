@@ -45,5 +45,5 @@ def sharded_bytes(c: Columns, tokens: Array) -> Array:
     inner = np.where(c.gated > 0, 6.0, 4.0)
     share = np.where(c.layers > 0, c.moe_layers / np.maximum(c.layers, 1.0), 0.0)
     dense = inner * c.ffn / c.tp
-    expert = c.top_k * (inner * c.expert_ffn + 4.0 * c.hidden) / c.tp + inner * c.shared_ffn / c.tp
+    expert = c.top_k * (inner * c.expert_ffn + 4.0 * c.hidden * c.etp) / c.tp + inner * c.shared_ffn / c.tp
     return np.asarray(tokens * (attention + (1.0 - share) * dense + share * expert))

@@ -118,7 +118,8 @@ def _experts(case: TrainingCase) -> None:
                           limit=f"0 to {model.layers}")  # fmt: skip
     _divides("ep", plan.ep, "model.experts", model.experts)
     spread = plan.dp * plan.cp * plan.tp
-    if spread % plan.ep:
+    _divides("etp", plan.etp, "tp", plan.tp)
+    if spread % (plan.ep * plan.etp):
         raise InvalidSpec("experts spread over the ranks of one stage", field="ep", value=plan.ep,
                           limit=f"a divisor of dp x cp x tp = {spread}")  # fmt: skip
 

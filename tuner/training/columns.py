@@ -48,6 +48,7 @@ class Columns:
     dp: Array
     cp: Array
     ep: Array
+    etp: Array
     vpp: Array
     schedule: Array
     micro_batch: Array
@@ -130,7 +131,7 @@ def _row(case: TrainingCase, pool: TrainingPool) -> tuple[tuple[float, ...], tup
         model.layers, model.hidden, model.heads, model.kv_heads, model.head_dim, model.ffn, model.vocab, model.seq,
         *stage_layers(case),
         model.gated, model.tied, model.experts, model.top_k, model.expert_ffn, model.shared_ffn, model.moe_layers,
-        plan.tp, plan.pp, plan.dp, plan.cp, plan.ep, plan.vpp, SCHEDULE_CODE[plan.schedule], plan.micro_batch,
+        plan.tp, plan.pp, plan.dp, plan.cp, plan.ep, plan.etp, plan.vpp, SCHEDULE_CODE[plan.schedule], plan.micro_batch,
         plan.micro_batches, RECOMPUTE_CODE[plan.recompute], plan.zero, plan.sp, VOCABULARY_CODE[plan.vocab_parallel],
         plan.attention == "flash", plan.gradient_bytes, _state_bytes(plan), plan.overlap_dp,
         plan.overlap_tp, plan.overlap_pp, _WEIGHT_BYTES[plan.precision],

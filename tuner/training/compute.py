@@ -68,16 +68,16 @@ def layer_time(c: Columns, h: Hardware, constants: Constants) -> LayerTime:
     if np.any(c.moe_layers > 0):
         sparse = 1.0 - dense
         local = np.maximum(c.experts / c.ep, 1.0)
-        routed = np.maximum(tokens / c.tp * np.maximum(c.top_k, 1.0), 1.0)
+        routed = np.maximum(tokens * c.etp / c.tp * np.maximum(c.top_k, 1.0), 1.0)
         each = np.maximum(routed / local, 1.0)
-        wide = np.maximum(c.expert_ffn, 1.0)
+        wide = np.maximum(c.expert_ffn / c.etp, 1.0)
         mlp_forward = mlp_forward + sparse * local * matrices * _gemm(c, h, half, each, wide, c.hidden)
         mlp_weights = mlp_weights + sparse * local * matrices * _gemm(c, h, half, wide, c.hidden, each)
         common = np.maximum(c.shared_ffn / c.tp, 1.0)
         visited = sparse * (c.shared_ffn > 0)
         mlp_forward = mlp_forward + visited * matrices * _gemm(c, h, half, tokens, common, c.hidden)
         mlp_weights = mlp_weights + visited * matrices * _gemm(c, h, half, common, c.hidden, tokens)
-        parameters = parameters + sparse * matrices * c.hidden * (local * c.expert_ffn + c.shared_ffn / c.tp)
+        parameters = parameters + sparse * matrices * c.hidden * (local * c.expert_ffn / c.etp + c.shared_ffn / c.tp)
         moved = moved + sparse * (c.expert_ffn * c.top_k / c.tp + c.shared_ffn / c.tp)
         group = span(c.ep, np.ones_like(c.tp), c.per_node, h.intra, h.node)
         volume = c.element_bytes * routed * c.hidden

@@ -87,7 +87,7 @@ def stage_parameters(c: Columns) -> Array:
     matrices = np.where(c.gated > 0, 3.0, 2.0)
     attention = 2.0 * c.hidden * c.head_dim * (c.heads + np.maximum(c.kv_heads, c.tp)) / c.tp
     share = c.moe_layers / np.maximum(c.layers, 1.0)
-    experts = c.experts * c.expert_ffn / c.ep + c.shared_ffn / c.tp
+    experts = c.experts * c.expert_ffn / (c.ep * c.etp) + c.shared_ffn / c.tp
     mlp = matrices * c.hidden * ((1.0 - share) * c.ffn / c.tp + share * experts)
     shards = c.tp * np.where(c.vocab_parallel > 0, c.pp, 1.0)
     ends = np.where((c.tied < 1) & (c.pp == 1), 2.0, 1.0)

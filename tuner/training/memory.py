@@ -16,6 +16,7 @@ from tuner.training.constants import Constants
 from tuner.training.schedules import in_flight
 
 _GATHERED_LAYERS = 2.0  # ZeRO-3: the layer that runs and the one fetched ahead
+_WORKSPACE_BYTES = 64.0 * 2**20  # matrix-product scratch of PyTorch and of the kernels' library, 32 MiB each
 _LOGIT_BYTES = 4.0  # single precision, kept for the backward pass
 _WAITING = (0.0, 1.0, 2.0, 1.0)  # more micro-batches in flight: none, vocab-2, vocab-1, interlaced (x 1.5 below)
 
@@ -47,14 +48,14 @@ def layer_parameters(c: Columns) -> tuple[Array, Array]:
     share = np.where(c.layers > 0, c.moe_layers / np.maximum(c.layers, 1.0), 0.0)
     mlp = matrices * c.hidden * ((1.0 - share) * c.ffn + share * c.shared_ffn) / c.tp
     router = share * c.hidden * c.experts
-    experts = share * matrices * c.hidden * c.expert_ffn * c.experts / c.ep
+    experts = share * matrices * c.hidden * c.expert_ffn * c.experts / (c.ep * c.etp)
     return attention + norms + mlp + router, np.asarray(experts)
 
 
 def state_bytes(c: Columns, dense: Array, experts: Array) -> tuple[Array, Array, Array]:
     """Weights, gradients and optimizer state of a number of parameters on one rank."""
     ranks = c.dp * c.cp
-    replicas = np.maximum(ranks * c.tp / c.ep, 1.0)
+    replicas = np.maximum(ranks * c.tp / (c.ep * c.etp), 1.0)
     wide = c.element_bytes
 
     def part(level: float, each: Array) -> Array:
@@ -87,7 +88,7 @@ def memory(c: Columns, constants: Constants, stages: int) -> Waterfall:
     flight = in_flight(c.schedule, c.pp, c.micro_batches, c.vpp, index)
     flight = np.minimum(flight * np.where(c.vocab_parallel > 2, 1.5, 1.0)[:, None], c.micro_batches[:, None])
     flight = np.minimum(flight + (waiting * (c.vocab_parallel < 3))[:, None], c.micro_batches[:, None])
-    activations = flight * layers * layer_bytes(c)[:, None] + working_bytes(c)[:, None]
+    activations = flight * layers * layer_bytes(c)[:, None] + working_bytes(c)[:, None] + _WORKSPACE_BYTES
     tokens = c.micro_batch * c.seq / c.cp
     boundary = np.zeros_like(layers)
     boundary[:, 0] += tokens * c.hidden / np.where(c.sp > 0, c.tp, 1.0) * flight[:, 0]

@@ -29,7 +29,7 @@ _MODEL = {
 }  # fmt: skip
 _POOL = {"gpu", "gpus", "gpus_per_node", "nic", "nics_per_node", "intra_gb_s", "inter_gb_s", "power_cap_w"}
 _LINE = {
-    "id", "model", "cluster", "tp", "pp", "dp", "cp", "ep", "vpp", "schedule", "micro_batch", "global_batch",
+    "id", "model", "cluster", "tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "global_batch",
     "recompute", "zero", "sp", "vocab_parallel", "layers_per_stage", "precision", "framework", "attention",
     "gradient_bytes", "optimizer", "overlap_dp", "overlap_tp", "overlap_pp", "stage_pools",
 }  # fmt: skip
@@ -164,6 +164,7 @@ def _plan(line: Fields, model: TrainingModel) -> ParallelPlan:
         dp=degree("dp"),
         cp=degree("cp"),
         ep=degree("ep"),
+        etp=degree("etp"),
         vpp=vpp,
         schedule=word("schedule", SCHEDULES, "interleaved" if vpp > 1 else "1f1b"),
         micro_batch=degree("micro_batch"),

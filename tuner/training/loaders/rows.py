@@ -24,6 +24,7 @@ class Row:
     pattern: str
     iteration_s: float | None = None
     memory_bytes: float | None = None
+    last_stage: bool = False  # memory of the last stage, not of the fullest
     note: str = ""
 
 

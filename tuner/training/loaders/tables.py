@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controlplane.model.errors import InvalidSpec
-from tuner.training.loaders import fsdp, megatron, mixed, pipelines, vtrain
+from tuner.training.loaders import fsdp, golden, megatron, mixed, pipelines, vtrain
 from tuner.training.loaders.rows import Table
 
 Loader = Callable[[Path], Table]
@@ -24,6 +24,7 @@ _LOADERS: tuple[tuple[frozenset[str], Loader], ...] = (
     (frozenset({"method", "peak_mem_GB", "vocab"}), pipelines.vocabulary),
     (frozenset({"Sharding Strategy", "Throughput (T/s)"}), fsdp.mpt),
     (frozenset({"TPS/GPU", "Techniques"}), fsdp.torchtitan),
+    (frozenset({"mem_max_alloc_bytes", "tensor-model-parallel-size"}), golden.golden),
     (frozenset({"layer_partition", "measured_s(inf=OOM/timeout)"}), mixed.amp),
     (frozenset({"layers_per_stage", "grad_sync_s", "max_mem_bytes"}), mixed.sailor),
 )
