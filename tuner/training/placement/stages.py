@@ -1,0 +1,300 @@
+"""How many stages, how wide each, with how many layers: for classes with nodes to give and several widths per stage.
+
+A stage of a class may span different numbers of nodes (tensor parallel degree, replicas inside the stage). Under one
+limit on the slowest stage a dynamic programme over (stages from the end, class, nodes given, layers done) finds the
+least sum; limits are halved and cut where even the interval's least sum at its lowest limit cannot win. Counting
+stages from the end makes the micro-batches in flight, min(m, stages from here on), known at every step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlplane.model.errors import InvalidSpec, Refused
+from tuner.training.placement.order import best_path
+from tuner.training.placement.problem import MAX_STAGES, StageShape, check_hops, check_shape, check_sizes
+
+_ROUNDING = 1e-9  # of a layer
+_TRY_ALL = 4  # classes whose every order is searched
+_Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Width(StageShape):
+    """One way to build a stage on a class: times and sizes at this tensor parallel degree, and the nodes it takes.
+    Several replicas inside a stage share its micro-batch, so `layer_s` is already the shared time."""
+
+    tp: int
+    dp: int = 1
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """Stages in pipeline order. `exact`: no block-wise order of classes, width or split is faster."""
+
+    classes: tuple[int, ...]  # index into the question's classes
+    widths: tuple[Width, ...]
+    layers: tuple[int, ...]
+    stage_s: tuple[float, ...]
+    hops_s: float
+    iteration_s: float
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One choice: the stage `stage` places from the end."""
+
+    place: int  # class, counted in the order searched
+    width: Width
+    layers: int
+    nodes: int  # of its class given to later stages
+    done: int  # layers on later stages
+
+
+def choose_stages(
+    widths: Sequence[Sequence[Width]],
+    nodes: Sequence[int],
+    layers: int,
+    micro_batches: int,
+    hop_s: Sequence[Sequence[float]],
+    *,
+    most_stages: int = 64,
+) -> StagePlan:
+    """The fastest pipeline that takes at most `nodes[k]` nodes of class k, each stage in one of `widths[k]`; nodes may
+    stay idle. 1F1B; every class is one block; all orders of up to 4 classes, else the cheapest path's order. Raises
+    InvalidSpec, and Refused where nothing fits."""
+    check_sizes(layers, micro_batches)
+    check_hops(hop_s, len(widths))
+    if len(nodes) != len(widths) or not widths:
+        raise InvalidSpec("one number per class", field="nodes", value=len(nodes), limit=str(max(1, len(widths))))
+    if not 1 <= most_stages <= MAX_STAGES:
+        raise InvalidSpec("out of range", field="most_stages", value=most_stages, limit=f"1 to {MAX_STAGES}")
+    for index, (ways, count) in enumerate(zip(widths, nodes, strict=True)):
+        if not 0 <= count <= 1 << 16:
+            raise InvalidSpec("out of range", field=f"nodes[{index}]", value=count, limit="0 to 65536")
+        for way in ways:
+            check_shape(way, f"widths[{index}]")
+            if min(way.tp, way.dp, way.nodes) < 1:
+                raise InvalidSpec("below 1", field=f"widths[{index}]", value=(way.tp, way.dp, way.nodes), limit="1")
+    every = len(widths) <= _TRY_ALL
+    orders = sorted(itertools.permutations(range(len(widths)))) if every else [best_path(hop_s)[0]]
+    best: tuple[float, StagePlan] | None = None
+    for order in orders:
+        search = _Search(order, widths, nodes, layers, micro_batches, hop_s, most_stages)
+        found = search.best(math.inf if best is None else best[0])
+        if found is not None and (best is None or found.iteration_s < best[0]):
+            best = found.iteration_s, found
+    if best is None:
+        raise _refusal(widths, nodes, layers, micro_batches, most_stages)
+    return best[1] if every else _unproven(best[1])
+
+
+class _Search:
+    """One order of classes."""
+
+    def __init__(
+        self,
+        order: Sequence[int],
+        widths: Sequence[Sequence[Width]],
+        nodes: Sequence[int],
+        layers: int,
+        micro_batches: int,
+        hop_s: Sequence[Sequence[float]],
+        most_stages: int,
+    ) -> None:
+        self.order = tuple(reversed(order))  # the last class of the pipeline first
+        self.ways = [[way for way in widths[each] if way.nodes <= nodes[each]] for each in self.order]
+        self.nodes = [nodes[each] for each in self.order]
+        self.layers, self.repeats = layers, micro_batches - 1
+        self.micro_batches = micro_batches
+        self.hop = [[2.0 * hop_s[early][late] for late in self.order] for early in self.order]
+        self.depth = min(most_stages, layers)
+
+    def best(self, beat: float) -> StagePlan | None:
+        """The fastest plan of this order, None where none fits or none beats `beat`."""
+        limits = self._limits()
+        if not limits.size:
+            return None
+        least = self._least_sum(limits[-1])
+        if not math.isfinite(least):
+            return None
+        value, at = least + self.repeats * float(limits[-1]), len(limits) - 1
+        value, at = (value, at) if value < beat else (beat, -1)
+        open_ = [(0, len(limits) - 1, least)]  # limits low..high-1 to try; least sum at limit `high`
+        while open_:
+            low, high, floor = open_.pop()
+            if low >= high or floor + self.repeats * float(limits[low]) >= value:
+                continue
+            middle = (low + high - 1) // 2
+            found = self._least_sum(limits[middle])
+            total = found + self.repeats * float(limits[middle])
+            if total < value:
+                value, at = total, middle
+            open_.append((middle + 1, high, floor))
+            if math.isfinite(found):
+                open_.append((low, middle, found))
+        return self._plan(limits[at]) if at >= 0 else None
+
+    def _limits(self) -> _Array:
+        """Every time that a stage can take."""
+        parts = []
+        for ways in self.ways:
+            for way in ways:
+                most = min(self.layers, way.most_layers(1, False, False))
+                for first, last in itertools.product((False, True), repeat=2):
+                    parts.append(way.extra_s(first, last) + way.layer_s * np.arange(1, most + 1))
+        return np.unique(np.concatenate(parts)) if parts else np.empty(0)
+
+    def _room(self, way: Width, stage: int, limit: float, first: bool) -> int:
+        """Layers of the stage `stage` places from the end under the limit and in memory."""
+        last = stage == 0
+        most = way.most_layers(min(self.micro_batches, stage + 1), first, last)
+        fast = math.floor((limit - way.extra_s(first, last)) / way.layer_s + _ROUNDING)
+        return max(0, min(self.layers, most, fast))
+
+    def _least_sum(self, limit: float) -> float:
+        return self._run(limit)[0]
+
+    def _run(self, limit: float) -> tuple[float, tuple[int, _Step] | None, list[list[_Array]]]:
+        """Least sum of stage times and hops, its first stage, and the tables behind it."""
+        value: float = math.inf
+        closing: tuple[int, _Step] | None = None
+        tables: list[list[_Array]] = []
+        for stage in range(self.depth):
+            entries = self._entries(tables[-1] if tables else None)
+            table = []
+            for place, (entry, ways) in enumerate(zip(entries, self.ways, strict=True)):
+                reached = np.full_like(entry, np.inf)
+                for way in ways:
+                    free = entry[: self.nodes[place] - way.nodes + 1]
+                    most = self._room(way, stage, limit, True)
+                    if most:
+                        done = np.arange(self.layers - most, self.layers)
+                        total = free[:, done] + way.extra_s(True, stage == 0) + way.layer_s * (self.layers - done)
+                        flat = int(np.argmin(total))
+                        if total.flat[flat] < value:
+                            value = float(total.flat[flat])
+                            given, index = divmod(flat, most)
+                            left = int(done[index])
+                            closing = stage, _Step(place, way, self.layers - left, given, left)
+                    most = self._room(way, stage, limit, False)
+                    if most:
+                        into = reached[way.nodes :]
+                        np.minimum(into, _extended(free, way, most, stage == 0), out=into)
+                table.append(reached)
+            tables.append(table)
+            if not any(np.isfinite(each).any() for each in table):
+                break
+        return value, closing, tables
+
+    def _entries(self, later: list[_Array] | None) -> list[_Array]:
+        """Sums before the next stage, per class: nodes given x layers done. Row 0 comes from classes behind."""
+        if later is None:
+            entries = [np.full((count + 1, self.layers + 1), np.inf) for count in self.nodes]
+            for entry in entries:
+                entry[0, 0] = 0.0
+            return entries
+        ends = [each.min(axis=0) for each in later]
+        entries = []
+        for place, each in enumerate(later):
+            entry = each + self.hop[place][place]
+            for behind in range(place):
+                np.minimum(entry[0], ends[behind] + self.hop[place][behind], out=entry[0])
+            entries.append(entry)
+        return entries
+
+    def _plan(self, limit: float) -> StagePlan:
+        _, closing, tables = self._run(limit)
+        assert closing is not None
+        stage, step = closing
+        steps = [step]
+        while stage > 0:
+            stage -= 1
+            step = self._before(tables, stage, step, limit)
+            steps.append(step)
+        count = len(steps)
+        times = tuple(
+            each.width.extra_s(index == 0, index == count - 1) + each.width.layer_s * each.layers
+            for index, each in enumerate(steps)
+        )
+        hops = math.fsum(self.hop[one.place][two.place] for one, two in itertools.pairwise(steps)) / 2.0
+        return StagePlan(
+            classes=tuple(self.order[each.place] for each in steps),
+            widths=tuple(each.width for each in steps),
+            layers=tuple(each.layers for each in steps),
+            stage_s=times,
+            hops_s=hops,
+            iteration_s=math.fsum(times) + self.repeats * max(times) + 2.0 * hops,
+            exact=True,
+        )
+
+    def _before(self, tables: list[list[_Array]], stage: int, step: _Step, limit: float) -> _Step:
+        """The stage behind `step`, which gave `step.nodes` nodes of its class and did `step.done` layers in all."""
+        place, given = step.place, step.nodes
+        if given == 0:
+            ends = [tables[stage][each][:, step.done].min() + self.hop[place][each] for each in range(place)]
+            place = int(np.argmin(ends))
+            given = int(np.argmin(tables[stage][place][:, step.done]))
+        entry = self._entries(tables[stage - 1] if stage else None)[place]
+        best: tuple[float, _Step] | None = None
+        for way in self.ways[place]:
+            for count in range(1, min(self._room(way, stage, limit, False), step.done) + 1):
+                if way.nodes > given:
+                    break
+                nodes, done = given - way.nodes, step.done - count
+                total = float(entry[nodes, done]) + way.extra_s(False, stage == 0) + way.layer_s * count
+                if math.isfinite(total) and (best is None or total < best[0]):
+                    best = total, _Step(place, way, count, nodes, done)
+        assert best is not None
+        return best[1]
+
+
+def _extended(free: _Array, way: Width, most: int, last: bool) -> _Array:
+    """Least sum with one more stage of 1..most layers, for every number of layers done."""
+    layers = np.arange(free.shape[1])
+    padded = np.pad(free - way.layer_s * layers, ((0, 0), (most, 0)), constant_values=np.inf)
+    least = np.lib.stride_tricks.sliding_window_view(padded, most, axis=1)[:, : free.shape[1]].min(axis=2)
+    return np.asarray(least + way.extra_s(False, last) + way.layer_s * layers)
+
+
+def _unproven(plan: StagePlan) -> StagePlan:
+    return StagePlan(
+        classes=plan.classes, widths=plan.widths, layers=plan.layers, stage_s=plan.stage_s, hops_s=plan.hops_s,
+        iteration_s=plan.iteration_s, exact=False,
+    )  # fmt: skip
+
+
+def _refusal(
+    widths: Sequence[Sequence[Width]], nodes: Sequence[int], layers: int, micro_batches: int, most_stages: int
+) -> Refused:
+    """What stands nearest to fitting: the width that needs the least more memory per device, were it used alone."""
+    nearest: tuple[float, Width, int] | None = None
+    for ways, count in zip(widths, nodes, strict=True):
+        for way in ways:
+            stages = min(count // way.nodes, most_stages, layers)
+            if stages:
+                each = math.ceil(layers / stages)
+                ends = max(way.first_bytes, way.last_bytes) if stages > 1 else way.first_bytes + way.last_bytes
+                need = each * way.bytes_per_layer(min(micro_batches, stages)) + ends + way.fixed_bytes
+                if nearest is None or need - way.memory_bytes < nearest[0]:
+                    nearest = need - way.memory_bytes, way, stages
+    if nearest is None:
+        return Refused(
+            "no width of a stage fits the nodes of its class", code="NoStage", field="nodes", value=list(nodes),
+            hint="give more nodes or narrower stages",
+        )  # fmt: skip
+    short, way, stages = math.ceil(nearest[0]), nearest[1], nearest[2]
+    return Refused(
+        f"no pipeline holds {layers} layers; nearest to fitting: {stages} stages on {way.name} with tensor parallel "
+        f"{way.tp}, {short} bytes more per device",
+        code="LayersDoNotFit", field="widths", value=way.memory_bytes, limit=f"{math.ceil(way.memory_bytes + short)}",
+        hint="recompute activations, shard optimizer states or give more nodes",
+    )  # fmt: skip
