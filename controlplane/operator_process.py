@@ -45,8 +45,9 @@ from operators.runtime import (
     RuntimeMetrics,
     Writer,
 )
-from operators.serving.controller import POD_INDEXES, ServingController
+from operators.serving.controller import ServingController
 from operators.serving.owned import BudgetWire, ServiceWire, budget_row, service_row
+from operators.serving.podnews import POD_INDEXES
 from operators.serving.render import RenderSettings
 from operators.serving.rows import DeploymentWire, project_deployment
 from operators.serving.snapshot import PlanSettings

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from controlplane.catalog import Catalog
 from controlplane.model.actions import Action, AwaitRoom, CreatePod, Record, Remember, Requeue, WriteStatus
 from controlplane.model.errors import Unsupported
@@ -37,6 +35,7 @@ from operators.serving.owned import BUDGETS, SERVICES, OwnedRow, Shape
 from operators.serving.plan import decide
 from operators.serving.plan_adopt import in_force
 from operators.serving.planning import Planning
+from operators.serving.podnews import leaving, told
 from operators.serving.prepared import Prepared, Preparer, deployment_of, status_of
 from operators.serving.reasons import Reason
 from operators.serving.repair import with_failure
@@ -54,13 +53,6 @@ _DETAILS_S = 10.0
 # A new deployment whose pods have just been created says so after this long, unless there is more to say by then.
 _FIRST_WORD_S = 1.0
 _EVENT_ACTION = "Reconcile"
-_FAR_S = 86_400
-
-POD_INDEXES: dict[str, Callable[[PodView], tuple[str, ...]]] = {
-    "deployment": lambda pod: () if pod.deployment is None else (key_of(pod.namespace, pod.deployment),),
-    "node": lambda pod: () if pod.deployment is None or pod.node_name is None else (pod.node_name,),
-}
-"""Indexes the pods informer must have."""
 
 
 class ServingController:
@@ -229,7 +221,7 @@ class ServingController:
         pods = self._pods.store.by_index("deployment", row.key)
         if doomed and not self._expectations.satisfied(row.key):
             # Our own deletes that the watch has not shown yet.
-            pods = [_leaving(pod, now_s) if pod.uid in doomed and not pod.deleting else pod for pod in pods]
+            pods = [leaving(pod, now_s) if pod.uid in doomed and not pod.deleting else pod for pod in pods]
         return Snapshot(
             deployment=deployment,
             templates=prepared.templates,
@@ -336,7 +328,7 @@ class ServingController:
         key = key_of(row.namespace, row.deployment)
         if new is None or new.deleting:
             self._expectations.deleted(key, row.uid)
-        if old is None or new is None or old is new or _told(old) != _told(new):
+        if old is None or new is None or old is new or told(old) != told(new):
             self.controller.enqueue(key)
 
     def _node_changed(self, old: NodeView | None, new: NodeView | None) -> None:
@@ -351,21 +343,3 @@ class ServingController:
         row = new or old
         if row is not None and row.deployment and (old is None or new is None or old.shape != new.shape):
             self.controller.enqueue(key_of(row.namespace, row.deployment))
-
-
-def _told(pod: PodView) -> tuple[object, ...]:
-    """The fields of a pod that a decision looks at: a change elsewhere is no news."""
-    return (
-        pod.uid,
-        pod.ready,
-        pod.deleting_s,
-        pod.phase in ("Failed", "Succeeded"),
-        pod.unschedulable_reason == "Unschedulable",
-        pod.waiting_reason if pod.waiting_reason not in ("ContainerCreating", "PodInitializing") else None,
-        pod.exit_code,
-        pod.status_reason,
-    )
-
-
-def _leaving(pod: PodView, now_s: int) -> PodView:
-    return msgspec.structs.replace(pod, deleting_s=now_s + _FAR_S)
