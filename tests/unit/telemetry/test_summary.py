@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from telemetry.summary import Quantiles, summarise
+from telemetry.summary import Quantiles, pooled, summarise
 from telemetry.window import Window
 
 
@@ -45,3 +45,26 @@ def test_what_is_unknown_is_none() -> None:
     summary = summarise(window.since())
     assert (summary.requests_running, summary.generation_tokens_per_s) == (None, None)
     assert (summary.ttft_s, summary.inter_token_s) == (Quantiles(None, None), Quantiles(None, None))
+
+
+def _counted(bounds: tuple[float, ...], count: float, total: float) -> Window:
+    window = Window(4)
+    for row in (0.0, 1.0):
+        sample = {f"tpot_s_bucket:{bound}": count * row for bound in bounds}
+        window.append(row * 5, sample | {"tpot_s_count": count * row, "tpot_s_sum": total * row})
+    return window
+
+
+def test_engines_are_taken_together_where_their_buckets_agree() -> None:
+    one, other = _counted((0.1, math.inf), 10, 1.0), _counted((0.1, math.inf), 30, 5.0)
+    both = pooled([one.since(), other.since()], "tpot_s")
+    assert (both.observations, both.mean_s) == (40, pytest.approx(0.15))
+    assert both.quantiles.p50 == pytest.approx(0.05)
+    odd = pooled([one.since(), _counted((0.2, math.inf), 30, 5.0).since()], "tpot_s")
+    assert (odd.observations, odd.mean_s, odd.quantiles) == (40, pytest.approx(0.15), Quantiles(None, None))
+
+
+def test_nothing_observed_has_no_mean() -> None:
+    idle = pooled([_counted((0.1, math.inf), 0, 0.0).since()], "tpot_s")
+    assert (idle.observations, idle.mean_s) == (0, None)
+    assert pooled([], "tpot_s").observations is None

@@ -1,0 +1,60 @@
+"""What a planner is told of a pool: usable ones, free room without spares, what all nodes agree on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controlplane.model.cluster import GPUPoolSpec
+from operators.pools.inventory import Inventory
+from operators.pools.plannable import plannable, pools_revision, room_revision
+from tests.unit.pools.test_inventory import CATALOG, node, pod
+
+
+def inventory(spec: dict[str, Any], *nodes: Any) -> Inventory:
+    made = Inventory(CATALOG)
+    made.set_pool("p", GPUPoolSpec.model_validate(spec))
+    for item in nodes:
+        made.set_node(item)
+    return made
+
+
+def test_free_room_is_counted_without_what_is_taken_or_kept_as_spares() -> None:
+    made = inventory(
+        {
+            "spareNodes": 1,
+            "price": {"amountPerAcceleratorHour": 3.9},
+            "nic": {"class": "ib-ndr-400", "countPerNode": 8},
+        },
+        *(node(f"n{number}") for number in range(3)),
+        node("small", gpus=4),
+    )
+    made.set_pod(pod("somebody", gpus=3, node_name="n0"))
+    (room,) = plannable(made)
+    pool = room.with_held(0)
+    assert (pool.accelerator, pool.per_node, pool.nic, pool.nics_per_node) == ("h100-sxm-80gb", 8, "ib-ndr-400", 8)
+    assert (pool.price_per_accelerator_hour, pool.currency) == (3.9, "USD")
+    assert pool.free == made.fleet.totals("p").free
+    assert pool.free <= 28 - 3 - 4  # all, less what is taken and the smallest node that can be the spare
+    assert room.with_held(3).free == pool.free + 3
+
+
+def test_a_cpu_pool_counts_whole_cores() -> None:
+    made = inventory({"accelerator": "cpu-x86"}, node("c0", None), node("c1", None))
+    made.set_pod(pod("somebody", cpu=1500, node_name="c0"))
+    (room,) = plannable(made)
+    assert (room.with_held(0).free, room.with_held(500).free, room.facts.per_node) == (126, 127, 64)
+
+
+def test_what_placement_would_not_use_is_left_out() -> None:
+    assert plannable(inventory({"suspend": True}, node("n0"))) == ()
+    assert plannable(inventory({})) == ()
+    assert plannable(inventory({}, node("n0"), node("n1", "l4"))) == ()  # its nodes disagree on the accelerator
+
+
+def test_free_room_and_facts_have_hashes_of_their_own() -> None:
+    made = inventory({}, node("n0"))
+    before = [room.with_held(0) for room in plannable(made)]
+    made.set_pod(pod("somebody", gpus=3, node_name="n0"))
+    after = [room.with_held(0) for room in plannable(made)]
+    assert pools_revision(before) == pools_revision(after)
+    assert room_revision(before) != room_revision(after)
