@@ -117,6 +117,7 @@ class _Search:
         self.micro_batches = micro_batches
         self.hop = [[2.0 * hop_s[early][late] for late in self.order] for early in self.order]
         self.depth = min(most_stages, layers)
+        self.cheapest = min((way.layer_s for ways in self.ways for way in ways), default=0.0)
 
     def best(self, beat: float) -> StagePlan | None:
         """The fastest plan of this order, None where none fits or none beats `beat`."""
@@ -168,11 +169,15 @@ class _Search:
         value: float = math.inf
         closing: tuple[int, _Step] | None = None
         tables: list[list[_Array]] = []
+        rest = self.cheapest * np.arange(self.layers, -1, -1)  # no layer still to do costs less
         for stage in range(self.depth):
             entries = self._entries(tables[-1] if tables else None)
             table = []
             for place, (entry, ways) in enumerate(zip(entries, self.ways, strict=True)):
                 reached = np.full_like(entry, np.inf)
+                table.append(reached)
+                if entry.min() == np.inf:
+                    continue
                 for way in ways:
                     free = entry[: self.nodes[place] - way.nodes + 1]
                     most = self._room(way, stage, limit, True)
@@ -189,10 +194,9 @@ class _Search:
                     if most:
                         into = reached[way.nodes :]
                         np.minimum(into, _extended(free, way, most, stage == 0), out=into)
-                table.append(reached)
             tables.append(table)
-            if not any(np.isfinite(each).any() for each in table):
-                break
+            if min(float((each + rest).min()) for each in table) >= value:
+                break  # no longer pipeline can have a lower sum; also where none is left
         return value, closing, tables
 
     def _entries(self, later: list[_Array] | None) -> list[_Array]:
@@ -260,9 +264,17 @@ class _Search:
 def _extended(free: _Array, way: Width, most: int, last: bool) -> _Array:
     """Least sum with one more stage of 1..most layers, for every number of layers done."""
     layers = np.arange(free.shape[1])
-    padded = np.pad(free - way.layer_s * layers, ((0, 0), (most, 0)), constant_values=np.inf)
-    least = np.lib.stride_tricks.sliding_window_view(padded, most, axis=1)[:, : free.shape[1]].min(axis=2)
-    return np.asarray(least + way.extra_s(False, last) + way.layer_s * layers)
+    least = free - way.layer_s * layers
+    size = 1  # least[l] is the minimum of that many entries up to l: doubled until it is `most`
+    while size < most:
+        step = min(size, most - size)
+        longer = least.copy()
+        np.minimum(least[:, step:], least[:, :-step], out=longer[:, step:])
+        least, size = longer, size + step
+    out = np.empty_like(least)
+    out[:, 0] = np.inf
+    np.add(least[:, :-1], way.extra_s(False, last) + way.layer_s * layers[1:], out=out[:, 1:])
+    return out
 
 
 def _unproven(plan: StagePlan) -> StagePlan:
