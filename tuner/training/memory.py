@@ -18,7 +18,8 @@ from tuner.training.schedules import in_flight
 _GATHERED_LAYERS = 2.0  # ZeRO-3: the layer that runs and the one fetched ahead
 _WORKSPACE_BYTES = 64.0 * 2**20  # matrix-product scratch of PyTorch and of the kernels' library, 32 MiB each
 _LOGIT_BYTES = 4.0  # single precision, kept for the backward pass
-_WAITING = (0.0, 1.0, 2.0, 1.0)  # more micro-batches in flight: none, vocab-2, vocab-1, interlaced (x 1.5 below)
+_WAITING = (0.0, 1.0, 2.0, 0.0)  # more micro-batches in flight: none, vocab-2, vocab-1, interlaced
+_INTERLACED = 1.5  # times as many in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,38 +66,95 @@ def state_bytes(c: Columns, dense: Array, experts: Array) -> tuple[Array, Array,
     return part(3.0, wide), part(2.0, np.maximum(c.gradient_bytes, wide)), part(1.0, c.state_bytes)
 
 
-def memory(c: Columns, constants: Constants, stages: int) -> Waterfall:
-    """The waterfall of configurations that all have `stages` pipeline stages."""
-    index = np.arange(stages, dtype=np.float64)
-    layers = np.repeat(c.most[:, None], stages, axis=1)
-    layers[:, 0] = c.first
-    layers[:, -1] = np.where(c.pp > 1, c.last, c.layers)
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """What stages are put together from, one number per configuration (`flight`: per stage)."""
+
+    layer: tuple[Array, Array, Array]
+    matrix: tuple[Array, Array, Array]
+    first_matrices: Array
+    inner_matrices: Array
+    last_matrices: Array
+    fetched: Array
+    flight: Array
+    held: Array
+    working: Array
+    mask: Array
+    first_ends: Array
+    inner_ends: Array
+    last_ends: Array
+
+
+def _pieces(c: Columns, stages: int) -> _Pieces:
     dense, experts = layer_parameters(c)
     shared = (c.vocab_parallel > 0) & (c.pp > 1)
     matrix = c.vocab * c.hidden / c.tp
-    ends = np.zeros_like(layers)
-    ends[:, 0] += matrix
-    ends[:, -1] += np.where((c.tied > 0) & (c.pp == 1), 0.0, matrix)
-    ends = np.where(shared[:, None], (np.where(c.tied > 0, 1.0, 2.0) * matrix / c.pp)[:, None], ends)
-    per_layer = state_bytes(c, dense, experts)
-    per_end = state_bytes(c, np.ones_like(dense), np.zeros_like(dense))
-    weights, gradients, optimizer = (
-        layers * layer[:, None] + ends * end[:, None] for layer, end in zip(per_layer, per_end, strict=True)
-    )
-    fetched = np.where(c.zero > 2, _GATHERED_LAYERS * c.element_bytes * (dense + experts), 0.0)
+    spread = np.where(c.tied > 0, 1.0, 2.0) * matrix / c.pp
+    single = np.where(c.tied > 0, 1.0, 2.0) * matrix
+    end = np.where(shared, spread, np.where(c.pp > 1, matrix, single))
     waiting = np.array(_WAITING)[c.vocab_parallel.astype(np.intp)] * (c.pp > 1)
-    flight = in_flight(c.schedule, c.pp, c.micro_batches, c.vpp, index)
-    flight = np.minimum(flight * np.where(c.vocab_parallel > 2, 1.5, 1.0)[:, None], c.micro_batches[:, None])
-    flight = np.minimum(flight + (waiting * (c.vocab_parallel < 3))[:, None], c.micro_batches[:, None])
-    activations = flight * layers * layer_bytes(c)[:, None] + working_bytes(c)[:, None] + _WORKSPACE_BYTES
+    flight = in_flight(c.schedule, c.pp, c.micro_batches, c.vpp, np.arange(stages, dtype=np.float64))
+    if np.any(shared):
+        more = np.where(c.vocab_parallel > 2, _INTERLACED, 1.0)
+        flight = np.minimum(flight * more[:, None] + waiting[:, None], c.micro_batches[:, None])
     tokens = c.micro_batch * c.seq / c.cp
-    boundary = np.zeros_like(layers)
-    boundary[:, 0] += tokens * c.hidden / np.where(c.sp > 0, c.tp, 1.0) * flight[:, 0]
     logits = tokens * c.vocab / c.tp * (_LOGIT_BYTES + c.element_bytes) + 2.0 * c.element_bytes * tokens * c.hidden
-    boundary[:, -1] += np.where(shared, 0.0, logits)
-    boundary += np.where(shared, logits / c.pp, 0.0)[:, None]
-    tensors = weights + gradients + optimizer + fetched[:, None] + activations + boundary
-    extra = constants.shared["reserved_bytes"] + constants.shared["fragmentation"] * tensors
-    return Waterfall(
-        weights, gradients, optimizer, np.repeat(fetched[:, None], stages, axis=1), activations, boundary, extra
+    inner = np.where(shared, logits / c.pp, 0.0)
+    return _Pieces(
+        layer=state_bytes(c, dense, experts),
+        matrix=state_bytes(c, np.ones_like(dense), np.zeros_like(dense)),
+        first_matrices=end,
+        inner_matrices=np.where(shared, spread, 0.0),
+        last_matrices=end,
+        fetched=np.where(c.zero > 2, _GATHERED_LAYERS * c.element_bytes * (dense + experts), 0.0),
+        flight=flight,
+        held=layer_bytes(c),
+        working=working_bytes(c) + _WORKSPACE_BYTES,
+        mask=tokens * c.hidden / np.where(c.sp > 0, c.tp, 1.0),
+        first_ends=inner,
+        inner_ends=inner,
+        last_ends=np.where(shared, inner, logits),
     )
+
+
+def memory(c: Columns, constants: Constants, stages: int) -> Waterfall:
+    """The waterfall of configurations that all have `stages` pipeline stages."""
+    has = _pieces(c, stages)
+    layers = _per_stage(c.first, c.most, c.last, stages)
+    ends = _per_stage(has.first_matrices, has.inner_matrices, has.last_matrices, stages)
+    weights, gradients, optimizer = (
+        layers * layer[:, None] + ends * end[:, None] for layer, end in zip(has.layer, has.matrix, strict=True)
+    )
+    activations = has.flight * layers * has.held[:, None] + has.working[:, None]
+    boundary = _per_stage(has.first_ends, has.inner_ends, has.last_ends, stages)
+    boundary[:, 0] += has.mask * has.flight[:, 0]
+    fetched = np.repeat(has.fetched[:, None], stages, axis=1)
+    tensors = weights + gradients + optimizer + fetched + activations + boundary
+    extra = constants.shared["reserved_bytes"] + constants.shared["fragmentation"] * tensors
+    return Waterfall(weights, gradients, optimizer, fetched, activations, boundary, extra)
+
+
+def stage_totals(c: Columns, constants: Constants, stages: int) -> Array:
+    """`memory(...).total` without its parts: what a search needs."""
+    has = _pieces(c, stages)
+    layer, end = sum(has.layer), sum(has.matrix)
+    slack = 1.0 + constants.shared["fragmentation"]
+    common = slack * (has.fetched + has.working) + constants.shared["reserved_bytes"]
+    inner = slack * (c.most * layer + has.inner_matrices * end + has.inner_ends) + common
+    total = has.flight * (slack * c.most * has.held)[:, None]
+    total += inner[:, None]
+    for stage, layers, matrices, ends in (
+        (stages - 1, c.last, has.last_matrices, has.last_ends),
+        (0, c.first, has.first_matrices, has.first_ends if stages > 1 else has.last_ends),
+    ):
+        flight = has.flight[:, stage]
+        mask = has.mask * flight if stage == 0 else 0.0
+        total[:, stage] = slack * (layers * (layer + flight * has.held) + matrices * end + ends + mask) + common
+    return total
+
+
+def _per_stage(first: Array, inner: Array, last: Array, stages: int) -> Array:
+    found = np.repeat(inner[:, None], stages, axis=1)
+    found[:, 0] = first
+    found[:, -1] = last
+    return found

@@ -48,16 +48,12 @@ def pipeline_time(
 
 
 def in_flight(schedule: Array, p: Array, m: Array, v: Array, stage: Array) -> Array:
-    """Micro-batches whose activations a stage holds at its peak, shape (configurations, stages)."""
-    left = p[:, None] - stage[None, :]
-    count = m[:, None]
-    one = np.minimum(count, left)
-    code = schedule[:, None]
-    chunks = v[:, None]
-    # Interleaved: (v - 1) p + 2 (p - i) - 1 chunks of 1/v of the layers in the warm-up, one more in the steady state.
-    several = np.minimum(count, ((chunks - 1.0) * p[:, None] + 2.0 * left - 1.0) / chunks)
-    twice = np.minimum(count, 2.0 * p[:, None] - 1.0)
-    return np.asarray(
-        np.where(code == 0, count, np.where(code == 2, several, np.where(code == 4, twice, one)))
-        * np.ones_like(stage)[None, :]
-    )
+    """Micro-batches whose activations a stage holds at its peak, shape (configurations, stages).
+
+    One formula for all schedules, min(m, most - slope x stage): 1F1B p - i; GPipe m; ZB-H2 2p - 1; interleaved warm-up
+    of (v - 1) p + 2 (p - i) - 1 chunks of 1/v of the layers, one more in the steady state.
+    """
+    most = np.where(schedule == 2, (v - 1.0 + 2.0) * p / v - 1.0 / v, p)
+    most = np.where(schedule == 4, 2.0 * p - 1.0, np.where(schedule == 0, m, most))
+    slope = np.where(schedule == 2, 2.0 / v, np.where((schedule == 4) | (schedule == 0), 0.0, 1.0))
+    return np.asarray(np.minimum(m[:, None], most[:, None] - slope[:, None] * stage[None, :]))
