@@ -61,9 +61,7 @@ def deployment(*choices: dict[str, Any], generation: int = 1, status: Any = None
 
 def templates_of(wanted: ServingDeployment) -> tuple[ReplicaTemplate, ...]:
     """What the controller renders for a valid spec."""
-    return tuple(
-        replica_template(wanted, index, CATALOG, SETTINGS.render) for index in range(len(wanted.spec.choices))
-    )
+    return tuple(replica_template(wanted, index, CATALOG, SETTINGS.render) for index in range(len(wanted.spec.choices)))
 
 
 @dataclass
