@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass, replace
 
 from tuner.serving.calibration.labels import distance_of, labels_of
-from tuner.serving.calibration.parameters import Calibration, Distance, Metric, load_calibration, matching
+from tuner.serving.calibration.parameters import Calibration, Distance, Knob, Metric, load_calibration, matching
 from tuner.serving.case import EngineCase
 from tuner.serving.step.table import StepTable
 
 # Bounds of a correction: a table that needs more than this is the wrong table, not a slow engine.
 LEAST_FACTOR, MOST_FACTOR = 0.5, 2.5
-MOST_STEP_MS, MOST_SEQUENCE_MS, MOST_REQUEST_MS = 50.0, 1.0, 2000.0
+_MOST_MS: dict[Knob, float] = {"step_ms": 50.0, "sequence_ms": 1.0, "request_ms": 2000.0}
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -39,7 +39,7 @@ def calibrate(case: EngineCase, table: StepTable, calibration: Calibration | Non
     chosen = load_calibration() if calibration is None else calibration
     labels = labels_of(case, table)
     found = matching(chosen, labels)
-    prefill, decode = (_factor(found[knob]) for knob in ("prefill", "decode"))
+    prefill, decode = (factor(found[knob]) for knob in ("prefill", "decode"))
     distance = distance_of(chosen, case)
     changed = replace(
         table,
@@ -48,9 +48,8 @@ def calibrate(case: EngineCase, table: StepTable, calibration: Calibration | Non
         decode_ms=table.decode_ms * decode,
         decode_attention_ms=table.decode_attention_ms * decode,
     )
-    step_ms = min(max(found["step_ms"], 0.0), MOST_STEP_MS)
-    sequence_ms = min(max(found["sequence_ms"], 0.0), MOST_SEQUENCE_MS)
-    request_ms = min(max(found["request_ms"], 0.0), MOST_REQUEST_MS)
+    step_ms, sequence_ms = bounded("step_ms", found["step_ms"]), bounded("sequence_ms", found["sequence_ms"])
+    request_ms = bounded("request_ms", found["request_ms"])
     notes = (
         f"calibration {chosen.name}, {distance}: prefill x{prefill:.2f}, decode x{decode:.2f}, host {step_ms:.2f} ms a "
         f"step, {sequence_ms * 1e3:.0f} us a sequence, {request_ms:.1f} ms a request",
@@ -78,5 +77,11 @@ def interval(calibration: Calibration, tier: str, distance: Distance, metric: Me
     return min((band.lo for band in bands), default=0.1), max((band.hi for band in bands), default=10.0)
 
 
-def _factor(logarithm: float) -> float:
+def bounded(knob: Knob, value: float) -> float:
+    """A host time within its bounds."""
+    return min(max(value, 0.0), _MOST_MS[knob])
+
+
+def factor(logarithm: float) -> float:
+    """A factor on step times within its bounds."""
     return min(max(math.exp(logarithm), LEAST_FACTOR), MOST_FACTOR)

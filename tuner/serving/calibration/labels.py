@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from controlplane.catalog import load
-from tuner.serving.calibration.parameters import Calibration, Distance
+from tuner.serving.calibration.parameters import Calibration, Distance, Support
 from tuner.serving.case import EngineCase
 from tuner.serving.step.table import StepTable
 
@@ -18,6 +18,9 @@ def labels_of(case: EngineCase, table: StepTable) -> dict[str, str]:
         "precision": precision_class(case, None if model is None else model.checkpoint_dtype),
         "experts": "yes" if model is not None and model.is_moe else "no",
         "ranks": "1" if case.tensor_parallel * case.moe_expert_parallel == 1 else "many",
+        "shape": "x".join(
+            str(degree) for degree in (case.tensor_parallel, case.attention_data_parallel, case.moe_expert_parallel)
+        ),
         "attention_dp": "yes" if case.attention_data_parallel > 1 else "no",
         "architecture": "unknown" if accelerator is None else accelerator.architecture,
         "accelerator": case.accelerator,
@@ -42,11 +45,15 @@ def support_key(*parts: str) -> str:
 
 def distance_of(calibration: Calibration, case: EngineCase) -> Distance:
     """How far the case is from what the calibration was fitted on."""
-    support = calibration.support
-    if support_key(case.engine, case.accelerator, case.model) in support.engine_system_models:
+    return distance_to(calibration.support, case.engine, case.accelerator, case.model)
+
+
+def distance_to(support: Support, engine: str, accelerator: str, model: str) -> Distance:
+    """How far an engine on an accelerator with a model is from those of a fit."""
+    if support_key(engine, accelerator, model) in support.engine_system_models:
         return "known"
-    if support_key(case.engine, case.model) in support.engine_models:
+    if support_key(engine, model) in support.engine_models:
         return "known-model"
-    if support_key(case.engine, case.accelerator) in support.engine_systems:
+    if support_key(engine, accelerator) in support.engine_systems:
         return "known-engine"
     return "unknown"

@@ -17,6 +17,7 @@ from tuner.serving.calibration.silicon import SiliconRow
 
 LENGTH_RATIO = 0.8  # RANDOM_RANGE_RATIO of InferenceX
 REQUESTS_PER_CLIENT = 10  # num_prompts of InferenceX's benchmark_lib.sh
+GAP_REQUESTS_PER_CLIENT = 20  # of the vendor's runs; chosen on the fitted rows among 2 to 40
 
 _BLOCK_SCALED = ("DeepSeek", "Qwen3-235B", "MiniMax", "GLM-5", "Qwen3.5")
 _BLACKWELL = ("b200", "b300", "gb200", "gb300")
@@ -36,6 +37,8 @@ def launch_fields(row: SiliconRow) -> dict[str, Any]:
             "osl_range": LENGTH_RATIO,
             "requests": REQUESTS_PER_CLIENT * row.concurrency,
         }
+    elif row.concurrency is not None:
+        fields["requests"] = GAP_REQUESTS_PER_CLIENT * row.concurrency
     knobs = _knobs(row)
     return fields | ({"knobs": knobs} if knobs else {})
 
