@@ -74,8 +74,8 @@ def number(record: dict[str, str], name: str) -> float:
 
 
 def whole(record: dict[str, str], name: str) -> int:
-    """A cell as a whole number. Raises InvalidSpec naming column and value."""
+    """A cell as a whole number of at least 1. Raises InvalidSpec naming column and value."""
     value = number(record, name)
-    if value != int(value):
-        raise InvalidSpec("is not a whole number", field=name, value=record[name][:60])
+    if value != int(value) or value < 1:
+        raise InvalidSpec("is no whole number of at least 1", field=name, value=record[name][:60])
     return int(value)

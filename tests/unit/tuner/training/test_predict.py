@@ -1,0 +1,105 @@
+"""Answers: lines in, lines out; what must hold whatever the constants are."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.unit.tuner.training.cases import case, line
+from tuner.training import batch
+from tuner.training.predict import Predictor
+
+ANSWER = {
+    "id", "iteration_s", "lo", "hi", "tokens_per_s", "mfu", "hfu", "memory_bytes", "memory", "bubble",
+    "exposed_comm_s", "energy_j", "energy_basis", "fits", "pattern", "warnings",
+}  # fmt: skip
+
+
+def answers(*lines: Any) -> list[dict[str, Any]]:
+    text = "\n".join(item if isinstance(item, str) else json.dumps(item) for item in lines)
+    sink = io.StringIO()
+    batch.run(io.BytesIO(text.encode()), sink, Predictor())
+    return [json.loads(found) for found in sink.getvalue().splitlines()]
+
+
+def seconds(**changes: Any) -> float:
+    found: float = Predictor().answer(case(**changes))["iteration_s"]
+    return found
+
+
+def test_every_line_is_answered_in_order_and_a_bad_one_stops_nothing() -> None:
+    found = answers(line(id="a"), "{", line(id=2, tp=3), {"id": [1]}, line(id=3))
+    assert [item.get("id") for item in found] == ["a", None, 2, None, 3]
+    assert set(found[0]) == ANSWER == set(found[4])
+    assert found[1]["line"] == 2 and found[2]["error"]["field"] == "tp"
+    assert found[3]["error"]["field"] == "id"
+
+
+def test_the_interval_holds_the_prediction() -> None:
+    found = answers(line())[0]
+    assert found["lo"] < found["iteration_s"] < found["hi"]
+    assert len(found["memory_bytes"]) == 4
+    assert sum(part[0] for part in found["memory"].values()) == pytest.approx(found["memory_bytes"][0], abs=8)
+    assert 0 < found["mfu"] <= found["hfu"] < 1 and 0 <= found["bubble"] < 1
+    assert found["fits"] and not found["warnings"]
+
+
+def test_what_does_not_fit_says_by_how_much() -> None:
+    found = answers(line(tp=1, dp=8, cluster={"gpu": "v100-sxm2-16gb"}, precision="fp16"))[0]
+    assert not found["fits"]
+    assert "GiB more" in found["warnings"][0] and "Volta" in found["warnings"][1]
+
+
+def test_more_bandwidth_never_takes_longer() -> None:
+    for name in ("intra_gb_s", "inter_gb_s"):
+        found = [seconds(cluster={name: rate}) for rate in (1, 10, 100, 1000)]
+        assert found == sorted(found, reverse=True)
+
+
+def test_a_power_cap_slows_the_step_by_less_than_its_share() -> None:
+    capped = seconds(cluster={"power_cap_w": 200})
+    assert seconds() < capped < 2 * seconds()
+
+
+def test_recomputation_costs_time_and_saves_memory() -> None:
+    plain, full = (Predictor().answer(case(recompute=mode)) for mode in ("none", "full"))
+    assert plain["iteration_s"] < full["iteration_s"] < 1.5 * plain["iteration_s"]
+    assert max(plain["memory_bytes"]) > max(full["memory_bytes"])
+
+
+def test_pools_alike_are_one_pool() -> None:
+    cluster = line()["cluster"]
+    half = {**cluster, "gpus": 32}
+    halves = case(cluster=[half, half], stage_pools=[0, 0, 1, 1])
+    assert Predictor().answer(halves)["iteration_s"] == pytest.approx(seconds(), rel=1e-9)
+
+
+def test_a_slower_pool_takes_longer_the_more_layers_it_has() -> None:
+    def mixed(*layers: int) -> float:
+        fast = {"gpu": "h100-sxm-80gb", "gpus": 32, "gpus_per_node": 8, "nic": "ib-hdr-200", "nics_per_node": 8}
+        pools = [fast, {**fast, "gpu": "a100-sxm-80gb"}]
+        found: float = Predictor().answer(case(cluster=pools, layers_per_stage=list(layers)))["iteration_s"]
+        return found
+
+    assert mixed(15, 15, 9, 9) < mixed(12, 12, 12, 12) < mixed(9, 9, 15, 15)
+
+
+def test_the_same_answer_under_any_hash_seed() -> None:
+    code = (
+        "import io, sys\nfrom tuner.training import batch\nfrom tuner.training.predict import Predictor\n"
+        "batch.run(io.BytesIO(sys.argv[1].encode()), sys.stdout, Predictor())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, json.dumps(line())], check=True, capture_output=True, text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("0", "1")
+    }  # fmt: skip
+    assert len(found) == 1
