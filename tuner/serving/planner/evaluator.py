@@ -79,7 +79,8 @@ class Evaluator:
 
     def learn(self, share: float) -> None:
         """Told what share of its static limit a finished deployment carries."""
-        self._share = max(self._share or 0.0, share)
+        if share > 0 and not self.closed:  # clients without a limit to TPOT have no static limit to speak of
+            self._share = max(self._share or 0.0, share)
 
     def expected(self, shape: Shape, *, sketched: bool) -> float:
         """Share of a static limit that a deployment is expected to carry: a little more than the best seen so far; the
@@ -127,7 +128,8 @@ class Evaluator:
     def limit(self, shape: Shape, role: Role) -> float:
         """Largest load of one replica that the static bounds let pass; 0 when none does."""
         slo = self.request.slo
-        return max((static.limit(slo, role, closed=self.closed) for _, static in self.bounds(shape)), default=0.0)
+        most = max((static.limit(slo, role, closed=self.closed) for _, static in self.bounds(shape)), default=0.0)
+        return min(most, float(self._loads[-1]))
 
     def raw_rate(self, shape: Shape, role: Role) -> float:
         """Requests per second one replica can compute, whatever the latency."""

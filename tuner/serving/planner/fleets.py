@@ -93,6 +93,10 @@ def requests_of(draws: Draws, load_: float, running: float, *, tail: bool, role:
         return _some(draws, np.arange(count), None, clients=max(1, int(load_)), role=role)
     assert draws.at is not None and draws.rate_per_second is not None
     count = max(least, int(_TURNS * running))
+    if draws.in_turns:
+        every = max(1, round(draws.rate_per_second / load_))
+        turns = np.arange(0, drawn, every)[:count]
+        return _some(draws, turns, draws.at[turns] / (every * load_), clients=None, role=role)
     if draws.thin is None:
         count = min(drawn, count)
         return _some(draws, np.arange(count), draws.at[:count] / load_, clients=None, role=role)

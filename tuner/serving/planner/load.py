@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 PERCENTILES = (("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0))
 # Requests drawn once and used from the front. 12,000 keeps some 120 beyond a 99th percentile.
 DRAWN = 12_000
-DRAWN_BURSTY = 120_000  # a replica gets a share of these
+DRAWN_SHARED = 120_000  # a replica gets a share of these
 _BURST = 16  # requests that arrive together (arrivals: burst), evenly spaced groups
 
 
@@ -39,6 +39,7 @@ class Draws:
     rate_per_second: float | None  # of the whole deployment
     clients: int | None
     thin: Floats | None = None  # uniform in [0, 1): a replica with a share s of the traffic gets those below s
+    in_turns: bool = False  # a replica with a share of 1/n gets every n-th
 
     @cached_property
     def mean_new(self) -> float:
@@ -70,13 +71,15 @@ class Draws:
         return {point: float(value) for (point, _), value in zip(PERCENTILES, values, strict=True)}
 
 
-def draw(workload: Workload, seed: int) -> Draws:
-    """Draws of a workload that is not a trace file (`of_trace`)."""
+def draw(workload: Workload, seed: int, *, in_turns: bool = False) -> Draws:
+    """Draws of a workload that is not a trace file (`of_trace`). `in_turns`: a router looks where it sends requests, so
+    a replica gets every n-th one, or a smoother share yet."""
     if workload.input is None or workload.output is None:
         raise ValueError("lengths are given unless arrivals is trace")
     streams = np.random.SeedSequence(seed).spawn(4)
     gaps, inputs, outputs, shares = (np.random.default_rng(stream) for stream in streams)
-    count = DRAWN if workload.arrivals in ("poisson", "closed") else DRAWN_BURSTY
+    shared = in_turns or workload.arrivals not in ("poisson", "closed")
+    count = DRAWN_SHARED if shared else DRAWN
     at: Floats | None = None
     if workload.arrivals == "poisson":
         at = np.cumsum(gaps.exponential(size=count))
@@ -87,7 +90,8 @@ def draw(workload: Workload, seed: int) -> Draws:
         at = np.repeat(np.arange(1, -(-count // _BURST) + 1) * float(_BURST), _BURST)[:count]
     return Draws(
         at=at,
-        thin=None if count == DRAWN else shares.random(count),
+        thin=shares.random(count) if shared and not in_turns else None,
+        in_turns=in_turns,
         input_tokens=_lengths(workload.input, inputs, count),
         output_tokens=_lengths(workload.output, outputs, count),
         shared_prefix=workload.shared_prefix_tokens,
@@ -96,7 +100,7 @@ def draw(workload: Workload, seed: int) -> Draws:
     )
 
 
-def of_trace(arrival_s: Floats, input_tokens: Ints, output_tokens: Ints, seed: int) -> Draws:
+def of_trace(arrival_s: Floats, input_tokens: Ints, output_tokens: Ints, seed: int, *, in_turns: bool = False) -> Draws:
     """Draws of a trace: its own arrivals, with the mean gap as the unit. Expects at least two requests in order."""
     span_s = float(arrival_s[-1] - arrival_s[0])
     rate = (len(arrival_s) - 1) / span_s if span_s > 0 else float(len(arrival_s))
@@ -107,7 +111,8 @@ def of_trace(arrival_s: Floats, input_tokens: Ints, output_tokens: Ints, seed: i
         shared_prefix=0,
         rate_per_second=rate,
         clients=None,
-        thin=np.random.default_rng(seed).random(len(arrival_s)),
+        thin=None if in_turns else np.random.default_rng(seed).random(len(arrival_s)),
+        in_turns=in_turns,
     )
 
 

@@ -77,8 +77,12 @@ class Planner:
 
     def _draws(self, request: PlanRequest) -> Draws:
         if request.workload.arrivals != "trace":
-            return draw(request.workload, request.seed)
-        return draws_of_trace(request, find_model(self.catalog, request.model))
+            return draw(request.workload, request.seed, in_turns=self._in_turns)
+        return draws_of_trace(request, find_model(self.catalog, request.model), in_turns=self._in_turns)
+
+    @property
+    def _in_turns(self) -> bool:
+        return self.installation.router != "random"
 
 
 def plan(

@@ -37,7 +37,7 @@ def nearness(reason: str) -> int:
 def why_won(best: Candidate, others: Sequence[Candidate], slo: Slo, asked: str) -> tuple[str, str]:
     """Word and sentence for the winner, beside the runner-up."""
     assert best.deployment is not None and best.prediction is not None
-    parts = [f"{_accelerators(best)} carry {asked} with {_margins(best.prediction, slo)}{_headroom(best)}"]
+    parts = [f"{_accelerators(best)} for {asked} with {_margins(best.prediction, slo)}{_headroom(best)}"]
     if others:
         parts.append(f"runner-up: {others[0].label}, {_compared(others[0], best)}")
     return "Chosen", "; ".join(parts)
@@ -68,9 +68,9 @@ def why_open(candidate: Candidate, best: Candidate, objective: Objective) -> tup
 def _compared(candidate: Candidate, best: Candidate) -> str:
     """Numbers of one finished candidate against the winner's."""
     assert candidate.deployment is not None and best.deployment is not None
-    mine, theirs = candidate.deployment.accelerators, best.deployment.accelerators
+    theirs = best.deployment.accelerators
     if candidate.rank[0] < best.rank[0] * (1 - 1e-9):
-        return f"{mine} accelerators instead of {theirs}, {1 - candidate.rank[0] / best.rank[0]:.0%} less for the objective"
+        return f"{_units(candidate)} instead of {theirs}, {1 - candidate.rank[0] / best.rank[0]:.0%} less for the objective"
     if candidate.capacity is not None and best.capacity:
         less = 1 - candidate.capacity / best.capacity
         if abs(less) >= 0.005:
@@ -80,10 +80,15 @@ def _compared(candidate: Candidate, best: Candidate) -> str:
 
 
 def _accelerators(candidate: Candidate) -> str:
+    return f"{_units(candidate)} ({candidate.label})"
+
+
+def _units(candidate: Candidate) -> str:
+    """`8 accelerators`, or cores where all pools are CPUs."""
     assert candidate.deployment is not None
-    groups = candidate.deployment.groups
-    kind = "cores" if all(group.unit.shape.accelerator.kind == "cpu" for group in groups) else "accelerators"
-    return f"{candidate.deployment.accelerators} {kind} ({candidate.label})"
+    groups, count = candidate.deployment.groups, candidate.deployment.accelerators
+    kind = "core" if all(group.unit.shape.accelerator.kind == "cpu" for group in groups) else "accelerator"
+    return f"{count} {kind}{'' if count == 1 else 's'}"
 
 
 def _margins(prediction: Prediction, slo: Slo) -> str:

@@ -57,14 +57,15 @@ class Shape:
             if value > 1
         ] or ["TP1"]
         if self.accelerator.kind == "cpu":
-            degrees = [f"{self.units} cores"]
+            degrees = [f"{self.units} core{'s' if self.units > 1 else ''}"]
         precision = f" {self.precision.label}" if self.precision.label else ""
         return f"{case.engine} {' '.join(degrees)}{precision} on {self.pool.name} ({case.accelerator})"
 
     @property
     def key(self) -> tuple[str, ...]:
         """Total order that does not depend on hashing."""
-        return (self.pool.name, self.case.engine, self.precision.label, *(f"{n:05d}" for n in _degrees(self.case)))
+        numbers = (self.units, *_degrees(self.case))
+        return (self.pool.name, self.case.engine, self.precision.label, *(f"{n:07d}" for n in numbers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from tuner.serving.planner.prediction import prediction_of
 from tuner.serving.planner.schedulers import schedulers
 from tuner.serving.planner.shape import Scheduler, Shape, Unit
 from tuner.serving.planner.static import Static, estimates, limits
-from tuner.serving.replay.fleet import Fleet, Replica
+from tuner.serving.replay.fleet import Fleet, KvLink, Replica
 from tuner.serving.replay.run import simulate
 from tuner.serving.step.ladder import step_table
 from tuner.serving.step.roofline import roofline_table
@@ -65,7 +65,7 @@ class StandardPieces:
 
     def replica(self, unit: Unit, role: Role, draws: Draws, load: float, static: Static) -> Outcome:
         requests = fleets.requests_of(draws, load, _running(static, draws, load), tail=self._tail(), role=role)
-        result = simulate(Fleet(replicas=(self._replica(unit, "aggregated"),)), requests)
+        result = simulate(self._alone(unit, role), requests)
         ttft, tpot = result.ttft_ms, result.tpot_ms
         return Outcome(ttft_ms=ttft[~np.isnan(ttft)], tpot_ms=tpot[~np.isnan(tpot)], refused=int(result.refused.sum()))
 
@@ -86,6 +86,14 @@ class StandardPieces:
                 return None
             taken.append(budget.fixed_bytes + budget.kv_bytes)
         return max(taken)
+
+    def _alone(self, unit: Unit, role: Role) -> Fleet:
+        """One replica in its role. A decode replica gets its prompts from one that takes no time."""
+        if role != "decode":
+            return Fleet(replicas=(self._replica(unit, "aggregated"),))
+        decode = self._replica(unit, "decode")
+        source = Replica(table=fleets.no_time(decode.table), rules=decode.rules, role="prefill")
+        return Fleet(replicas=(source, decode), link=KvLink(bytes_per_token=1.0, bytes_per_s=1e18))
 
     def _asked(self, draws: Draws) -> float:
         return float(draws.clients if draws.clients is not None else draws.rate_per_second or 0.0)

@@ -15,7 +15,7 @@ from tuner.serving.replay.traces import read_trace
 MOST_REQUESTS = 120_000
 
 
-def draws_of_trace(request: PlanRequest, model: ModelShape) -> Draws:
+def draws_of_trace(request: PlanRequest, model: ModelShape, *, in_turns: bool = False) -> Draws:
     """The trace's own arrivals and lengths. Raises InvalidSpec for a file that cannot be read or planned for."""
     assert request.workload.trace is not None, "the request was validated"
     found = read_trace(Path(request.workload.trace), limit=MOST_REQUESTS)
@@ -25,4 +25,4 @@ def draws_of_trace(request: PlanRequest, model: ModelShape) -> Draws:
         )
     longest = int((found.isl + found.osl).argmax())
     check_context(model, int(found.isl[longest]), int(found.osl[longest]), field="workload.trace")
-    return of_trace(found.arrival_s, found.isl, found.osl, request.seed)
+    return of_trace(found.arrival_s, found.isl, found.osl, request.seed, in_turns=in_turns)
