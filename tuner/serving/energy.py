@@ -79,7 +79,9 @@ def clock_factors(
     clock = _facts()["clock"]
     out = []
     for phase, at in (("prefill", prefill_at), ("decode", decode_at)):
-        ratio = _clock_share(accelerator, cap_w, "prefill" if phase == "prefill" else "decode", at)
+        share = _share(accelerator, "prefill" if phase == "prefill" else "decode", at)
+        ratio = clock_share(accelerator, cap_w, share)
+        assert ratio is not None
         out.append(1.0 + float(clock[f"{phase}_sensitivity"]["value"]) * (1.0 / ratio - 1.0))
     return out[0], out[1]
 
@@ -134,11 +136,16 @@ def _share(accelerator: Accelerator, phase: Phase, utilisation: float) -> float:
     return _phase(low) + (_phase(high) - _phase(low)) * utilisation
 
 
-def _clock_share(accelerator: Accelerator, cap_w: float, phase: Phase, utilisation: float) -> float:
-    """Clock over its maximum at which a phase draws `cap_w`: what exceeds idle goes with a power of the clock."""
-    assert accelerator.tdp_w is not None
-    wanted, idle = _share(accelerator, phase, utilisation), _share(accelerator, "idle", 0.0)
-    room = (cap_w / accelerator.tdp_w - idle) / (wanted - idle)
+def clock_share(accelerator: Accelerator, cap_w: float, wanted_share: float) -> float | None:
+    """Clock over its maximum at which work that draws `wanted_share` of TDP uncapped draws `cap_w`: what exceeds idle
+    goes with a power of the clock. None where the TDP is unknown. Raises InvalidSpec for a cap it cannot keep."""
+    if accelerator.tdp_w is None:
+        return None
+    _check_cap(accelerator, cap_w)
+    idle = _share(accelerator, "idle", 0.0)
+    if wanted_share <= idle:
+        return 1.0
+    room = (cap_w / accelerator.tdp_w - idle) / (wanted_share - idle)
     clock = _facts()["clock"]
     ratio = float(max(room, 0.0) ** (1.0 / clock["power_exponent"]["value"]))
     return min(1.0, max(float(clock["least_clock_share"]["value"]), ratio))
