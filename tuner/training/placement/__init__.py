@@ -5,12 +5,12 @@ where), `bound` (what no placement can beat). Belongs here: pure functions of ti
 where those come from (`memory`, `compute`), reading a cluster, launching.
 """
 
-from tuner.training.placement.bound import lower_bounds_s
+from tuner.training.placement.bound import lower_bounds_s, widths_bound_s
 from tuner.training.placement.order import Links, best_path, hop_matrix, place
-from tuner.training.placement.problem import Placement, StageClass
+from tuner.training.placement.problem import Placement, StageClass, StagePlan, Width
 from tuner.training.placement.ranks import NodeGroup, RankMap, rank_map
 from tuner.training.placement.split import split
-from tuner.training.placement.stages import StagePlan, Width, choose_stages
+from tuner.training.placement.stages import choose_stages
 
 __all__ = [
     "Links",
@@ -27,4 +27,5 @@ __all__ = [
     "place",
     "rank_map",
     "split",
+    "widths_bound_s",
 ]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from tuner.training.placement.problem import StageShape
 
 Array = NDArray[np.float64]
 
@@ -26,6 +31,32 @@ def lower_bounds_s(
     most = np.maximum(most, 0.0)
     turns = np.where(repeats > 0.0, repeats, 1.0) * _least_bottleneck(count, cost, most, total)
     return np.asarray(_least_sum(count * most, cost, total) + np.where(repeats > 0.0, turns, 0.0))
+
+
+def widths_bound_s(
+    widths: Sequence[Sequence[StageShape]],
+    nodes_per_stage: Sequence[Sequence[int]],
+    nodes: Sequence[int],
+    layers: int,
+    micro_batches: int,
+) -> tuple[float, float]:
+    """Bounds on (slowest stage, whole iteration) where the number and width of stages are free: every node works at
+    the pace of its best width, every layer takes the fastest width's time. Infinite where nothing holds a layer."""
+    pace, fastest = 0.0, math.inf
+    for ways, sizes, count in zip(widths, nodes_per_stage, nodes, strict=True):
+        fit = [
+            (way.layer_s, size)
+            for way, size in zip(ways, sizes, strict=True)
+            if size <= count and way.most_layers(1, False, False) >= 1
+        ]
+        if fit:
+            pace += max(count // size / layer_s if len(fit) == 1 else count / size / layer_s for layer_s, size in fit)
+            fastest = min(fastest, *(layer_s for layer_s, _ in fit))
+    if not pace:
+        return math.inf, math.inf
+    # A single layer cannot be cut: no stage is faster than one of them.
+    slowest = max(layers / pace, fastest)
+    return slowest, layers * fastest + (micro_batches - 1) * slowest
 
 
 def _least_sum(room: Array, cost: Array, total: Array) -> Array:

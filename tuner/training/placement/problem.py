@@ -78,6 +78,36 @@ class Placement:
         return 0.0 if self.exact or self.bound_s <= 0.0 else self.iteration_s / self.bound_s - 1.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Width(StageShape):
+    """One way to build a stage on a class: times and sizes at this tensor parallel degree, and the nodes it takes.
+    Several replicas inside a stage share its micro-batch, so `layer_s` is already the shared time."""
+
+    tp: int
+    dp: int = 1
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """Stages in pipeline order. `exact`: no block-wise order of classes, width or split is faster; `bound_s` is what
+    none can beat."""
+
+    classes: tuple[int, ...]  # index into the question's classes
+    widths: tuple[Width, ...]
+    layers: tuple[int, ...]
+    stage_s: tuple[float, ...]
+    hops_s: float
+    iteration_s: float
+    bound_s: float
+    exact: bool
+
+    @property
+    def gap(self) -> float:
+        """How far the answer may be from the best, as a share of it."""
+        return 0.0 if self.exact or self.bound_s <= 0.0 else self.iteration_s / self.bound_s - 1.0
+
+
 def one_f_one_b(stages: int, micro_batches: int) -> tuple[int, ...]:
     """Micro-batches in flight on each stage under 1F1B."""
     return tuple(min(micro_batches, stages - stage) for stage in range(stages))

@@ -11,41 +11,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controlplane.model.errors import InvalidSpec, Refused
+from tuner.training.placement.bound import widths_bound_s
 from tuner.training.placement.order import best_path
-from tuner.training.placement.problem import MAX_STAGES, StageShape, check_hops, check_shape, check_sizes
+from tuner.training.placement.problem import MAX_STAGES, StagePlan, Width, check_hops, check_shape, check_sizes
 
 _ROUNDING = 1e-9  # of a layer
 _TRY_ALL = 4  # classes whose every order is searched
 _Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Width(StageShape):
-    """One way to build a stage on a class: times and sizes at this tensor parallel degree, and the nodes it takes.
-    Several replicas inside a stage share its micro-batch, so `layer_s` is already the shared time."""
-
-    tp: int
-    dp: int = 1
-    nodes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StagePlan:
-    """Stages in pipeline order. `exact`: no block-wise order of classes, width or split is faster."""
-
-    classes: tuple[int, ...]  # index into the question's classes
-    widths: tuple[Width, ...]
-    layers: tuple[int, ...]
-    stage_s: tuple[float, ...]
-    hops_s: float
-    iteration_s: float
-    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +45,11 @@ def choose_stages(
     hop_s: Sequence[Sequence[float]],
     *,
     most_stages: int = 64,
-) -> StagePlan:
+    beat_s: float = math.inf,
+) -> StagePlan | None:
     """The fastest pipeline that takes at most `nodes[k]` nodes of class k, each stage in one of `widths[k]`; nodes may
-    stay idle. 1F1B; every class is one block; all orders of up to 4 classes, else the cheapest path's order. Raises
-    InvalidSpec, and Refused where nothing fits."""
+    stay idle. 1F1B; every class is one block; all orders of up to 4 classes, else the cheapest path's order. None where
+    no plan is faster than `beat_s`, a time already in hand. Raises InvalidSpec, and Refused where nothing fits."""
     check_sizes(layers, micro_batches)
     check_hops(hop_s, len(widths))
     if len(nodes) != len(widths) or not widths:
@@ -85,16 +64,20 @@ def choose_stages(
             if min(way.tp, way.dp, way.nodes) < 1:
                 raise InvalidSpec("below 1", field=f"widths[{index}]", value=(way.tp, way.dp, way.nodes), limit="1")
     every = len(widths) <= _TRY_ALL
+    sizes = [[way.nodes for way in ways] for ways in widths]
+    slowest, bound = widths_bound_s(widths, sizes, nodes, layers, micro_batches)
+    if bound >= beat_s and math.isfinite(bound):
+        return None
     orders = sorted(itertools.permutations(range(len(widths)))) if every else [best_path(hop_s)[0]]
-    best: tuple[float, StagePlan] | None = None
-    for order in orders:
-        search = _Search(order, widths, nodes, layers, micro_batches, hop_s, most_stages)
-        found = search.best(math.inf if best is None else best[0])
-        if found is not None and (best is None or found.iteration_s < best[0]):
-            best = found.iteration_s, found
+    searches = [_Search(order, widths, nodes, layers, micro_batches, hop_s, most_stages) for order in orders]
+    best: StagePlan | None = None
+    for search in searches:
+        best = search.best(beat_s if best is None else best.iteration_s, slowest) or best
     if best is None:
+        if math.isfinite(beat_s) and any(search.fits() for search in searches):
+            return None
         raise _refusal(widths, nodes, layers, micro_batches, most_stages)
-    return best[1] if every else _unproven(best[1])
+    return replace(best, bound_s=best.iteration_s if every else min(bound, best.iteration_s), exact=every)
 
 
 class _Search:
@@ -119,29 +102,34 @@ class _Search:
         self.depth = min(most_stages, layers)
         self.cheapest = min((way.layer_s for ways in self.ways for way in ways), default=0.0)
 
-    def best(self, beat: float) -> StagePlan | None:
-        """The fastest plan of this order, None where none fits or none beats `beat`."""
+    def fits(self) -> bool:
+        """Whether any plan of this order fits, however slow."""
         limits = self._limits()
+        return bool(limits.size) and math.isfinite(self._least_sum(limits[-1], math.inf))
+
+    def best(self, beat: float, slowest: float) -> StagePlan | None:
+        """The fastest plan of this order that beats `beat`; no stage limit below `slowest` can be met."""
+        limits = self._limits()
+        limits = limits[limits >= slowest * (1.0 - 1e-12)]
         if not limits.size:
             return None
-        least = self._least_sum(limits[-1])
-        if not math.isfinite(least):
-            return None
-        value, at = least + self.repeats * float(limits[-1]), len(limits) - 1
-        value, at = (value, at) if value < beat else (beat, -1)
-        open_ = [(0, len(limits) - 1, least)]  # limits low..high-1 to try; least sum at limit `high`
+        turns, last = self.repeats * limits, len(limits) - 1
+        value, at = beat, -1
+        least = self._least_sum(limits[last], value - turns[0])
+        if least + turns[last] < value:
+            value, at = least + turns[last], last
+        open_ = [(0, last, least)]  # limits low..high-1 still to try; none of their sums is below the third number
         while open_:
             low, high, floor = open_.pop()
-            if low >= high or floor + self.repeats * float(limits[low]) >= value:
+            if low >= high or floor + turns[low] >= value:
                 continue
             middle = (low + high - 1) // 2
-            found = self._least_sum(limits[middle])
-            total = found + self.repeats * float(limits[middle])
-            if total < value:
-                value, at = total, middle
+            # Sums that cannot win even at the lowest limit left need not be told apart from none.
+            found = self._least_sum(limits[middle], value - turns[low])
+            if found + turns[middle] < value:
+                value, at = found + turns[middle], middle
             open_.append((middle + 1, high, floor))
-            if math.isfinite(found):
-                open_.append((low, middle, found))
+            open_.append((low, middle, found))
         return self._plan(limits[at]) if at >= 0 else None
 
     def _limits(self) -> _Array:
@@ -161,12 +149,13 @@ class _Search:
         fast = math.floor((limit - way.extra_s(first, last)) / way.layer_s + _ROUNDING)
         return max(0, min(self.layers, most, fast))
 
-    def _least_sum(self, limit: float) -> float:
-        return self._run(limit)[0]
+    def _least_sum(self, limit: float, below: float) -> float:
+        """Least sum under the limit, infinite where none is below `below`."""
+        return self._run(limit, below)[0]
 
-    def _run(self, limit: float) -> tuple[float, tuple[int, _Step] | None, list[list[_Array]]]:
+    def _run(self, limit: float, below: float) -> tuple[float, tuple[int, _Step] | None, list[list[_Array]]]:
         """Least sum of stage times and hops, its first stage, and the tables behind it."""
-        value: float = math.inf
+        value = below
         closing: tuple[int, _Step] | None = None
         tables: list[list[_Array]] = []
         rest = self.cheapest * np.arange(self.layers, -1, -1)  # no layer still to do costs less
@@ -176,28 +165,28 @@ class _Search:
             for place, (entry, ways) in enumerate(zip(entries, self.ways, strict=True)):
                 reached = np.full_like(entry, np.inf)
                 table.append(reached)
-                if entry.min() == np.inf:
-                    continue
+                if float((entry + rest).min()) >= value:
+                    continue  # no pipeline that goes on from here has a lower sum; also where none is left
                 for way in ways:
                     free = entry[: self.nodes[place] - way.nodes + 1]
                     most = self._room(way, stage, limit, True)
                     if most:
-                        done = np.arange(self.layers - most, self.layers)
-                        total = free[:, done] + way.extra_s(True, stage == 0) + way.layer_s * (self.layers - done)
+                        closed = way.extra_s(True, stage == 0) + way.layer_s * np.arange(most, 0, -1)
+                        total = free[:, self.layers - most : self.layers] + closed
                         flat = int(np.argmin(total))
                         if total.flat[flat] < value:
                             value = float(total.flat[flat])
                             given, index = divmod(flat, most)
-                            left = int(done[index])
+                            left = self.layers - most + index
                             closing = stage, _Step(place, way, self.layers - left, given, left)
                     most = self._room(way, stage, limit, False)
                     if most:
                         into = reached[way.nodes :]
                         np.minimum(into, _extended(free, way, most, stage == 0), out=into)
             tables.append(table)
-            if min(float((each + rest).min()) for each in table) >= value:
-                break  # no longer pipeline can have a lower sum; also where none is left
-        return value, closing, tables
+            if min(float(each.min()) for each in table) == np.inf:
+                break
+        return (math.inf if closing is None else value), closing, tables
 
     def _entries(self, later: list[_Array] | None) -> list[_Array]:
         """Sums before the next stage, per class: nodes given x layers done. Row 0 comes from classes behind."""
@@ -216,7 +205,7 @@ class _Search:
         return entries
 
     def _plan(self, limit: float) -> StagePlan:
-        _, closing, tables = self._run(limit)
+        _, closing, tables = self._run(limit, math.inf)
         assert closing is not None
         stage, step = closing
         steps = [step]
@@ -237,6 +226,7 @@ class _Search:
             stage_s=times,
             hops_s=hops,
             iteration_s=math.fsum(times) + self.repeats * max(times) + 2.0 * hops,
+            bound_s=0.0,
             exact=True,
         )
 
@@ -275,13 +265,6 @@ def _extended(free: _Array, way: Width, most: int, last: bool) -> _Array:
     out[:, 0] = np.inf
     np.add(least[:, :-1], way.extra_s(False, last) + way.layer_s * layers[1:], out=out[:, 1:])
     return out
-
-
-def _unproven(plan: StagePlan) -> StagePlan:
-    return StagePlan(
-        classes=plan.classes, widths=plan.widths, layers=plan.layers, stage_s=plan.stage_s, hops_s=plan.hops_s,
-        iteration_s=plan.iteration_s, exact=False,
-    )  # fmt: skip
 
 
 def _refusal(

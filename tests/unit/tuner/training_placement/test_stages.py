@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.model.errors import InvalidSpec, Refused
-from tuner.training.placement import StageClass, Width, choose_stages, split
+from tuner.training.placement import StageClass, Width, choose_stages, split, widths_bound_s
 
 
 def width(name="a", tp=8, nodes=1, layer_s=1.0, most=10, **more):
@@ -82,6 +82,9 @@ def test_no_other_pipeline_is_faster(classes, layers, micro_batches):
     got = choose_stages(widths, nodes, layers, micro_batches, hops)
     assert got.exact
     assert got.iteration_s == pytest.approx(want)
+    sizes = [[way.nodes for way in ways] for ways in widths]
+    slowest, bound = widths_bound_s(widths, sizes, nodes, layers, micro_batches)
+    assert slowest <= max(got.stage_s) * (1 + 1e-9) and bound <= want * (1 + 1e-9)
     assert sum(got.layers) == layers
     for index, count in enumerate(nodes):
         assert sum(w.nodes for c, w in zip(got.classes, got.widths, strict=True) if c == index) <= count
@@ -101,6 +104,25 @@ def test_a_wide_stage_where_memory_is_short_narrow_ones_where_it_is_not():
     ways = [width(tp=8, nodes=1, layer_s=1.0, most=3), width(tp=16, nodes=2, layer_s=0.6, most=8)]
     assert {w.tp for w in choose_stages([ways], [2], 8, 4, [[0.0]]).widths} == {16}
     assert {w.tp for w in choose_stages([ways], [2], 6, 40, [[0.0]]).widths} == {8}
+
+
+def test_a_time_in_hand_is_beaten_or_the_answer_is_none():
+    ways = [[width("a", layer_s=1.0)], [width("b", layer_s=2.0)]]
+    hops = [[0.1, 0.3], [0.3, 0.1]]
+    best = choose_stages(ways, [2, 2], 12, 8, hops)
+    assert choose_stages(ways, [2, 2], 12, 8, hops, beat_s=best.iteration_s * 1.001) == best
+    assert choose_stages(ways, [2, 2], 12, 8, hops, beat_s=best.iteration_s) is None
+    assert choose_stages(ways, [2, 2], 12, 8, hops, beat_s=1.0) is None
+
+
+def test_beyond_four_classes_the_bound_and_the_gap_are_stated():
+    ways = [[width(str(index), layer_s=1.0 + index / 4, last_s=index / 2)] for index in range(5)]
+    hops = [[0.1 + abs(one - two) / 10 for two in range(5)] for one in range(5)]
+    got = choose_stages(ways, [1] * 5, 20, 8, hops)
+    best = exhaustive(ways, [1] * 5, 20, 8, hops)
+    assert not got.exact
+    assert got.bound_s <= best <= got.iteration_s * (1 + 1e-12)
+    assert got.gap == pytest.approx(got.iteration_s / got.bound_s - 1)
 
 
 def test_slow_nodes_stay_idle_where_they_only_hold_the_others_up():
