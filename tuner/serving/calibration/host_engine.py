@@ -34,6 +34,11 @@ _ATTENTION_NEW = (1, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4
 _ATTENTION_PAST = (0, 4096)
 
 MIN_INTERVALS = 50
+# Only an interval that begins with a request to an idle engine tells how long requests are under way; one or two of
+# them would make that figure of whatever happened just then.
+MIN_FROM_IDLE = 10
+# The decode curve goes on this far past what was seen, at its mean slope: its last one may be a dip.
+_BEYOND = 4.0
 # Another process that takes the cores for a moment makes single intervals many times longer. They count, for requests
 # wait through them, but no more than this multiple of what the others say.
 _MOST_TIMES_LONGER = 4.0
@@ -52,7 +57,7 @@ class HostFit:
 
 
 def fit(intervals: Sequence[Interval], *, source: str) -> HostFit:
-    """Raises Unsupported when there are too few intervals, or none of prompts, or none of decodes alone."""
+    """Raises Unsupported when there are too few intervals, too few from idle, none of prompts or none of decodes alone."""
     shapes = [iteration for interval in intervals for iteration in interval.iterations]
     contexts = [shape.context_tokens + shape.decodes for shape in shapes if shape.context_tokens]
     decodes = [shape.decodes for shape in shapes if not shape.context_tokens]
@@ -62,6 +67,14 @@ def fit(intervals: Sequence[Interval], *, source: str) -> HostFit:
             field="intervals",
             limit=f"{MIN_INTERVALS} or more, with both kinds",
             hint="record a longer run, or one at a lower load",
+        )
+    from_idle = sum(interval.from_idle for interval in intervals)
+    if from_idle < MIN_FROM_IDLE:
+        raise Unsupported(
+            f"{from_idle} intervals begin with a request to an idle engine",
+            field="intervals",
+            limit=f"{MIN_FROM_IDLE} or more",
+            hint="record a run with one client, too",
         )
     context_knots = _knots(CONTEXT_KNOTS, min(contexts), max(contexts))
     decode_knots = _knots(DECODE_KNOTS, min(decodes), max(decodes))
@@ -84,8 +97,8 @@ def fit(intervals: Sequence[Interval], *, source: str) -> HostFit:
     table = StepTable(
         context_tokens=context_knots,
         context_ms=np.cumsum(solution[3:split]),
-        decode_sequences=decode_knots,
-        decode_ms=solution[split:],
+        decode_sequences=np.append(decode_knots, decode_knots[-1] * _BEYOND),
+        decode_ms=np.append(solution[split:], _beyond(decode_knots, solution[split:])),
         context_attention_batch=batch,
         context_attention_new=new,
         context_attention_past=past,
@@ -96,6 +109,11 @@ def fit(intervals: Sequence[Interval], *, source: str) -> HostFit:
         provenance=provenance,
     )
     return HostFit(table, request_ms, len(intervals), error_pct)
+
+
+def _beyond(knots: Floats, values: Floats) -> float:
+    slope = max(0.0, float(values[-1] - values[0]) / float(knots[-1] - knots[0]))
+    return float(values[-1] + slope * knots[-1] * (_BEYOND - 1.0))
 
 
 def _knots(knots: Sequence[int], least: int, most: int) -> Floats:

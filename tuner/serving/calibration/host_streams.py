@@ -77,9 +77,10 @@ def intervals_of(streams: Sequence[Stream], rules: EngineRules) -> list[Interval
     end_s = float("-inf")
     for burst in _bursts(streams, rules):
         begin_s = end_s
-        if not waiting and not kv and entering:
-            begin_s = max(end_s, streams[entering[0]].issued_s)
-        from_idle = begin_s > end_s
+        # One sent while the last iteration ran is on its way already, and how far nobody knows.
+        from_idle = not waiting and not kv and bool(entering) and streams[entering[0]].issued_s >= end_s
+        if from_idle:
+            begin_s = streams[entering[0]].issued_s
         entry_s = 0.0 if from_idle else _ENTRY_MS / 1e3
         while entering and streams[entering[0]].issued_s + entry_s <= begin_s:
             index = entering.popleft()

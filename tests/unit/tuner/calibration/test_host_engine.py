@@ -98,6 +98,25 @@ def test_a_replay_with_the_fitted_table_meets_other_loads(budget: int, chunked: 
     assert np.median(said.tpot_ms) == pytest.approx(np.median(tpot_ms), rel=0.05)
 
 
+def test_a_dip_at_the_end_of_the_decode_curve_does_not_go_on() -> None:
+    dip = [
+        Interval(2.0 + 0.3 * g - (0.5 if g == 8 else 0.0), (Iteration(decodes=g, decode_kv=0),), False)
+        for g in range(1, 9)
+        for _ in range(40)
+    ]
+    prompts = [Interval(1.5 + 0.05 * n, (Iteration(1, n, n * n / 2),), True) for n in range(20, 120)]
+    found = fit(dip + prompts, source="a dip")
+    assert decode_step_ms(found.table, 8, 0) < decode_step_ms(found.table, 7, 0)
+    times = [decode_step_ms(found.table, g, 0) for g in range(8, 200)]
+    assert times == sorted(times)
+
+
+def test_without_an_idle_engine_nobody_knows_how_long_requests_are_under_way() -> None:
+    busy = [interval for interval in observed() if not interval.from_idle]
+    with pytest.raises(Unsupported, match="idle engine"):
+        fit(busy, source="busy")
+
+
 def test_too_little_is_refused_with_a_way_out() -> None:
     with pytest.raises(Unsupported, match="intervals"):
         fit([Interval(5.0, (Iteration(decodes=1, decode_kv=10),), False)] * 200, source="decodes only")
