@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from controlplane.model.plans import Objective, Prediction, Role
+from controlplane.model.plans import Prediction, Role
 from tuner.serving.planner.evaluator import Evaluator
 from tuner.serving.planner.pieces import Deployment, Group
 from tuner.serving.planner.shape import Shape
+from tuner.serving.planner.worth import cost_of, too_many_watts
 
 Rank = tuple[float, float]  # (asked load per objective unit, capacity per objective unit); larger is better
 State = Literal["sketched", "tabled", "done", "lost"]
@@ -144,12 +145,12 @@ class Candidate:
         prediction = self.evaluator.predict(deployment)
         wrong = self.evaluator.broken(prediction)
         if wrong is None and self.evaluator.request.allowed.max_watts is not None:
-            wrong = _too_many_watts(prediction, self.evaluator.request.allowed.max_watts)
+            wrong = too_many_watts(prediction, self.evaluator.request.allowed.max_watts)
         if wrong is not None:
             self.message = wrong
             self._next()
             return
-        cost = _cost_of(deployment, self.evaluator.request.objective, prediction)
+        cost = cost_of(deployment, self.evaluator.request.objective, prediction)
         if cost is None:
             self.give_up(
                 "ObjectiveUnknown",
@@ -295,20 +296,3 @@ class Candidate:
         """Takes it out of the search."""
         self.state, self.reason, self.message = "lost", reason, message
         self.rank = min(self.rank, (0.0, 0.0))
-
-
-def _cost_of(deployment: Deployment, objective: Objective, prediction: Prediction) -> float | None:
-    """The objective's unit for a deployment that was predicted; None where it is not known."""
-    if objective == "goodput-per-cost":
-        return deployment.cost_per_hour
-    if objective == "goodput-per-watt":
-        return prediction.power_w
-    return float(deployment.accelerators)
-
-
-def _too_many_watts(prediction: Prediction, most: float) -> str | None:
-    if prediction.power_w is None:
-        return f"its power is not known, and the budget is {most:g} W"
-    if prediction.power_w > most:
-        return f"it draws {prediction.power_w:,.0f} W, the budget is {most:g} W"
-    return None
