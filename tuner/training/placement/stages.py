@@ -64,8 +64,7 @@ def choose_stages(
             if min(way.tp, way.dp, way.nodes) < 1:
                 raise InvalidSpec("below 1", field=f"widths[{index}]", value=(way.tp, way.dp, way.nodes), limit="1")
     every = len(widths) <= _TRY_ALL
-    sizes = [[way.nodes for way in ways] for ways in widths]
-    slowest, bound = widths_bound_s(widths, sizes, nodes, layers, micro_batches)
+    slowest, bound = widths_bound_s(widths, nodes, layers, micro_batches)
     if bound >= beat_s and math.isfinite(bound):
         return None
     orders = sorted(itertools.permutations(range(len(widths)))) if every else [best_path(hop_s)[0]]

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,9 +45,25 @@ def test_harder_questions_are_never_cheaper(rows, layers, micro_batches):
 
 
 def test_without_memory_limits_it_is_the_balanced_pipeline():
-    # 4 stages of 1 s and 2 of 2 s per layer: 5 layers per second; 50 layers take 10 s each turn, and 40 + 20 s at least.
+    # 4 stages of 1 s and 2 of 2 s per layer: 5 layers per second; 50 layers take 10 s each turn, 40 on the fast
+    # and 10 on the slow stages, 60 s in all; longer turns would shorten that by less than they cost.
     got = bound([(4, 1.0, 100), (2, 2.0, 100)], 50, 11)
-    assert got == 50.0 + 10 * 10.0
+    assert got == pytest.approx(40 * 1.0 + 10 * 2.0 + 10 * 10.0)
+
+
+def test_few_micro_batches_are_worth_a_longer_bottleneck():
+    # With one micro-batch only the sum counts: all on the fast stages, as far as memory goes.
+    assert bound([(4, 1.0, 10), (2, 2.0, 100)], 50, 1) == pytest.approx(40 * 1.0 + 10 * 2.0)
+    assert bound([(4, 1.0, 100), (2, 2.0, 100)], 50, 1) == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize(
+    ("stages", "layers", "micro_batches", "best"), [(8, 96, 32, 859.8), (16, 96, 64, 932.7), (24, 128, 96, 1303.8)]
+)
+def test_close_below_known_optima(stages, layers, micro_batches, best):
+    counts = [stages // 3 + (index < stages % 3) for index in range(3)]
+    got = bound(list(zip(counts, (1.0, 2.6, 6.5), (36, 36, 14), strict=True)), layers, micro_batches)
+    assert 0.9 * best < got < best
 
 
 def test_rows_are_bounded_one_by_one():

@@ -82,8 +82,7 @@ def test_no_other_pipeline_is_faster(classes, layers, micro_batches):
     got = choose_stages(widths, nodes, layers, micro_batches, hops)
     assert got.exact
     assert got.iteration_s == pytest.approx(want)
-    sizes = [[way.nodes for way in ways] for ways in widths]
-    slowest, bound = widths_bound_s(widths, sizes, nodes, layers, micro_batches)
+    slowest, bound = widths_bound_s(widths, nodes, layers, micro_batches)
     assert slowest <= max(got.stage_s) * (1 + 1e-9) and bound <= want * (1 + 1e-9)
     assert sum(got.layers) == layers
     for index, count in enumerate(nodes):
