@@ -87,6 +87,12 @@ def asked(load: Load, seed: int, rate_per_s: float | None = None) -> list[Asked]
     ]
 
 
+def every_length(most: int) -> list[Asked]:
+    """One prompt of each length, a single token each."""
+    chooser = random.Random(0)
+    return [Asked(tuple(chooser.randrange(3, _VOCAB) for _ in range(length)), 1) for length in range(1, most + 1)]
+
+
 def replayed(load: Load, requests: list[Asked]) -> Requests:
     """The same requests for the replay."""
     return Requests(
