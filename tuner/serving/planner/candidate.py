@@ -6,13 +6,13 @@ step can only lower its rank, so the search may stop when a finished candidate s
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from controlplane.model.plans import Prediction, Role
+from tuner.serving.planner.counts import cheapest_first, limits_of
 from tuner.serving.planner.evaluator import Evaluator
 from tuner.serving.planner.pieces import Deployment, Group
 from tuner.serving.planner.shape import Shape
@@ -49,6 +49,7 @@ class Candidate:
     _vectors: Iterator[tuple[float, tuple[int, ...]]] = field(default_factory=lambda: iter(()))
     _now: tuple[int, ...] = ()
     _limits: tuple[float, ...] = ()
+    _need: int = 0  # fewest replicas that could carry the load together
     _asked: float = 0.0
     _tried: bool = False
     _counts_cost: float = 1.0
@@ -195,10 +196,13 @@ class Candidate:
         return True
 
     def _surely_fails(self, counts: tuple[int, ...]) -> bool:
-        return any(
+        fails = any(
             self.evaluator.surely_fails(part.shape, part.role, load)
             for part, load in zip(self.parts, self._loads(counts), strict=True)
         )
+        if fails and self.parts[0].role == "aggregated":
+            self._need = max(self._need, sum(counts) + 1)  # the shares depend on the number of replicas alone
+        return fails
 
     def _needs(self) -> str:
         """What the pools would have to hold."""
@@ -255,16 +259,12 @@ class Candidate:
             most = part.shape.pool.free // part.shape.units
             least = 1 if together and len(self.parts) > 1 else max(1, math.ceil(asked / limit - 1e-9))
             ranges.append(range(least, min(most, least + _WINDOW) + 1))
-        need = math.ceil(asked / min(self._limits) - 1e-9)
-        found: list[tuple[float, tuple[int, ...]]] = []
-        for counts in itertools.product(*ranges):
-            if together and sum(counts) < need:
-                continue
-            cost = self._cost(counts)
-            if cost is not None:
-                found.append((cost, counts))
-        found.sort()
-        yield from found
+        self._need = math.ceil(asked / min(self._limits) - 1e-9) if together else 0
+        units = tuple(float(part.shape.units) for part in self.parts)
+        money = tuple(part.shape.units * (part.shape.pool.price_per_accelerator_hour or 0.0) for part in self.parts)
+        watts = [part.shape.units * self.evaluator.pieces.least_watts(part.shape) for part in self.parts]
+        order, budgets = limits_of(self.evaluator.request, units, money, tuple(watts))
+        return cheapest_first(ranges, order, budgets, lambda: self._need, self._cost)
 
     def _cost(self, counts: tuple[int, ...]) -> float | None:
         """The objective's unit for these counts; None where a budget or a pool forbids them."""
