@@ -37,6 +37,7 @@ class TrainingModel:
     seq: int
     head_dim: int
     gated: bool = False  # SwiGLU: three MLP matrices instead of two
+    dropout: bool = True  # masks and second copies that dropout keeps; recent models train without
     tied: bool = True  # one matrix for embedding and output
     experts: int = 0
     top_k: int = 0

@@ -1,6 +1,6 @@
 """Accuracy of the training model on published runs kept beside the checkout; fitted tables held out by group.
 
-A figure whose table or feature is missing is emitted without a value.
+The bubble rates count only rows that no input was fitted to. A figure whose table or feature is missing is emitted without a value.
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.perf.report import Emit, Figure
 from tuner.training.accuracy import score_folder
+from tuner.training.calibration.bubbles import bubbles
 from tuner.training.constants import document
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "truth" / "training"
@@ -47,5 +48,10 @@ def run(emit: Emit) -> None:
             rank["n"] if rank else 0, tuple(rank["spearman_95"]) if rank else None,
         )
     )  # fmt: skip
+    table5 = FOLDER / "zerobubble_table5_bubble.csv"
+    rows = [row for row in bubbles(table5) if not row.fitted] if table5.is_file() else []
+    points = [100.0 * abs(row.simulated - row.printed) for row in rows]
+    value = round(sum(points) / len(points), 3) if points else None
+    emit(Figure("accuracy-training", "zb_bubble_points", value, "points", 1, "lower", len(points)))
     kept = document()["intervals"]  # each row by the other groups' half-widths, when the constants were fitted
     emit(Figure("accuracy-training", "interval_coverage_pct", kept["coverage_pct"], "%", 90, "higher", kept["rows"]))

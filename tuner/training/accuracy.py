@@ -89,9 +89,9 @@ def _report(name: str, table: Table, predicted: dict[int, float]) -> dict[str, A
 
 
 def _peak(row: Row) -> float:
-    """A stage as frameworks report it: what tensors take, without context and allocator slack."""
+    """A stage as the table reports it: what tensors take, or the whole process."""
     parts = waterfall(row.case, shipped())
-    stages = (parts.total - parts.overhead)[0]
+    stages = (parts.total if row.whole_process else parts.total - parts.overhead)[0]
     return float(stages[-1] if row.last_stage else stages.max())
 
 

@@ -20,8 +20,8 @@ def layer_bytes(c: Columns) -> Array:
     tokens = c.micro_batch * c.seq / c.cp
     split = np.where(c.sp > 0, c.tp, 1.0)
     wide = c.element_bytes / 2.0
-    kept = wide * (tokens * c.hidden * _REPLICATED / split + sharded_bytes(c, tokens))
-    scores = _SCORES * wide * c.micro_batch * c.heads / c.tp * c.seq * c.seq / c.cp
+    kept = wide * (tokens * c.hidden * (_REPLICATED - 2.0 * (c.dropout < 1)) / split + sharded_bytes(c, tokens))
+    scores = (_SCORES - 3.0 * (c.dropout < 1)) * wide * c.micro_batch * c.heads / c.tp * c.seq * c.seq / c.cp
     whole = kept + np.where((c.flash > 0) | (c.recompute > 0), 0.0, scores)
     least = 2.0 * wide * tokens * c.hidden / split
     return np.asarray(np.where(c.recompute > 2, least, np.where(c.recompute > 1, 0.5 * (least + whole), whole)))
@@ -32,8 +32,12 @@ def working_bytes(c: Columns) -> Array:
     tokens = c.micro_batch * c.seq / c.cp
     split = np.where(c.sp > 0, c.tp, 1.0)
     wide = c.element_bytes / 2.0
-    scores = _SCORES * wide * c.micro_batch * c.heads / c.tp * c.seq * c.seq / c.cp * (c.flash < 1)
-    whole = wide * (tokens * c.hidden * _REPLICATED / split + sharded_bytes(c, tokens)) + scores
+    scores = (
+        (_SCORES - 3.0 * (c.dropout < 1)) * wide * c.micro_batch * c.heads / c.tp * c.seq * c.seq / c.cp * (c.flash < 1)
+    )
+    whole = (
+        wide * (tokens * c.hidden * (_REPLICATED - 2.0 * (c.dropout < 1)) / split + sharded_bytes(c, tokens)) + scores
+    )
     return np.asarray(np.where(c.recompute > 1, whole, np.where(c.recompute > 0, scores, 0.0)))
 
 

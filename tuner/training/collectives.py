@@ -27,13 +27,6 @@ def reduce_scatter(size: Numbers, ranks: Numbers, rate: Numbers, start_s: Number
     return np.asarray(steps * start_s + steps / ranks * (size / np.asarray(rate)))
 
 
-def tree_all_reduce(size: Numbers, ranks: Numbers, rate: Numbers, start_s: Numbers = 0.0) -> Array:
-    """Double binary tree all-reduce: fewer steps, about as many bytes."""
-    several = np.asarray(ranks) > 1
-    steps = 2.0 * np.ceil(np.log2(np.maximum(ranks, 1.0)))
-    return np.asarray(np.where(several, steps * start_s + 2.0 * np.asarray(size) / np.asarray(rate), 0.0))
-
-
 def all_to_all(size: Numbers, ranks: Numbers, rate: Numbers, start_s: Numbers = 0.0) -> Array:
     """Pairwise all-to-all of `size` bytes per rank, of which one share stays home."""
     return reduce_scatter(size, ranks, rate, start_s)

@@ -37,6 +37,7 @@ class Columns:
     most: Array
     last: Array
     gated: Array
+    dropout: Array
     tied: Array
     experts: Array
     top_k: Array
@@ -130,7 +131,8 @@ def _row(case: TrainingCase, pool: TrainingPool) -> tuple[tuple[float, ...], tup
     values = (
         model.layers, model.hidden, model.heads, model.kv_heads, model.head_dim, model.ffn, model.vocab, model.seq,
         *stage_layers(case),
-        model.gated, model.tied, model.experts, model.top_k, model.expert_ffn, model.shared_ffn, model.moe_layers,
+        model.gated,
+        model.dropout, model.tied, model.experts, model.top_k, model.expert_ffn, model.shared_ffn, model.moe_layers,
         plan.tp, plan.pp, plan.dp, plan.cp, plan.ep, plan.etp, plan.vpp, SCHEDULE_CODE[plan.schedule], plan.micro_batch,
         plan.micro_batches, RECOMPUTE_CODE[plan.recompute], plan.zero, plan.sp, VOCABULARY_CODE[plan.vocab_parallel],
         plan.attention == "flash", plan.gradient_bytes, _state_bytes(plan), plan.overlap_dp,
@@ -163,7 +165,9 @@ def stage_layers(case: TrainingCase) -> tuple[int, int, int]:
 def _intra(pool: TrainingPool) -> tuple[float, str]:
     gpu = load().accelerators[pool.gpu]
     fabric = gpu.scale_up_bandwidth_bytes_per_s_per_direction
-    kind = "pcie"
+    kind, domain = "pcie", gpu.scale_up_domain_accelerators
+    if domain is not None and domain < min(pool.gpus_per_node, pool.gpus):
+        fabric = None  # bridges join a few of them: a ring over the node crosses the host
     if fabric is not None:
         kind = "xgmi" if gpu.vendor == "amd" else "nvlink"
     if pool.intra_gb_s is not None:

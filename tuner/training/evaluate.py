@@ -1,6 +1,7 @@
 """Cases of any kind to iteration time and memory: equal pools in one go, mixed pools stage by stage.
 
-In a mixed case every stage runs on its pool (`stage_pools`; pools fill stages in their order otherwise). Hops and
+In a mixed case every stage runs on its pool (`stage_pools`; pools fill stages in their order otherwise), and the
+pipeline is stepped through. Hops and
 gradient rings run at the slowest pool's rate.
 """
 
@@ -17,6 +18,9 @@ from tuner.training.constants import Constants
 from tuner.training.iteration import iteration, stage_parts
 from tuner.training.memory import Waterfall, memory
 from tuner.training.schedules import pipeline_time
+from tuner.training.simulate import Stage, fixed_order, simulate
+
+_MOST_PASSES = 50_000  # of a simulated mixed case: about a tenth of a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,28 @@ def _mixed(case: TrainingCase, constants: Constants) -> tuple[float, float, floa
     backward[-1] += parts.output_backward[which[-1]]
     forward[0] += parts.embedding[which[0]]
     busy = forward + backward
-    slowest = int(np.argmax(busy))
-    one = np.ones(1)
-    hop = parts.hop.max() * one
-    whole = pipeline_time(
-        c.schedule[:1], c.pp[:1], c.micro_batches[:1], c.vpp[:1], busy.sum() * one, busy[slowest] * one,
-        parts.layer.weight[which[slowest]] * layers[slowest] * one, hop, c.overlap_pp[:1],
-    )  # fmt: skip
+    hop = float(parts.hop.max())
+    plan = case.plan
+    whole = _simulated(case, forward, backward, hop)
+    if whole is None:
+        slowest, one = int(np.argmax(busy)), np.ones(1)
+        weight = parts.layer.weight[which[slowest]] * layers[slowest]
+        whole = float(pipeline_time(
+            c.schedule[:1], c.pp[:1], c.micro_batches[:1], c.vpp[:1], busy.sum() * one, busy[slowest] * one,
+            weight * one, hop * one, c.overlap_pp[:1],
+        )[0])  # fmt: skip
     tail = float(parts.gradients.max() + parts.optimizer.max())
-    m = case.plan.micro_batches
-    exposed = float((parts.layer.exposed[which] * layers).max() * m + 2.0 * m * hop[0] + parts.gradients.max())
-    return float(whole[0]) + tail, float(1.0 - m * busy.sum() / pp / whole[0]), exposed
+    m = plan.micro_batches
+    exposed = float((parts.layer.exposed[which] * layers).max() * m + 2.0 * m * hop + parts.gradients.max())
+    return whole + tail, 1.0 - m * float(busy.sum()) / pp / whole, exposed
+
+
+def _simulated(case: TrainingCase, forward: Array, backward: Array, hop: float) -> float | None:
+    """Exact time of schedules with a fixed order, where it is short enough to step through."""
+    plan = case.plan
+    passes = 2 * plan.pp * plan.micro_batches * plan.vpp
+    if plan.schedule not in ("gpipe", "1f1b", "interleaved") or passes > _MOST_PASSES:
+        return None
+    stages = [Stage(float(go), float(back), 0.0) for go, back in zip(forward, backward, strict=True)]
+    order = fixed_order(plan.schedule, plan.pp, plan.micro_batches, plan.vpp)
+    return simulate(order, stages, 0.0 if plan.overlap_pp else hop, plan.vpp).seconds

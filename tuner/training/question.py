@@ -24,7 +24,7 @@ from tuner.training.checks import check
 from tuner.training.names import gpu_id, nic_id
 
 _MODEL = {
-    "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq", "head_dim", "gated", "tied", "experts", "top_k",
+    "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq", "head_dim", "gated", "dropout", "tied", "experts", "top_k",
     "expert_ffn", "shared_ffn", "moe_layers",
 }  # fmt: skip
 _POOL = {"gpu", "gpus", "gpus_per_node", "nic", "nics_per_node", "intra_gb_s", "inter_gb_s", "power_cap_w"}
@@ -87,6 +87,7 @@ def _model(line: Fields) -> TrainingModel:
         seq=width("seq"),
         head_dim=head_dim,
         gated=gated,
+        dropout=fields.flag("dropout") is not False,
         tied=fields.flag("tied") if fields.has("tied") else not gated,  # type: ignore[arg-type]
         experts=experts,
         top_k=width("top_k", 1 if experts else 0, 0),

@@ -73,18 +73,19 @@ def _amp_case(record: dict[str, str], experiment: str) -> TrainingCase:
 
 
 _SAILOR_MODELS = {
-    "OPT-350M": TrainingModel(layers=24, hidden=1024, heads=16, kv_heads=16, ffn=4096, vocab=50272, seq=2048, head_dim=64),
+    "OPT-350M": TrainingModel(layers=24, hidden=1024, heads=16, kv_heads=16, ffn=4096, vocab=50272, seq=2048, head_dim=64, dropout=False),
     "GPT-Neo-2.7B": TrainingModel(
-        layers=32, hidden=2560, heads=20, kv_heads=20, ffn=10240, vocab=50257, seq=2048, head_dim=128
+        layers=32, hidden=2560, heads=20, kv_heads=20, ffn=10240, vocab=50257, seq=2048, head_dim=128, dropout=False
     ),
 }  # fmt: skip
 _SAILOR_GPUS = {"GH-96": "gh200-96gb", "RTX-3090": "rtx-3090", "RTX-2080": "rtx-2080", "Titan-RTX": "titan-rtx"}
+_MIT_GB_S = 0.125  # 1 Gb/s: what the gradient synchronisation times of the replicated runs amount to
 _SLOWEST_FIRST = ("RTX-2080", "Titan-RTX", "RTX-3090", "GH-96")
 
 
 def sailor(path: Path) -> Table:
     """GH200 nodes of 4 with Slingshot, and a mixed workstation cluster. Layer counts include embedding and head."""
-    table = Table("sailor", assumed="TF32 matrix products on fp32 tensors, plain SGD, kernels unfused")
+    table = Table("sailor", assumed="TF32 matrix products on fp32 tensors, Adam, no dropout, unfused attention")
     for line, record in records(path):
         if record["flag"]:
             table.drop(line, record["flag"])
@@ -128,6 +129,7 @@ def _sailor_case(record: dict[str, str]) -> TrainingCase:
         TrainingPool(
             gpu=_SAILOR_GPUS[name], gpus=tp * dp * pp, gpus_per_node=per_node,
             nic="slingshot-11-200" if big else "eth-10", nics_per_node=4 if big else 1,
+            inter_gb_s=None if big else _MIT_GB_S,
         )
         for name in used
     )  # fmt: skip
@@ -137,7 +139,7 @@ def _sailor_case(record: dict[str, str]) -> TrainingCase:
         stage_pools=tuple(used.index(name) for name in kinds),
         plan=ParallelPlan(
             tp=tp, dp=dp, pp=pp, micro_batch=whole(record, "mbs"), global_batch=whole(record, "gbs"),
-            precision="tf32" if big else "fp32", framework="eager", attention="flash", optimizer="sgd",
+            precision="tf32" if big else "fp32", framework="eager", attention="unfused",
             layers_per_stage=tuple(layers),
         ),
     )  # fmt: skip

@@ -24,6 +24,7 @@ class Row:
     pattern: str
     iteration_s: float | None = None
     memory_bytes: float | None = None
+    whole_process: bool = False  # memory with driver context, communication buffers and allocator slack
     last_stage: bool = False  # memory of the last stage, not of the fullest
     note: str = ""
 
