@@ -3,7 +3,8 @@
 `s8_l96_ms`, `s16_l96_ms`, `s24_l128_ms`: split of 96 or 128 layers over 8, 16 or 24 stages (H100, A100, V100; 1.0,
 2.6, 6.5 ms per layer; 80, 80, 32 GB at 2.2 GB per layer; 32, 64, 96 micro-batches), the targets being the solve times
 of a plain threshold prototype. `..._objective_ms`: the iteration found, against the known optimum.
-`widths_64_nodes_s`: number of stages, their width (1, 2 or 4 nodes) and layers on 16 + 16 + 32 nodes, all orders.
+`widths_64_nodes_s`: number of stages, their width (1, 2 or 4 nodes) and layers on 16 + 16 + 32 nodes, any order.
+`six_classes_64_nodes_s`: three accelerators behind two NIC classes, one width, any order of the six.
 `order12_ms`: cheapest order of 12 classes, proven. `ranks_16384_ms`: rank map of 16,384 accelerators.
 """
 
@@ -44,6 +45,19 @@ def run(emit: Emit) -> None:
     ]  # fmt: skip
     seconds = [_seconds(lambda: choose_stages(widths, (16, 16, 32), 96, 64, HOP_MS)) for _ in range(5)]
     emit(from_samples("placement-training", "widths_64_nodes_s", seconds, "s", 2.0, "lower"))
+    six = [
+        [
+            Width(
+                name=name + nic, tp=8, nodes=1, layer_s=layer * pace, memory_bytes=memory, layer_bytes=1.5,
+                activation_bytes=0.1, last_s=layer,
+            )
+        ]
+        for name, layer, memory in CLASSES
+        for nic, pace in (("-ib", 1.0), ("-roce", 1.03))
+    ]  # fmt: skip
+    cross = [[0.2 + 0.3 * abs(one - two) + 0.5 * (one % 2 != two % 2) for two in range(6)] for one in range(6)]
+    seconds = [_seconds(lambda: choose_stages(six, (8, 8, 8, 8, 16, 16), 96, 64, cross)) for _ in range(5)]
+    emit(from_samples("placement-training", "six_classes_64_nodes_s", seconds, "s", 2.0, "lower"))
     hops = [[float(abs(one * 7 % 12 - two * 7 % 12)) for two in range(12)] for one in range(12)]
     _emit_ms(emit, "order12_ms", None, lambda: best_path(hops), 10)
     groups = [NodeGroup(name="h100", nodes=2048, gpus_per_node=8, nic="ib-ndr-400")]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controlplane.model.errors import InvalidSpec, Refused
+from controlplane.model.errors import InvalidSpec
+from tuner.training.placement.fit import check_fits
 from tuner.training.placement.problem import Placement, StageClass, check_hops, check_problem, one_f_one_b
 
 _ROUNDING = 1e-9  # of a layer: a limit that is a stage's own time must admit that stage
@@ -99,60 +100,3 @@ def _best(kinds: Sequence[_Kind], layers: int, micro_batches: int, least: int) -
         for place, stage in enumerate(groups[kind]):
             out[stage] += share + (place < rest)
     return out
-
-
-def check_fits(
-    classes: Sequence[StageClass],
-    stages: Sequence[int],
-    held: Sequence[float],
-    most: Sequence[int],
-    layers: int,
-    least: int,
-) -> None:
-    """Raises Refused that says which constraint is nearest to fitting, by how many layers and bytes."""
-    count = len(stages)
-    if count * least > layers:
-        raise Refused(
-            f"{count} stages of at least {least} layers need {count * least} layers",
-            code="TooManyStages", field="stages", value=count, limit=f"at most {layers // least}",
-            hint="give fewer stages",
-        )  # fmt: skip
-    for stage, index in enumerate(stages):
-        if most[stage] < least:
-            each, first, last = classes[index], stage == 0, stage == count - 1
-            short = least * each.bytes_per_layer(held[stage]) - each.room_bytes(first, last)
-            raise Refused(
-                f"stage {stage} on {each.name} cannot hold {least} layers: {math.ceil(short)} bytes short per device",
-                code="StageDoesNotFit", field=f"classes[{each.name}].memory_bytes", value=each.memory_bytes,
-                limit=f"at least {math.ceil(each.memory_bytes + short)}",
-                hint="recompute activations, raise the tensor parallel degree or leave this class out",
-            )  # fmt: skip
-    missing = layers - sum(most)
-    if missing > 0:
-        short, name = min(_short_bytes(classes, stages, held, most, missing, index) for index in set(stages))
-        raise Refused(
-            f"the stages hold {sum(most)} of {layers} layers, {missing} too few; nearest to fitting: {name} with "
-            f"{math.ceil(short)} bytes more per device",
-            code="LayersDoNotFit", field=f"classes[{name}].memory_bytes", value=sum(most), limit=f"{layers} layers",
-            hint="recompute activations, shard optimizer states or give more stages",
-        )  # fmt: skip
-
-
-def _short_bytes(
-    classes: Sequence[StageClass],
-    stages: Sequence[int],
-    held: Sequence[float],
-    most: Sequence[int],
-    missing: int,
-    index: int,
-) -> tuple[float, str]:
-    """Bytes more on every device of one class that would make room for the missing layers, and the class's name."""
-    each, count = classes[index], len(stages)
-    own = [stage for stage in range(count) if stages[stage] == index]
-    # The k-th further layer of a stage needs so much; the cheapest `missing` of all of them, the last one decides.
-    needs = sorted(
-        (most[stage] + more) * each.bytes_per_layer(held[stage]) - each.room_bytes(stage == 0, stage == count - 1)
-        for stage in own
-        for more in range(1, missing + 1)
-    )
-    return needs[missing - 1], each.name

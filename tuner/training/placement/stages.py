@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from controlplane.model.errors import InvalidSpec, Refused
+from controlplane.model.errors import InvalidSpec
 from tuner.training.placement.bound import widths_bound_s
+from tuner.training.placement.fit import no_pipeline
 from tuner.training.placement.order import best_path
 from tuner.training.placement.problem import MAX_STAGES, StagePlan, Width, check_hops, check_shape, check_sizes
 
 _ROUNDING = 1e-9  # of a layer
-_TRY_ALL = 4  # classes whose every order is searched
+_EVERY_ORDER = 6  # most classes that may stand in any order
 _Array = NDArray[np.float64]
 
 
@@ -30,7 +31,7 @@ _Array = NDArray[np.float64]
 class _Step:
     """One choice: the stage `stage` places from the end."""
 
-    place: int  # class, counted in the order searched
+    place: int
     width: Width
     layers: int
     nodes: int  # of its class given to later stages
@@ -48,7 +49,7 @@ def choose_stages(
     beat_s: float = math.inf,
 ) -> StagePlan | None:
     """The fastest pipeline that takes at most `nodes[k]` nodes of class k, each stage in one of `widths[k]`; nodes may
-    stay idle. 1F1B; every class is one block; all orders of up to 4 classes, else the cheapest path's order. None where
+    stay idle. 1F1B; every class is one block; in any order up to 6 classes, else in the cheapest path's. None where
     no plan is faster than `beat_s`, a time already in hand. Raises InvalidSpec, and Refused where nothing fits."""
     check_sizes(layers, micro_batches)
     check_hops(hop_s, len(widths))
@@ -63,28 +64,26 @@ def choose_stages(
             check_shape(way, f"widths[{index}]")
             if min(way.tp, way.dp, way.nodes) < 1:
                 raise InvalidSpec("below 1", field=f"widths[{index}]", value=(way.tp, way.dp, way.nodes), limit="1")
-    every = len(widths) <= _TRY_ALL
+    every = len(widths) <= _EVERY_ORDER
     slowest, bound = widths_bound_s(widths, nodes, layers, micro_batches)
     if bound >= beat_s and math.isfinite(bound):
         return None
-    orders = sorted(itertools.permutations(range(len(widths)))) if every else [best_path(hop_s)[0]]
-    searches = [_Search(order, widths, nodes, layers, micro_batches, hop_s, most_stages) for order in orders]
-    best: StagePlan | None = None
-    for search in searches:
-        best = search.best(beat_s if best is None else best.iteration_s, slowest) or best
+    search = _Search(None if every else best_path(hop_s)[0], widths, nodes, layers, micro_batches, hop_s, most_stages)
+    best = search.best(beat_s, slowest)
     if best is None:
-        if math.isfinite(beat_s) and any(search.fits() for search in searches):
+        if math.isfinite(beat_s) and search.fits():
             return None
-        raise _refusal(widths, nodes, layers, micro_batches, most_stages)
+        raise no_pipeline(widths, nodes, layers, micro_batches, most_stages)
     return replace(best, bound_s=best.iteration_s if every else min(bound, best.iteration_s), exact=every)
 
 
 class _Search:
-    """One order of classes."""
+    """Pipelines built from the last stage forwards. A place is a class that stages stand in now together with what
+    stands behind it: any set of other classes, or where an order is given, the later ones of that order."""
 
     def __init__(
         self,
-        order: Sequence[int],
+        order: Sequence[int] | None,
         widths: Sequence[Sequence[Width]],
         nodes: Sequence[int],
         layers: int,
@@ -92,22 +91,36 @@ class _Search:
         hop_s: Sequence[Sequence[float]],
         most_stages: int,
     ) -> None:
-        self.order = tuple(reversed(order))  # the last class of the pipeline first
+        if order is None:
+            sets = range(1 << len(widths))
+            held = [(behind, each) for behind in sets for each in range(len(widths)) if not behind >> each & 1]
+            number = {key: index for index, key in enumerate(held)}
+            self.order = [each for _, each in held]
+            # The place before: the class handed over to, with one less behind it.
+            self.behind = [
+                [number[behind ^ 1 << each, each] for each in range(len(widths)) if behind >> each & 1]
+                for behind, _ in held
+            ]
+            self.starts = [behind == 0 for behind, _ in held]
+        else:
+            self.order = list(reversed(order))
+            self.behind = [list(range(place)) for place in range(len(order))]
+            self.starts = [True] * len(order)
         self.ways = [[way for way in widths[each] if way.nodes <= nodes[each]] for each in self.order]
         self.nodes = [nodes[each] for each in self.order]
         self.layers, self.repeats = layers, micro_batches - 1
         self.micro_batches = micro_batches
-        self.hop = [[2.0 * hop_s[early][late] for late in self.order] for early in self.order]
+        self.hop = [[2.0 * value for value in row] for row in hop_s]  # of classes, early to late
         self.depth = min(most_stages, layers)
         self.cheapest = min((way.layer_s for ways in self.ways for way in ways), default=0.0)
 
     def fits(self) -> bool:
-        """Whether any plan of this order fits, however slow."""
+        """Whether any plan fits, however slow."""
         limits = self._limits()
         return bool(limits.size) and math.isfinite(self._least_sum(limits[-1], math.inf))
 
     def best(self, beat: float, slowest: float) -> StagePlan | None:
-        """The fastest plan of this order that beats `beat`; no stage limit below `slowest` can be met."""
+        """The fastest plan that beats `beat`; no stage limit below `slowest` can be met."""
         limits = self._limits()
         limits = limits[limits >= slowest * (1.0 - 1e-12)]
         if not limits.size:
@@ -191,15 +204,16 @@ class _Search:
         """Sums before the next stage, per class: nodes given x layers done. Row 0 comes from classes behind."""
         if later is None:
             entries = [np.full((count + 1, self.layers + 1), np.inf) for count in self.nodes]
-            for entry in entries:
-                entry[0, 0] = 0.0
+            for entry, starts in zip(entries, self.starts, strict=True):
+                entry[0, 0] = 0.0 if starts else np.inf
             return entries
         ends = [each.min(axis=0) for each in later]
         entries = []
         for place, each in enumerate(later):
-            entry = each + self.hop[place][place]
-            for behind in range(place):
-                np.minimum(entry[0], ends[behind] + self.hop[place][behind], out=entry[0])
+            hop = self.hop[self.order[place]]
+            entry = each + hop[self.order[place]]
+            for behind in self.behind[place]:
+                np.minimum(entry[0], ends[behind] + hop[self.order[behind]], out=entry[0])
             entries.append(entry)
         return entries
 
@@ -217,9 +231,10 @@ class _Search:
             each.width.extra_s(index == 0, index == count - 1) + each.width.layer_s * each.layers
             for index, each in enumerate(steps)
         )
-        hops = math.fsum(self.hop[one.place][two.place] for one, two in itertools.pairwise(steps)) / 2.0
+        classes = tuple(self.order[each.place] for each in steps)
+        hops = math.fsum(self.hop[one][two] for one, two in itertools.pairwise(classes)) / 2.0
         return StagePlan(
-            classes=tuple(self.order[each.place] for each in steps),
+            classes=classes,
             widths=tuple(each.width for each in steps),
             layers=tuple(each.layers for each in steps),
             stage_s=times,
@@ -233,8 +248,9 @@ class _Search:
         """The stage behind `step`, which gave `step.nodes` nodes of its class and did `step.done` layers in all."""
         place, given = step.place, step.nodes
         if given == 0:
-            ends = [tables[stage][each][:, step.done].min() + self.hop[place][each] for each in range(place)]
-            place = int(np.argmin(ends))
+            hop = self.hop[self.order[place]]
+            ends = [tables[stage][each][:, step.done].min() + hop[self.order[each]] for each in self.behind[place]]
+            place = self.behind[place][int(np.argmin(ends))]
             given = int(np.argmin(tables[stage][place][:, step.done]))
         entry = self._entries(tables[stage - 1] if stage else None)[place]
         best: tuple[float, _Step] | None = None
@@ -264,31 +280,3 @@ def _extended(free: _Array, way: Width, most: int, last: bool) -> _Array:
     out[:, 0] = np.inf
     np.add(least[:, :-1], way.extra_s(False, last) + way.layer_s * layers[1:], out=out[:, 1:])
     return out
-
-
-def _refusal(
-    widths: Sequence[Sequence[Width]], nodes: Sequence[int], layers: int, micro_batches: int, most_stages: int
-) -> Refused:
-    """What stands nearest to fitting: the width that needs the least more memory per device, were it used alone."""
-    nearest: tuple[float, Width, int] | None = None
-    for ways, count in zip(widths, nodes, strict=True):
-        for way in ways:
-            stages = min(count // way.nodes, most_stages, layers)
-            if stages:
-                each = math.ceil(layers / stages)
-                ends = max(way.first_bytes, way.last_bytes) if stages > 1 else way.first_bytes + way.last_bytes
-                need = each * way.bytes_per_layer(min(micro_batches, stages)) + ends + way.fixed_bytes
-                if nearest is None or need - way.memory_bytes < nearest[0]:
-                    nearest = need - way.memory_bytes, way, stages
-    if nearest is None:
-        return Refused(
-            "no width of a stage fits the nodes of its class", code="NoStage", field="nodes", value=list(nodes),
-            hint="give more nodes or narrower stages",
-        )  # fmt: skip
-    short, way, stages = math.ceil(nearest[0]), nearest[1], nearest[2]
-    return Refused(
-        f"no pipeline holds {layers} layers; nearest to fitting: {stages} stages on {way.name} with tensor parallel "
-        f"{way.tp}, {short} bytes more per device",
-        code="LayersDoNotFit", field="widths", value=way.memory_bytes, limit=f"{math.ceil(way.memory_bytes + short)}",
-        hint="recompute activations, shard optimizer states or give more nodes",
-    )  # fmt: skip
