@@ -20,8 +20,8 @@ from tuner.serving.calibration.parameters import KNOBS, Effect, Knob
 
 LEAST_ROWS = 20  # fewer cannot tell five numbers of an engine from noise
 NOISE = 0.15  # width of a run's error, ln: repeats of one configuration on other days differ by about this much
-ROBUST = 0.12  # errors above this count by their size, not by its square
-_WEIGHTS = np.array([0.6, 1.0])  # of TTFT and TPOT: the former is noisier
+ROBUST = 0.05  # errors above this count by their size, not by its square: the median is what is judged
+_WEIGHTS = np.array([1.0, 1.0])  # of TTFT and TPOT
 # One unit of each knob in the fit, and the step of its finite difference in the knob's own unit.
 _UNITS = np.array([1.0, 1.0, 1.0, 0.01, 10.0])
 _STEPS = np.array([0.02, 0.02, 0.2, 0.01, 3.0])
@@ -112,7 +112,7 @@ class Fit:
 
 
 def fit(
-    observations: Sequence[Observation], levels: Sequence[Level], *, shrinkage: float = 1.0, rounds: int = 5
+    observations: Sequence[Observation], levels: Sequence[Level], *, shrinkage: float = 1.0, rounds: int = 6
 ) -> Fit:
     """Effects of the levels on these runs. `shrinkage` multiplies the cost of every effect. Raises InvalidSpec below
     `LEAST_ROWS`."""

@@ -129,9 +129,15 @@ def _parsed(name: str, text: str) -> Calibration:
 
 
 def matching(calibration: Calibration, labels: Mapping[str, str]) -> dict[Knob, float]:
-    """Sum of the effects that hold for a case, by knob."""
+    """Sum of the effects that hold for a case, by knob. An engine the fit has never seen, and a table that was fitted to
+    this very machine, take only effects that name the engine: what others share says nothing about them."""
+    engine = labels.get("engine", "")
+    engines = {key.split("/")[0] for key in calibration.support.engine_systems}
+    foreign = (bool(engines) and engine not in engines) or labels.get("tier") == "calibrated"
     found: dict[Knob, float] = dict.fromkeys(KNOBS, 0.0)
     for effect in calibration.effects:
+        if foreign and effect.when.get("engine") != engine:
+            continue
         if all(labels.get(name) == value for name, value in effect.when.items()):
             found[effect.knob] += effect.value
     return found

@@ -135,3 +135,13 @@ def test_the_packaged_intervals_hold_their_prediction() -> None:
         for metric in METRICS:
             low, high = interval(packaged, tier, "unknown", metric)
             assert 0 < low <= 1 <= high
+
+
+def test_an_engine_the_fit_has_not_seen_keeps_its_table() -> None:
+    seen = Support(engine_system_models=[], engine_models=[], engine_systems=["sglang/h200-sxm-141gb"])
+    effects = [Effect(when={}, knob="decode", value=0.5, rows=1), Effect(when={}, knob="step_ms", value=1.0, rows=1)]
+    found = calibrate(CASE, table(), made(effects, support=seen))
+    assert (found.table.decode_ms == table().decode_ms).all()
+    assert found.host_step_ms == 0.0
+    own = [*effects, Effect(when={"engine": "vllm"}, knob="step_ms", value=0.3, rows=1)]
+    assert calibrate(CASE, table(), made(own, support=seen)).host_step_ms == 0.3
