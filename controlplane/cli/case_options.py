@@ -1,4 +1,5 @@
-"""The options of one serving case, shared by the commands that predict: each is a field of the batch interface."""
+"""The options of one serving case, shared by the commands that predict: each is a field of the batch interface. The second
+name of an option is the one `trimtab plan serving` has for it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--model", help="Catalogue name or repository id."),
     click.option("--system", help="Accelerator: catalogue name, product name or a usual short name."),
-    click.option("--backend", help="vllm, sglang, trtllm or openvino."),
+    click.option("--backend", "--engine", "backend", help="vllm, sglang, trtllm or openvino."),
     click.option("--backend-version", help="Engine version. The newest measured one when absent."),
     click.option("--tp", type=int, help="Tensor parallel ranks."),
     click.option("--pp", type=int, help="Pipeline stages (1)."),
@@ -25,13 +26,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--gemm-quant", help="Weight format. The checkpoint's own when absent."),
     click.option("--moe-quant", help="Format of the experts."),
     click.option("--kv-quant", help="KV cache format."),
-    click.option("--isl", type=int, help="Prompt tokens, the longest."),
-    click.option("--osl", type=int, help="Output tokens, the longest."),
+    click.option("--isl", "--input", "isl", type=int, help="Prompt tokens, the longest."),
+    click.option("--osl", "--output-tokens", "osl", type=int, help="Output tokens, the longest."),
     click.option("--isl-range", type=float, help="Shortest prompt as a share of the longest (1)."),
     click.option("--osl-range", type=float, help="Shortest output as a share of the longest (1)."),
     click.option("--prefix", type=int, help="Leading prompt tokens that all requests share (0)."),
     click.option("--closed", type=int, metavar="CLIENTS", help="Clients that each keep one request open."),
-    click.option("--poisson", type=float, metavar="RATE", help="Requests per second, independent of each other."),
+    click.option("--poisson", "--rate", "poisson", type=float, metavar="RATE", help="Requests per second (Poisson)."),
     click.option("--requests", type=int, help="Requests to replay."),
     click.option("--knob", multiple=True, metavar="NAME=VALUE", help="Engine setting, for example max_num_seqs=256."),
     click.option("--cores", type=int, help="CPU cores of one rank, where the accelerator is a CPU."),

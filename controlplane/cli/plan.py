@@ -67,6 +67,7 @@ def serving(
     if export in _EXPORTS and not request.allowed.engines:
         allowed = request.allowed.model_copy(update={"engines": [_EXPORTS[export]]})
         request = request.model_copy(update={"allowed": allowed})
+    changes = [(change, _changed(request, change)) for change in what_if]  # a typo is told before anything is planned
     planner = _planner(options)
     with _Told(quiet) as told:
         answer = planner.plan(request, progress=told)
@@ -78,8 +79,10 @@ def serving(
         click.echo(plan_table(answer))
     else:
         click.echo(_dumped(answer.model_dump(mode="json", by_alias=True, exclude_none=True), output))
-    for change in what_if:
-        _say_what_if(planner, request, answer, change, output)
+    for change, other in changes:
+        with _Told(quiet) as told:
+            after = planner.plan(other, progress=told)
+        _say_what_if(answer, after, change, output)
     if daily is not None:
         _say_daily(answer, daily, startup_s, output)
     if not answer.best:
@@ -124,15 +127,18 @@ def _exported(answer: ServingPlan, export: str, source: str | None, name: str | 
     )
 
 
-def _say_what_if(planner: Any, request: PlanRequest, before: ServingPlan, change: str, output: str) -> None:
-    from controlplane.cli.plan_table import what_if_text  # noqa: PLC0415
-    from tuner.serving.planner.whatif import changed, difference  # noqa: PLC0415
+def _changed(request: PlanRequest, change: str) -> PlanRequest:
+    from tuner.serving.planner.whatif import changed  # noqa: PLC0415
 
-    found = difference(change, before, planner.plan(changed(request, change)))
-    if output == "table":
-        click.echo(what_if_text(found))
-    else:
-        click.echo(_dumped(found.as_dict(), output))
+    return changed(request, change)
+
+
+def _say_what_if(before: ServingPlan, after: ServingPlan, change: str, output: str) -> None:
+    from controlplane.cli.plan_table import what_if_text  # noqa: PLC0415
+    from tuner.serving.planner.whatif import difference  # noqa: PLC0415
+
+    found = difference(change, before, after)
+    click.echo(what_if_text(found) if output == "table" else _dumped(found.as_dict(), output))
 
 
 def _say_daily(answer: ServingPlan, trace: Path, startup_s: float, output: str) -> None:
@@ -153,12 +159,13 @@ def _dumped(data: Any, output: str) -> str:
 
 
 class _Told:
-    """What the planner is doing, as one line on standard error after two silent seconds, and what it has found."""
+    """What the planner is doing, as one line on standard error after two silent seconds, and what it has found. No
+    share: how much is left cannot be known."""
 
     def __init__(self, quiet: bool) -> None:
         from controlplane.cli.progress import Progress  # noqa: PLC0415
 
-        self._progress = None if quiet else Progress("% of the search")
+        self._progress = None if quiet else Progress("")
         self._started = time.monotonic()
 
     def __enter__(self) -> _Told:
@@ -173,4 +180,5 @@ class _Told:
             return
         if what.startswith("found: ") and time.monotonic() - self._started > _SILENT_S:
             click.echo(what, err=True)
-        self._progress(round(100 * share))
+        else:
+            self._progress.say(what)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from controlplane.model.errors import InvalidSpec, UnknownName
+from controlplane.model.errors import InvalidSpec
 
 if TYPE_CHECKING:
     from controlplane.model.plans import PlanRequest
@@ -19,16 +19,6 @@ _PERCENTILES = ("p50", "p90", "p95", "p99")
 _OBJECTIVES = ("goodput-per-accelerator", "goodput-per-watt", "goodput-per-cost")
 _ROUTERS = ("random", "round-robin", "least-loaded", "prefix-affinity", "kv-aware")
 _FILE_BYTES_MAX = 1 << 20
-# Words after a pool's count -> (field, type).
-_POOL_WORDS: dict[str, tuple[str, type]] = {
-    "price": ("price_per_accelerator_hour", float),
-    "currency": ("currency", str),
-    "nic": ("nic", str),
-    "nics": ("nics_per_node", int),
-    "per-node": ("per_node", int),
-    "cap": ("power_cap_w", float),
-}
-
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--model", help="Catalogue name or repository id."),
     click.option(
@@ -37,13 +27,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="NAME=ACCELERATOR:COUNT[,price=..]",
         help="Accelerators that may be used; repeat it. More words: currency, nic, nics, per-node, cap (W).",
     ),
-    click.option("--rate", type=float, help="Requests per second."),
+    click.option("--rate", "--poisson", "rate", type=float, help="Requests per second."),
     click.option("--closed", type=int, metavar="CLIENTS", help="Clients that each keep one request open, instead."),
     click.option("--arrivals", type=click.Choice(["poisson", "gamma", "burst"]), help="How requests arrive (poisson)."),
     click.option("--cv", type=float, help="Coefficient of variation of the gaps, for gamma."),
     click.option("--trace", help="Trace file with arrivals and lengths, instead of a rate."),
-    click.option("--input", "input_tokens", type=int, help="Prompt tokens, the longest."),
-    click.option("--output-tokens", type=int, help="Output tokens, the longest."),
+    click.option("--input", "--isl", "input_tokens", type=int, help="Prompt tokens, the longest."),
+    click.option("--output-tokens", "--osl", "output_tokens", type=int, help="Output tokens, the longest."),
     click.option("--range", "range_ratio", type=float, help="Shortest length as a share of the longest (1)."),
     click.option("--prefix", type=int, help="Leading prompt tokens that all requests share (0)."),
     *(
@@ -52,7 +42,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         for point in _PERCENTILES
     ),
     click.option("--objective", type=click.Choice(_OBJECTIVES), help="What better means (goodput-per-accelerator)."),
-    click.option("--engine", multiple=True, help="Engine that may be used; repeat it. All when absent."),
+    click.option(
+        "--engine", "--backend", "engine", multiple=True, help="Engine that may be used; repeat it. All when absent."
+    ),
     click.option("--quantization", multiple=True, help="Weight format that may be used beside none; repeat it."),
     click.option("--kv-quantization", multiple=True, help="KV cache format that may be used; repeat it."),
     click.option("--disaggregated", is_flag=True, help="Also separate prefill and decode roles."),
@@ -102,38 +94,6 @@ def request_of(file: Path | None, options: dict[str, Any]) -> PlanRequest:
         ) from None
 
 
-def parse_pool(text: str) -> dict[str, Any]:
-    """`NAME=ACCELERATOR:COUNT[,word=value]...` as a pool. Raises InvalidSpec or UnknownName."""
-    head, *words = text.split(",")
-    name, equals, rest = head.partition("=")
-    accelerator, colon, count = rest.rpartition(":")
-    if not (equals and colon and name and accelerator and count.isdecimal()):
-        raise InvalidSpec(
-            "is not a pool", field="--pool", value=text[:80], limit="NAME=ACCELERATOR:COUNT[,price=2.5,per-node=8]"
-        )
-    out: dict[str, Any] = {"name": name, "accelerator": _accelerator(accelerator), "free": int(count)}
-    for word in words:
-        key, _, value = word.partition("=")
-        if key not in _POOL_WORDS:
-            raise UnknownName(
-                f"unknown word {key[:40]!r}", field="--pool", value=text[:80], hint=f"known: {', '.join(_POOL_WORDS)}"
-            )
-        field, kind = _POOL_WORDS[key]
-        try:
-            out[field] = kind(value)
-        except ValueError:
-            raise InvalidSpec(f"{key} must be a number", field="--pool", value=text[:80]) from None
-    return out
-
-
-def _accelerator(name: str) -> str:
-    """Catalogue id of a product or short name."""
-    from controlplane.catalog import load  # noqa: PLC0415
-    from tuner.serving.resolve import find_accelerator  # noqa: PLC0415
-
-    return find_accelerator(load(), name, field="--pool").id
-
-
 def _read(file: Path) -> dict[str, Any]:
     import yaml  # noqa: PLC0415
 
@@ -156,7 +116,7 @@ def _put(data: dict[str, Any], options: dict[str, Any]) -> None:
         if options[option] is not None:
             data[field] = options[option]
     if options["pool"]:
-        data["pools"] = [parse_pool(text) for text in options["pool"]]
+        data["pools"] = [_pool(text) for text in options["pool"]]
     workload = _workload(options)
     if workload:
         data["workload"] = {**_mapping(data.get("workload"), "workload"), **workload}
@@ -202,6 +162,12 @@ def _workload(options: dict[str, Any]) -> dict[str, Any]:
         if options[option] is not None:
             out[field] = {"tokens": options[option], **ratio}
     return out
+
+
+def _pool(text: str) -> dict[str, Any]:
+    from tuner.serving.planner.pooltext import parse_pool  # noqa: PLC0415
+
+    return parse_pool(text, field="--pool")
 
 
 def _engine(name: str) -> str:

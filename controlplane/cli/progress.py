@@ -39,6 +39,12 @@ class Progress:
             left = f", about {(now - self._started) / done * (self._total - done):.0f} s left"
         self._show(f"{done}{share} {self._what}, {now - self._started:.0f} s{left}", now)
 
+    def say(self, what: str) -> None:
+        """Where the work stands, in words."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._show(f"{what}, {now - self._started:.0f} s", now)
+
     def _show(self, text: str, now: float) -> None:
         self._next = now + (_TERMINAL_S if self._terminal else _LINE_S)
         self._stream.write(f"\r\x1b[K{text}" if self._terminal else f"{text}\n")

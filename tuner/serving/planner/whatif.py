@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from controlplane.catalog import load
+from pydantic import ValidationError
+
 from controlplane.model.errors import InvalidSpec, UnknownName
 from controlplane.model.plans import PlannablePool, PlanRequest, ServingCandidate, ServingPlan
 from controlplane.model.serving import LatencyTarget
-from tuner.serving.resolve import find_accelerator
+from tuner.serving.planner.pooltext import parse_pool
 
-_WORDS = "pool=NAME=ACCELERATOR:COUNT, without-pool=NAME, ttft-p95=MS (any percentile, tpot too), power-cap=W, rate=R"
+_WORDS = "pool=NAME=ACCELERATOR:COUNT[,price=..], without-pool=NAME, ttft-p95=MS (any percentile, tpot too), power-cap=W, rate=R"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,18 +101,18 @@ def label(candidate: ServingCandidate) -> str:
 
 
 def _more(request: PlanRequest, text: str) -> PlanRequest:
-    """One more pool, or another size of one that is there."""
-    name, _, rest = text.partition("=")
-    accelerator, _, count = rest.rpartition(":")
-    if not name or not accelerator or not count.isdecimal():
-        raise InvalidSpec("is not a pool", field="what-if", value=text[:80], limit="NAME=ACCELERATOR:COUNT")
-    id = find_accelerator(load(), accelerator, field="what-if").id
-    same = next((pool for pool in request.pools if pool.name == name), None)
-    if same is not None and same.accelerator == id:
-        pool = same.model_copy(update={"free": int(count)})
-    else:
-        pool = PlannablePool(name=name, accelerator=id, free=int(count))
-    return request.model_copy(update={"pools": [*(item for item in request.pools if item.name != name), pool]})
+    """One more pool, or another size of one that is there (which keeps what is not said anew)."""
+    said = parse_pool(text, field="what-if")
+    same = next((pool for pool in request.pools if pool.name == said["name"]), None)
+    known = same.model_dump() if same is not None and same.accelerator == said["accelerator"] else {}
+    try:
+        pool = PlannablePool.model_validate({**known, **said})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidSpec(
+            first["msg"].removeprefix("Value error, "), field=f"what-if.{first['loc'][0]}", value=text[:80]
+        ) from None
+    return request.model_copy(update={"pools": [*(item for item in request.pools if item.name != pool.name), pool]})
 
 
 def _without(request: PlanRequest, name: str) -> PlanRequest:

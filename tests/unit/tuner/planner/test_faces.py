@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from controlplane.catalog import load
 from controlplane.cli.plan import plan as plan_command
-from controlplane.cli.plan_options import parse_pool
 from controlplane.main import cli
 from controlplane.model.errors import InvalidSpec, UnknownName, Unsupported
 from controlplane.model.plans import Allowed
@@ -20,6 +19,7 @@ from tests.unit.tuner.planner.fakes import FakePieces, pool, request
 from tuner.serving.planner import Planner
 from tuner.serving.planner.daily import daily_plan, over_day
 from tuner.serving.planner.export import launch_lines, manifest
+from tuner.serving.planner.pooltext import parse_pool
 from tuner.serving.planner.whatif import changed, difference
 
 CASE = ["serving", "--model", "llama-3.1-70b", "--pool", "h100=h100:32", "--rate", "8", "--input", "1024",
@@ -103,7 +103,7 @@ def test_exporting_where_there_is_no_plan_says_why(run):
 
 
 def test_a_pool_on_the_command_line():
-    assert parse_pool("a=h100:8,price=2.5,per-node=4,nic=ib-ndr-400,nics=8,cap=500") == {
+    assert parse_pool("a=h100:8,price=2.5,per-node=4,nic=ib-ndr-400,nics=8,cap=500", field="--pool") == {
         "name": "a", "accelerator": "h100-sxm-80gb", "free": 8, "price_per_accelerator_hour": 2.5, "per_node": 4,
         "nic": "ib-ndr-400", "nics_per_node": 8, "power_cap_w": 500.0,
     }  # fmt: skip
@@ -116,7 +116,7 @@ def test_a_pool_on_the_command_line():
 )  # fmt: skip
 def test_a_pool_written_wrong(text, error):
     with pytest.raises(error) as caught:
-        parse_pool(text)
+        parse_pool(text, field="--pool")
     assert caught.value.field == "--pool"
 
 
@@ -138,9 +138,10 @@ def test_what_ifs_change_one_thing():
     assert changed(before, "tpot-p99=60").slo.tpot_ms.p99 == 60
     assert [item.name for item in changed(before, "pool=b=l40s:8").pools] == ["h100", "b"]
     assert changed(before, "pool=h100=h100:64").pools[0].free == 64
+    assert changed(before, "pool=b=l40s:8,price=0.9").pools[1].price_per_accelerator_hour == 0.9
     assert {item.power_cap_w for item in changed(before, "power-cap=500").pools} == {500.0}
     assert changed(before, "rate=16").workload.rate_per_second == 16
-    for wrong in ("ttft-p95", "ttft-p95=soon", "pool=b", "without-pool=h100"):
+    for wrong in ("ttft-p95", "ttft-p95=soon", "pool=b", "pool=b=l40s:8,price=-1", "without-pool=h100"):
         with pytest.raises(InvalidSpec):
             changed(before, wrong)
     for unknown in ("colour=blue", "without-pool=other"):
