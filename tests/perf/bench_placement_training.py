@@ -44,7 +44,7 @@ def run(emit: Emit) -> None:
         for name, layer, memory in CLASSES
     ]  # fmt: skip
     seconds = [_seconds(lambda: choose_stages(widths, (16, 16, 32), 96, 64, HOP_MS)) for _ in range(5)]
-    emit(from_samples("placement-training", "widths_64_nodes_s", seconds, "s", 2.0, "lower"))
+    emit(from_samples("placement-training", "widths_64_nodes_s", seconds, "s", None, "lower"))
     six = [
         [
             Width(
@@ -57,7 +57,7 @@ def run(emit: Emit) -> None:
     ]  # fmt: skip
     cross = [[0.2 + 0.3 * abs(one - two) + 0.5 * (one % 2 != two % 2) for two in range(6)] for one in range(6)]
     seconds = [_seconds(lambda: choose_stages(six, (8, 8, 8, 8, 16, 16), 96, 64, cross)) for _ in range(5)]
-    emit(from_samples("placement-training", "six_classes_64_nodes_s", seconds, "s", 2.0, "lower"))
+    emit(from_samples("placement-training", "six_classes_64_nodes_s", seconds, "s", None, "lower"))
     hops = [[float(abs(one * 7 % 12 - two * 7 % 12)) for two in range(12)] for one in range(12)]
     _emit_ms(emit, "order12_ms", None, lambda: best_path(hops), 10)
     groups = [NodeGroup(name="h100", nodes=2048, gpus_per_node=8, nic="ib-ndr-400")]

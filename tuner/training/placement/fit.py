@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 
@@ -57,13 +58,19 @@ def _short_bytes(
     """Bytes more on every device of one class that would make room for the missing layers, and the class's name."""
     each, count = classes[index], len(stages)
     own = [stage for stage in range(count) if stages[stage] == index]
-    # The k-th further layer of a stage needs so much; the cheapest `missing` of all of them, the last one decides.
-    needs = sorted(
-        (most[stage] + more) * each.bytes_per_layer(held[stage]) - each.room_bytes(stage == 0, stage == count - 1)
-        for stage in own
-        for more in range(1, missing + 1)
-    )
-    return needs[missing - 1], each.name
+
+    def needed(stage: int, layers: int) -> float:
+        room = each.room_bytes(stage == 0, stage == count - 1)
+        return layers * each.bytes_per_layer(held[stage]) - room
+
+    # Always the stage whose next layer needs least; the last one taken decides.
+    waiting = [(needed(stage, most[stage] + 1), stage, most[stage] + 1) for stage in own]
+    heapq.heapify(waiting)
+    short = 0.0
+    for _ in range(missing):
+        short, stage, layers = waiting[0]
+        heapq.heapreplace(waiting, (needed(stage, layers + 1), stage, layers + 1))
+    return short, each.name
 
 
 def no_pipeline(

@@ -190,6 +190,11 @@ def test_impossible_numbers_name_the_field(change, field):
     assert field in caught.value.field
 
 
+def test_end_stages_may_hold_no_layer_where_that_is_allowed():
+    got = split([simple(stages=3, most=20, last_s=30.0)], 16, 8, [[0.0]], least_layers=0)
+    assert got.layers[2] == 0 and got.iteration_s == 16 + 30 + 7 * 30
+
+
 def test_a_hop_matrix_of_the_wrong_shape():
     with pytest.raises(InvalidSpec, match="1 x 1"):
         split([simple()], 4, 8, [[0.0, 1.0]])
