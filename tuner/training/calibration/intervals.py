@@ -1,16 +1,13 @@
 """Intervals of predictions: how far held-out groups were off, per pattern of the run.
 
-The half-width is a quantile of |log(predicted / measured)| over rows that were predicted without their group, every
-group counting the same. Patterns with few groups borrow the pooled rows and say so with a wider interval.
+The half-width is a quantile of |log(predicted / measured)| over rows that were predicted without their group. Patterns
+with few rows are at least as wide as all rows together.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-
-import numpy as np
 
 from tuner.training.calibration.held_out import Held
 from tuner.training.patterns import pattern
@@ -48,11 +45,7 @@ def _miss(held: Held) -> float:
 
 
 def _quantile(rows: Sequence[Held]) -> float:
-    misses = np.array([_miss(held) for held in rows])
-    sizes = Counter((held.table, held.group) for held in rows)
-    weight = np.array([1.0 / math.sqrt(sizes[held.table, held.group]) for held in rows])
-    order = np.argsort(misses, kind="stable")
-    share = np.cumsum(weight[order]) / weight.sum()
-    # One more row than there are, so that few rows give a wide interval.
-    wanted = min(LEVEL * (1.0 + 1.0 / len(misses)), 1.0)
-    return float(misses[order][min(int(np.searchsorted(share, wanted)), len(misses) - 1)])
+    misses = sorted(_miss(held) for held in rows)
+    # As if there were one more row, so that few rows give a wide interval.
+    wanted = math.ceil(LEVEL * (len(misses) + 1))
+    return misses[min(wanted, len(misses)) - 1]

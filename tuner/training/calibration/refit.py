@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tuner.training.calibration.held_out import Held, fit_all, held_out
@@ -12,6 +13,7 @@ from tuner.training.calibration.plan import HELD_OUT_BY, PRIORS, WEIGHTS
 from tuner.training.calibration.score import errors
 from tuner.training.constants import ACCELERATOR_NAMES, GLOBAL_NAMES, Constants, document, from_document
 from tuner.training.loaders.tables import tables
+from tuner.training.patterns import pattern
 
 _UNFITTED = "prior, not fitted"
 
@@ -41,8 +43,22 @@ def refit(folder: Path, progress: Callable[[int], None] | None = None) -> dict[s
             "log_half_width": {name: round(value, 4) for name, value in half_widths(held).items()},
             "coverage_pct": round(100.0 * sum(inside for _, _, inside in covered) / len(covered), 2),
             "rows": len(covered),
+            "per_pattern": _per_pattern(covered),
         },
     }  # fmt: skip
+
+
+def _per_pattern(covered: list[tuple[Held, float, bool]]) -> dict[str, dict[str, float | int]]:
+    """How often groups that were left out lie inside the half-width of the others, and that width."""
+    found: dict[str, dict[str, float | int]] = {}
+    for label in sorted({pattern(item.row.case) for item, _, _ in covered}):
+        own = [(width, inside) for item, width, inside in covered if pattern(item.row.case) == label]
+        found[label] = {
+            "n": len(own),
+            "coverage_pct": round(100.0 * sum(inside for _, inside in own) / len(own), 2),
+            "log_half_width_median": round(median(width for width, _ in own), 4),
+        }
+    return found
 
 
 def _errors(held: list[Held]) -> dict[str, float | int]:
