@@ -88,6 +88,11 @@ def layer_time(c: Columns, h: Hardware, constants: Constants) -> LayerTime:
     elementwise = elements * (
         c.hidden * _REPLICATED_BYTES / np.where(c.sp > 0, c.tp, 1.0) + _SHARDED_BYTES * (1.0 + c.gated / 2.0) * moved
     ) / h.memory  # fmt: skip
+    if np.any(c.cp > 1):
+        forward_attention, backward_attention = (
+            attention + _ring(c, h, sends * c.element_bytes * tokens * 2.0 * keys, attention, shared["contention"])
+            for attention, sends in ((forward_attention, 1.0), (backward_attention, 2.0))
+        )
     forward = projections + mlp_forward + forward_attention + elementwise
     inputs = projections + mlp_forward + backward_attention + 2.0 * elementwise
     weight = weights + mlp_weights + c.accumulate_bytes * parameters / h.memory
@@ -126,6 +131,14 @@ def _attention(c: Columns, h: Hardware, softmax_traffic: float) -> tuple[Array, 
     forward = np.where(fused, flash, plain + _SCORES_FORWARD * moved)
     backward = np.where(fused, _FLASH_BACKWARD * flash, 2.0 * plain + _SCORES_BACKWARD * moved)
     return forward, backward
+
+
+def _ring(c: Columns, h: Hardware, size: Array, attention: Array, contention: float) -> Array:
+    """What context parallelism's exchange of keys and values (gradients, too, backward) adds to attention: what is
+    longer than the attention it hides behind, and the work it slows meanwhile."""
+    group = span(c.cp, c.tp, c.per_node, h.intra, h.node)
+    traffic = (c.cp - 1.0) * size / group.rate
+    return np.maximum(traffic - attention, 0.0) + contention * np.minimum(traffic, attention)
 
 
 def _tensor_parallel(c: Columns, h: Hardware, start_s: float, tokens: Array) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controlplane.model.errors import InvalidSpec
-from tuner.training.loaders import fsdp, golden, megatron, mixed, pipelines, vtrain
+from tuner.training.loaders import fsdp, golden, megatron, mixed, pipelines, scaling, vtrain
 from tuner.training.loaders.rows import Table
 
 Loader = Callable[[Path], Table]
@@ -25,6 +25,9 @@ _LOADERS: tuple[tuple[frozenset[str], Loader], ...] = (
     (frozenset({"Sharding Strategy", "Throughput (T/s)"}), fsdp.mpt),
     (frozenset({"TPS/GPU", "Techniques"}), fsdp.torchtitan),
     (frozenset({"mem_max_alloc_bytes", "tensor-model-parallel-size"}), golden.golden),
+    (frozenset({"batch_per_dp", "tokens_per_batch", "tflops_per_gpu"}), scaling.llama3),
+    (frozenset({"what", "iter_s", "mfu_pct"}), scaling.data_parallel),
+    (frozenset({"case", "Megatron-LM <br> sequences/sec"}), scaling.v100),
     (frozenset({"layer_partition", "measured_s(inf=OOM/timeout)"}), mixed.amp),
     (frozenset({"layers_per_stage", "grad_sync_s", "max_mem_bytes"}), mixed.sailor),
 )

@@ -138,6 +138,8 @@ def test_errors_on_published_rows() -> None:
     assert found["vocab"]["memory"]["mape_pct"] < 4
     assert found["zerobubble"]["memory"]["mape_pct"] < 5
     assert found["golden_memory"]["memory"]["median_pct"] < 8
+    assert found["llama3"]["time"]["per_pattern"]["cp1"]["mape_pct"] < 5
+    assert found["v100_gpt"]["time"]["median_pct"] < 20
     assert found["amp"]["ranking"]["homogeneous"]["spearman"] > 0.8
     assert set(HELD_OUT_BY) <= set(found)
     with (FOLDER / "ptdp_table1.csv").open(encoding="utf-8") as file:
