@@ -31,6 +31,7 @@ def plan() -> None:
 @click.option("--export", type=click.Choice([*_EXPORTS, "manifest"]), help="Print the winner ready to be started.")
 @click.option("--source", help="Where the weights are, for --export: hf:ORG/REPO, pvc:CLAIM/PATH or image:/PATH.")
 @click.option("--name", help="Name of the exported ServingDeployment. The model's when absent.")
+@click.option("--calibration", type=_FILE, help="Corrections refitted by `trimtab calibrate serving`.")
 @click.option("--what-if", multiple=True, metavar="CHANGE", help="Plan again with a change and say what it makes.")
 @click.option("--daily", type=_FILE, metavar="TRACE", help="Replicas over a day, from a trace with this load.")
 @click.option("--startup-s", type=float, default=600.0, help="Seconds until a new replica answers, for --daily (600).")
@@ -41,6 +42,7 @@ def serving(
     export: str | None,
     source: str | None,
     name: str | None,
+    calibration: Path | None,
     what_if: tuple[str, ...],
     daily: Path | None,
     startup_s: float,
@@ -68,7 +70,7 @@ def serving(
         allowed = request.allowed.model_copy(update={"engines": [_EXPORTS[export]]})
         request = request.model_copy(update={"allowed": allowed})
     changes = [(change, _changed(request, change)) for change in what_if]  # a typo is told before anything is planned
-    planner = _planner(options)
+    planner = _planner(options, calibration)
     with _Told(quiet) as told:
         answer = planner.plan(request, progress=told)
     if export is not None:
@@ -89,16 +91,18 @@ def serving(
         raise click.exceptions.Exit(1)
 
 
-def _planner(options: dict[str, Any]) -> Any:
+def _planner(options: dict[str, Any], calibration: Path | None) -> Any:
+    from tuner.serving.calibration.parameters import load_calibration  # noqa: PLC0415
     from tuner.serving.planner import Installation, Planner  # noqa: PLC0415 - numpy and the catalogue: not for --help
 
     return Planner(
+        calibration=None if calibration is None else load_calibration(calibration),
         installation=Installation(
             router=options["router"] or "random",
             split_roles=frozenset(options["split_roles"]),
             kv_connectors=frozenset(options["kv_connector"]),
             images=dict(item.split("=", 1) for item in options["image"] if "=" in item),
-        )
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from controlplane.catalog import Catalog, load
 from controlplane.model.errors import TrimtabError, Unsupported
 from controlplane.model.plans import PlanRequest, ServingPlan
+from tuner.serving.calibration.parameters import Calibration
 from tuner.serving.planner import answer
 from tuner.serving.planner.checks import check
 from tuner.serving.planner.effort import best_effort
@@ -31,6 +32,7 @@ class Planner:
 
     installation: Installation = field(default_factory=Installation)
     pieces: Pieces | None = None  # None: the real predictor
+    calibration: Calibration | None = None  # of the real predictor; None: the packaged one
     catalog: Catalog = field(default_factory=load)
 
     def plan(self, request: PlanRequest, *, progress: Progress | None = None) -> ServingPlan:
@@ -73,7 +75,9 @@ class Planner:
             return self.pieces
         from tuner.serving.planner.standard import StandardPieces  # noqa: PLC0415 - tests bring their own
 
-        return StandardPieces(router=self.installation.router, slo=request.slo, draws=draws)
+        return StandardPieces(
+            router=self.installation.router, slo=request.slo, draws=draws, calibration=self.calibration
+        )
 
     def _draws(self, request: PlanRequest) -> Draws:
         if request.workload.arrivals != "trace":

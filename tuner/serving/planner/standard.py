@@ -9,6 +9,7 @@ import numpy as np
 from controlplane.model.plans import PlanRequest, Prediction, Role
 from controlplane.model.serving import Slo
 from tuner.serving.calibration.apply import Calibrated, calibrate
+from tuner.serving.calibration.parameters import Calibration
 from tuner.serving.energy import clock_factors, phase_power_w
 from tuner.serving.planner import fleets
 from tuner.serving.planner.installation import RouterPolicy
@@ -35,6 +36,7 @@ class StandardPieces:
     router: RouterPolicy
     slo: Slo
     draws: Draws
+    calibration: Calibration | None = None  # None: the packaged one
     _engines: dict[tuple[str, ...], Calibrated] = field(default_factory=dict)
 
     def sketch(self, shape: Shape) -> StepTable:
@@ -122,7 +124,9 @@ class StandardPieces:
         if shape.key not in self._engines:
             table = step_table(shape.case)
             cap = clock_factors(shape.accelerator, shape.pool.power_cap_w)
-            self._engines[shape.key] = calibrate(shape.case, table if cap is None else _slower(table, *cap))
+            self._engines[shape.key] = calibrate(
+                shape.case, table if cap is None else _slower(table, *cap), self.calibration
+            )
         return self._engines[shape.key]
 
     def _replica(self, unit: Unit, role: Role) -> Replica:

@@ -16,6 +16,7 @@ from controlplane.model.resource import ObjectMeta
 from controlplane.model.serving import LatencyTarget, ServingDeployment, ServingDeploymentSpec, Slo
 from operators.serving.validate import validate
 from tests.unit.tuner.planner.fakes import FakePieces, pool, request
+from tuner.serving.calibration.parameters import dump_calibration, load_calibration
 from tuner.serving.planner import Planner
 from tuner.serving.planner.daily import daily_plan, over_day
 from tuner.serving.planner.export import launch_lines, manifest
@@ -203,3 +204,14 @@ def test_pools_of_a_different_node_size_say_how_pods_are_cut():
     answer = Planner(pieces=FakePieces()).plan(request(pools=[pool(per_node=2)]))
     choice = next(role.choice for item in answer.best for role in item.roles if role.choice.tensor_parallel == 4)
     assert choice.accelerators_per_pod == 2
+
+
+def test_a_calibration_reaches_the_predictor(monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(
+        "tuner.serving.planner.standard.StandardPieces", lambda **pieces: given.update(pieces) or FakePieces()
+    )
+    mine = tmp_path / "mine.json"
+    mine.write_text(dump_calibration(load_calibration().model_copy(update={"name": "mine"})))
+    said = CliRunner().invoke(plan_command, [*CASE, "--calibration", str(mine)], catch_exceptions=False)
+    assert said.exit_code == 0 and given["calibration"].name == "mine"
