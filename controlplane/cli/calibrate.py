@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from controlplane.cli.calibrate_training import training
 from controlplane.cli.case_options import case_fields, case_options
 from controlplane.cli.files import whole_file
 from controlplane.cli.progress import Progress
@@ -18,6 +19,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.group()
 def calibrate() -> None:
     """Refit the predictor from your own measurements."""
+
+
+calibrate.add_command(training)
 
 
 @calibrate.command()

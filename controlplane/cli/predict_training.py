@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import BinaryIO
 
 import click
@@ -12,7 +13,12 @@ from controlplane.cli.progress import Progress
 
 @click.command()
 @click.argument("lines", type=click.File("rb"), default="-")
-def training(lines: BinaryIO) -> None:
+@click.option(
+    "--constants",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Constants refitted by `trimtab calibrate training`.",
+)
+def training(lines: BinaryIO, constants: Path | None) -> None:
     """Predict iteration time, memory per stage and energy; one JSON object per line in and out, in order.
 
     \b
@@ -23,9 +29,10 @@ def training(lines: BinaryIO) -> None:
            "global_batch": 512, "recompute": "selective", "sp": true}' | tr -d '\\n' | trimtab predict training
     """
     from tuner.training import batch  # noqa: PLC0415 - numpy and the catalogue: not for --help
-    from tuner.training.predict import Predictor  # noqa: PLC0415
+    from tuner.training.predict import Predictor, predictor_of  # noqa: PLC0415
 
+    predictor = Predictor() if constants is None else predictor_of(constants)
     with Progress("lines") as tell:
-        done, errors = batch.run(lines, sys.stdout, Predictor(), progress=tell)
+        done, errors = batch.run(lines, sys.stdout, predictor, progress=tell)
     if errors:
         click.echo(f"{errors} of {done} lines have an error for an answer", err=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from controlplane.catalog import load
+from controlplane.model.errors import InvalidSpec
 from controlplane.model.training import TrainingCase
 from tuner.training.columns import columns
-from tuner.training.constants import Constants, document, shipped
+from tuner.training.constants import Constants, document, from_document, shipped
 from tuner.training.evaluate import stage_pools, times, waterfall
 from tuner.training.flops import model_flops, recompute_flops
 from tuner.training.memory import Waterfall
@@ -19,6 +22,7 @@ from tuner.training.patterns import FITTED, pattern
 
 _IDLE_SHARE = 0.15  # of the power limit, with nothing to do
 _BUSY_EXPONENT = 0.8  # power between idle and limit against utilisation, 0.6 to 1 in published models
+_MOST_BYTES = 4 << 20  # of a constants file
 _COMM_SHARE = 0.45  # of the power limit while waiting for the network
 
 
@@ -97,6 +101,21 @@ class Predictor:
         if case.plan.precision == "fp8":
             found.append("fp8: all matrix products count at the 8-bit peak with the 16-bit efficiency; not fitted")
         return found
+
+
+def predictor_of(path: Path) -> Predictor:
+    """A predictor with the constants of a file that a refit wrote. Raises InvalidSpec where it is none."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError("too large")
+        data = json.loads(path.read_bytes())
+        widths = {name: float(value) for name, value in data["intervals"]["log_half_width"].items()}
+        return Predictor(from_document(data), widths)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidSpec(
+            f"is no file of constants: {type(error).__name__} {str(error)[:80]}", field="constants", value=path.name,
+            hint="write one with `trimtab calibrate training`",
+        ) from None  # fmt: skip
 
 
 def _shown(parts: Waterfall) -> dict[str, list[int]]:

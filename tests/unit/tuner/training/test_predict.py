@@ -7,13 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from controlplane.model.errors import InvalidSpec
 from tests.unit.tuner.training.cases import case, line
 from tuner.training import batch
-from tuner.training.predict import Predictor
+from tuner.training.constants import document
+from tuner.training.predict import Predictor, predictor_of
 
 ANSWER = {
     "id", "iteration_s", "lo", "hi", "tokens_per_s", "mfu", "hfu", "memory_bytes", "memory", "bubble",
@@ -65,6 +68,17 @@ def test_more_bandwidth_never_takes_longer() -> None:
 def test_a_power_cap_slows_the_step_by_less_than_its_share() -> None:
     capped = seconds(cluster={"power_cap_w": 200})
     assert seconds() < capped < 2 * seconds()
+
+
+def test_a_file_of_constants_is_read_or_refused(tmp_path: Path) -> None:
+    changed = {**document(), "links": {**document()["links"], "nvlink": {"value": 0.35}}}
+    path = tmp_path / "constants.json"
+    path.write_text(json.dumps(changed))
+    assert predictor_of(path).answer(case())["iteration_s"] > seconds()
+    for text in ("{}", "[", '{"intervals": 1}'):
+        path.write_text(text)
+        with pytest.raises(InvalidSpec, match="is no file of constants"):
+            predictor_of(path)
 
 
 def test_recomputation_costs_time_and_saves_memory() -> None:
