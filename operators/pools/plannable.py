@@ -34,9 +34,10 @@ def plannable(inventory: Inventory) -> tuple[PoolRoom, ...]:
     return tuple(room for name in inventory.fleet.pool_names() if (room := _room(inventory, name)) is not None)
 
 
-def pools_revision(pools: Sequence[PlannablePool]) -> str:
-    """Hash of everything but free room: accelerators, nodes, NICs, prices."""
-    return _hash([pool.model_dump(mode="json", exclude={"free"}) for pool in pools])
+def pools_revision(pools: Sequence[PlannablePool], engines: Sequence[str]) -> str:
+    """Hash of everything but free room: accelerators, nodes, NICs, prices, and the engines that can serve there."""
+    facts = [pool.model_dump(mode="json", exclude={"free"}) for pool in pools]
+    return _hash({"pools": facts, "engines": list(engines)})
 
 
 def room_revision(pools: Sequence[PlannablePool]) -> str:
@@ -75,5 +76,5 @@ def _agreed(nodes: Sequence[NodeFacts]) -> str | None:
     return classes.pop() if len(classes) == 1 else None
 
 
-def _hash(value: list[Mapping[str, object]] | Mapping[str, int]) -> str:
+def _hash(value: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:_REVISION_DIGITS]

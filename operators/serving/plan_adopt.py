@@ -131,8 +131,11 @@ def where(candidate: PlannedCandidate) -> Placed:
 
 
 def has_room(plan: PlanStatus | None, request: PlanRequest, catalog: Catalog) -> bool:
-    """Whether the plan's first candidate fits into the pools as they are."""
+    """Whether the plan's first candidate fits into the pools as they are, and its engines can still serve it."""
     if plan is None or not plan.candidates:
+        return False
+    engines = request.allowed.engines
+    if engines and any(planned.choice.engine not in engines for planned in plan.candidates[0].choices):
         return False
     needed: Counter[str] = Counter()
     scale: dict[str, int] = {}

@@ -66,17 +66,17 @@ def ask(
         objective=spec.auto.objective,
         top=_TOP,
     )
-    return Asked(request, request_revision(spec, engines), pools_revision(pools), room_revision(pools))
+    return Asked(request, request_revision(spec), pools_revision(pools, engines), room_revision(pools))
 
 
-def request_revision(spec: ServingDeploymentSpec, engines: Sequence[EngineName]) -> str:
-    """Hash of the parts of the spec that a plan depends on."""
+def request_revision(spec: ServingDeploymentSpec) -> str:
+    """Hash of the parts of the spec that a plan depends on. Nothing of the cluster: scores of one revision compare,
+    whatever pools and engines come and go."""
     parts = {
         "model": spec.model.name,
         "slo": spec.slo.model_dump(mode="json"),
         "workload": None if spec.workload is None else spec.workload.model_dump(mode="json"),
         "auto": None if spec.auto is None else spec.auto.model_dump(mode="json"),
-        "engines": list(engines),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_REVISION_DIGITS]
 

@@ -79,7 +79,7 @@ class Planning:
             asked = ask(deployment, self._rooms(), pods, self._catalog, self._render)
         except TrimtabError as error:
             return self._outlook(known, error, None)
-        news = self._take_answer(known, deployment, now_s)
+        news = self._take_answer(known, deployment, asked, now_s)
         room = has_room(known.plan, asked.request, self._catalog)
         wanted = due(known.plan, asked, room, known.last, self._settings)
         again_s: float | None = None
@@ -152,12 +152,15 @@ class Planning:
             known.task = None
         self._wake(key)
 
-    def _take_answer(self, known: _Known, deployment: ServingDeployment, now_s: float) -> str | None:
-        """Turn an answer into the plan in force, or into the failure of the attempt."""
+    def _take_answer(self, known: _Known, deployment: ServingDeployment, now: Asked, now_s: float) -> str | None:
+        """Turn an answer into the plan in force, or into the failure of the attempt. What was asked before the spec
+        changed is forgotten: it may be about another model."""
         answer, asked = known.answer, known.asked
         if answer is None or asked is None:
             return None
         known.answer = known.asked = None
+        if asked.request_revision != now.request_revision:
+            return None
         error: TrimtabError
         try:
             if isinstance(answer, TrimtabError):

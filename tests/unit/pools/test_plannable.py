@@ -56,5 +56,6 @@ def test_free_room_and_facts_have_hashes_of_their_own() -> None:
     before = [room.with_held(0) for room in plannable(made)]
     made.set_pod(pod("somebody", gpus=3, node_name="n0"))
     after = [room.with_held(0) for room in plannable(made)]
-    assert pools_revision(before) == pools_revision(after)
+    assert pools_revision(before, ["vllm"]) == pools_revision(after, ["vllm"])
+    assert pools_revision(before, ["vllm"]) != pools_revision(before, ["sglang", "vllm"])
     assert room_revision(before) != room_revision(after)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controlplane.model.errors import Refused, TrimtabError, Unsupported
+from controlplane.model.plans import Allowed
 from operators.serving.plan_adopt import adopt, choices_of, has_room, in_force, plan_status
 from operators.serving.plan_due import Attempt, AutoSettings, due, revisions
 from operators.serving.plan_request import ask, held_units, in_words_of_the_spec
@@ -234,6 +235,20 @@ def test_after_a_change_of_the_spec_the_running_one_is_judged_among_the_new() ->
     assert adopt(running, far, room=True, margin=0.10)[0].candidates[0].choices[0].pool == "small"
     alone = status(stricter, room("small", L40S))  # what runs keeps the new promise nowhere
     assert adopt(running, alone, room=True, margin=0.10)[0].candidates[0].choices[0].pool == "small"
+
+
+def test_pools_that_bring_an_engine_along_are_the_same_question() -> None:
+    # An x86 pool makes OpenVINO able to serve: scores still compare, so a small gain still moves nothing.
+    before, after = asked(), asked(None, *ROOMS, room("cores", "cpu-x86", 64))
+    assert before.request.allowed.engines != after.request.allowed.engines
+    assert [a == b for a, b in zip(revisions(before), revisions(after), strict=True)] == [True, False, False]
+
+
+def test_a_plan_whose_engine_cannot_serve_any_more_has_no_room() -> None:
+    request = asked().request
+    assert has_room(status(), request, CATALOG)
+    gone = request.model_copy(update={"allowed": Allowed(engines=["trtllm-serve"])})
+    assert not has_room(status(), gone, CATALOG)
 
 
 def test_room_is_counted_in_the_plan_s_own_units() -> None:

@@ -112,6 +112,24 @@ async def test_a_dead_planner_is_asked_again_and_a_plan_in_force_outlives_it() -
     assert "weighing it again failed" in outlook.message
 
 
+async def test_an_answer_to_what_was_asked_before_the_spec_changed_is_forgotten() -> None:
+    bench = Bench()
+    bench.service.go.clear()
+    bench.look()
+    await asyncio.sleep(0)
+    other = {"model": {"name": "mistral-7b", "source": "pvc:models/other"}}
+    bench.look(**other)
+    bench.service.go.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    outlook = bench.look(**other)
+    assert (outlook.plan, outlook.reason) == (None, "Planning")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert bench.look(**other).plan.model == "mistral-7b"
+    assert [request.model for request in bench.service.requests] == ["llama-3.1-8b", "mistral-7b"]
+
+
 async def test_a_deployment_that_goes_takes_its_question_along() -> None:
     bench = Bench()
     bench.service.go.clear()
