@@ -135,7 +135,7 @@ def check_host(_: argparse.Namespace) -> None:
 
 def down(options: argparse.Namespace) -> None:
     """`devcluster down`."""
-    preflight.require_host(STATE_ROOT)
+    preflight.require_host(STATE_ROOT, room=False)
     progress = Progress()
     try:
         with exclusive(options.name):

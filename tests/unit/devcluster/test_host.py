@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -124,6 +125,15 @@ def test_the_way_out_is_part_of_the_refusal(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(preflight.os, "geteuid", lambda: 1000)
     with pytest.raises(DevclusterError, match=r"make up KUBECONFIG=path REGISTRY=host/prefix"):
         preflight.require_host(tmp_path)
+
+
+def test_a_full_disk_refuses_a_start_and_not_a_removal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(preflight.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
+    monkeypatch.setattr(preflight.shutil, "which", lambda _: "/usr/bin/apt-get")
+    with pytest.raises(DevclusterError, match="free disk"):
+        preflight.require_host(tmp_path)
+    preflight.require_host(tmp_path, room=False)
 
 
 def test_every_debian_package_has_a_probe() -> None:
