@@ -41,7 +41,7 @@ def answer_of(
     refused = int(result.refused.sum())
     if refused:
         said.append(f"{refused} of {len(result.isl)} requests fit no engine's KV cache and were refused")
-    if result.answered < FEW_REQUESTS:
+    if 0 < result.answered < FEW_REQUESTS:
         said.append(f"{result.answered} requests: high percentiles rest on few of them")
     growth = _queue_growth(result)
     if growth is not None:

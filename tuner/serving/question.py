@@ -16,6 +16,7 @@ MAX_DEGREE = 4096  # of any parallel degree
 MAX_TOKENS = 2_000_000  # of a prompt or an answer: longer than any published context window
 MAX_REQUESTS = 1_000_000
 MAX_CLIENTS = 100_000
+LEAST_RATE_PER_S = 1e-6  # one request in twelve days; rarer, arrival times lose their microseconds
 OPEN_LOOP_REQUESTS = 2_000  # default of rate runs: 20 requests stand beyond the 99th percentile
 
 ArrivalKind = Literal["closed", "poisson", "gamma", "burst", "trace"]
@@ -202,11 +203,11 @@ def _arrivals(fields: Fields) -> Arrivals:
         return Arrivals(kind=kind, clients=inside.whole(kind, 1, MAX_CLIENTS) or 0)
     if kind == "trace":
         return Arrivals(kind=kind, path=inside.text(kind, 4096) or "")
-    rate = inside.number(kind, 0, 1e6, open_low=True) or 0.0
+    rate = inside.number(kind, LEAST_RATE_PER_S, 1e6) or 0.0
     return Arrivals(
         kind=kind,
         rate_per_s=rate,
-        cv=inside.number("cv", 0, 100, open_low=True) or 1.0,
+        cv=inside.number("cv", 0.01, 100) or 1.0,
         burst=inside.whole("size", 1, MAX_CLIENTS) or 16,
     )
 
@@ -245,7 +246,10 @@ def _passed_over(fields: Fields, traced: bool) -> tuple[str, ...]:
     """What stands on the line without an effect: exports fill every column."""
     found = []
     if traced:
-        found += [f"{name}: the trace's own lengths count" for name in ("isl", "osl") if fields.has(name)]
+        lengths = ("isl", "osl", "isl_range", "osl_range")
+        found += [f"{name}: the trace's own lengths count" for name in lengths if fields.has(name)]
+        if fields.has("prefix"):
+            found.append("prefix: a trace shares prompts by its own sessions or hashes")
     if fields.has("disagg"):
         found += [
             f"{name}: the roles' own degrees and workers count" for name in (*DEGREES, "replicas") if fields.has(name)

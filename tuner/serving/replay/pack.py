@@ -17,6 +17,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 UNLIMITED_BLOCKS = 1 << 40
+MOST_VALUES = 1 << 29  # of both arenas, 8 bytes each
 ADMISSION = {
     "prompt": at.ADMIT_PROMPT,
     "prompt-and-output": at.ADMIT_OUTPUT,
@@ -88,6 +89,11 @@ def pack(fleet: Fleet, requests: Requests, *, seed: int) -> Packed:
     chains_at = ints.place(requests.segment_ids.size)
     places = [_place_replica(replica, requests, classes, ints, floats) for replica in replicas]
 
+    if ints.used + floats.used > MOST_VALUES:
+        raise InvalidSpec(
+            "the replay needs too much memory", field="requests", value=f"{(ints.used + floats.used) >> 17} MiB",
+            limit=f"{MOST_VALUES >> 17} MiB", hint="fewer requests, replicas or attention ranks",
+        )  # fmt: skip
     m = np.full(ints.used, at.NONE, np.int64)
     f = np.zeros(floats.used)
     m[: at.HEADER] = 0
@@ -98,6 +104,7 @@ def pack(fleet: Fleet, requests: Requests, *, seed: int) -> Packed:
         (at.DECODERS_AT, decoders_at), (at.DECODERS_N, len(decoders)), (at.REQUESTS_AT, requests_at),
         (at.TIMES_AT, times_at), (at.ISSUED_AT, issued_at), (at.DRAWS_AT, draws_at), (at.REPLICAS_AT, replicas_at),
         (at.LANES_AT, lanes_at), (at.LANE_END_AT, lane_end_at),
+        (at.SIGN_AT, at.SIGN), (at.INTS, ints.used), (at.FLOATS, floats.used),
     ):  # fmt: skip
         m[slot] = value
     f[buffer_at : buffer_at + buffer.size] = buffer

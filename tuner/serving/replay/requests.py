@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 
 MOST_REQUESTS = 5_000_000
 MOST_TOKENS = 10_000_000  # of one request: above any context length sold
+MOST_OUTPUT = 1 << 39  # tokens of all answers: the compiled loop counts them in 40 bits
 
 
 def _no_ints() -> Ints:
@@ -59,6 +60,11 @@ class Requests:
             values = getattr(self, name)
             if values.size != n or values.min() < 1 or values.max() > MOST_TOKENS:
                 raise InvalidSpec("lengths out of range", field=name, limit=f"1 to {MOST_TOKENS} tokens each")
+        if int(self.osl.sum()) > MOST_OUTPUT:
+            raise InvalidSpec(
+                "too many output tokens in all", field="requests", value=int(self.osl.sum()), limit=f"{MOST_OUTPUT}",
+                hint="fewer requests or shorter answers",
+            )  # fmt: skip
         if self.clients is None and (
             self.arrival_s.size != n
             or not np.isfinite(self.arrival_s).all()

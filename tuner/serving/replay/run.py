@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from controlplane.model.errors import Unsupported
 from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.fleet import Fleet
 from tuner.serving.replay.load import compiled_replay
@@ -18,6 +19,11 @@ def simulate(fleet: Fleet, requests: Requests, *, seed: int = 0) -> ReplayResult
     random router's."""
     packed = pack(fleet, requests, seed=seed)
     left = compiled_replay()(packed.m, packed.f)
+    if left == at.FOREIGN:
+        raise Unsupported(
+            "the replay's machine code was compiled from other sources", field="tuner.serving.replay",
+            hint="start the process again; if that does not help, empty the folder that NUMBA_CACHE_DIR names",
+        )  # fmt: skip
     if left:
         raise AssertionError(f"replay ended with {left} requests neither answered nor refused")
     return _result(fleet, requests, packed)

@@ -60,6 +60,15 @@ def test_a_trace_brings_its_own_lengths() -> None:
     kept = parse_question(LINE | {"arrivals": {"trace": "calls.jsonl"}})
     assert (kept.input, kept.output) == (None, None)
     assert kept.remarks == ("isl: the trace's own lengths count", "osl: the trace's own lengths count")
+    shared = parse_question(line | {"arrivals": {"trace": "calls.jsonl"}, "prefix": 9, "osl_range": 0.5})
+    assert [remark.split(":")[0] for remark in shared.remarks] == ["osl_range", "prefix"]
+
+
+@pytest.mark.parametrize(("arrivals", "field"), [({"poisson": 1e-300}, "poisson"), ({"gamma": 1, "cv": 1e-300}, "cv")])
+def test_rates_and_spreads_that_arrival_times_cannot_hold(arrivals: dict[str, float], field: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        parse_question(LINE | {"arrivals": arrivals})
+    assert caught.value.field == f"arrivals.{field}"
 
 
 def test_roles() -> None:

@@ -16,7 +16,9 @@ from controlplane.model.errors import InvalidSpec, UnknownName
 from controlplane.model.serving import LatencyTarget, Slo
 from tests.unit.tuner.replay.cases import mixed_case, one, table
 from tuner.serving.replay import load
+from tuner.serving.replay.compiled import layout as at
 from tuner.serving.replay.fleet import Fleet, KvLink, Replica
+from tuner.serving.replay.pack import pack
 from tuner.serving.replay.requests import burst_times, closed_loop, gamma_times, open_loop, poisson_times
 from tuner.serving.replay.rules import default_rules, rules_with_knobs
 from tuner.serving.replay.run import simulate
@@ -170,6 +172,22 @@ def test_what_the_loop_would_follow_unchecked_is_checked_before() -> None:
     bad = replace(table(), decode_attention_ms=np.zeros((2, 2)))
     with pytest.raises(InvalidSpec, match="axes"):
         simulate(Fleet(replicas=(Replica(table=bad, rules=default_rules("vllm")),)), requests)
+
+
+@pytest.mark.parametrize("slot", [at.SIGN_AT, at.INTS, at.FLOATS])
+def test_the_loop_refuses_arenas_that_were_laid_out_for_other_code(slot: int) -> None:
+    packed = pack(one(), closed_loop(1, 2, isl=5, osl=3), seed=0)
+    packed.m[slot] += 1
+    assert load.compiled_replay()(packed.m, packed.f) == at.FOREIGN
+    assert load.compiled_replay()(packed.m[: at.HEADER - 1].copy(), packed.f) == at.FOREIGN
+
+
+def test_replays_beyond_memory_or_the_clock_are_refused() -> None:
+    crowd = Replica(table=table(), rules=replace(default_rules("vllm"), block_tokens=8192), attention_ranks=4096)
+    with pytest.raises(InvalidSpec, match="memory"):
+        pack(Fleet(replicas=(replace(crowd, pipeline_stages=64),)), closed_loop(1, 2, isl=5, osl=3), seed=0)
+    with pytest.raises(InvalidSpec, match="output tokens"):
+        closed_loop(1, 100_000, isl=5, osl=10_000_000)
 
 
 def test_tenants_are_told_apart() -> None:

@@ -6,6 +6,7 @@ arenas out; absolute addresses are kept in the header and in the records.
 """
 
 from typing import Final
+from zlib import crc32
 
 NONE: Final = -1
 FAR: Final = 1.0e300  # "never" as a time, s
@@ -15,9 +16,9 @@ FAR: Final = 1.0e300  # "never" as a time, s
     N_REQUESTS, N_CLASSES, N_REPLICAS, N_LANES, CLIENTS, ROUTER, DECODE_ROUTER, FRONT_AT, FRONT_N, DECODERS_AT,
     DECODERS_N, FRONT_TURN, DECODE_TURN, REQUESTS_AT, TIMES_AT, ISSUED_AT, DRAWS_AT, REPLICAS_AT, LANES_AT, LANE_END_AT,
     TOKENS, PROMPTS, PAST, LEFT, PARTIAL, STOPPED, MADE_ROOM,
-    FOUND_SEGMENTS, FOUND_TOKENS, FOUND_BLOCKS, FOUND_UNUSED,
-) = range(31)  # fmt: skip
-HEADER: Final = 32
+    FOUND_SEGMENTS, FOUND_TOKENS, FOUND_BLOCKS, FOUND_UNUSED, SIGN_AT, INTS, FLOATS,
+) = range(34)  # fmt: skip
+HEADER: Final = 34
 
 # Request. Links: NEXT/PREV in the pending, waiting or running list; PNEXT/PPREV in the seat's prefill queue.
 (
@@ -98,3 +99,7 @@ TABLE_INTS: Final = 25
 
 TIMELINE_POINTS: Final = 1024
 TIMELINE_COLUMNS: Final = 4  # time s, KV fraction, running, waiting
+
+# Sign of this layout, compiled into the loop and written into every arena: code of another layout refuses to run.
+SIGN: Final = crc32(repr(sorted((name, v) for name, v in globals().items() if isinstance(v, int | float))).encode())
+FOREIGN: Final = -1  # what the loop then returns

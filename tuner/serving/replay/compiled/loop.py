@@ -42,7 +42,10 @@ def horizon_of(m: Ints, f: Floats, replica: int, lane: int, coming: float) -> fl
 
 @entry
 def replay(m: Ints, f: Floats) -> int:
-    """Returns how many requests neither finished nor were refused: zero, or a scheduling rule is broken."""
+    """Returns how many requests neither finished nor were refused: zero, or a scheduling rule is broken. FOREIGN:
+    the arenas were laid out for other code (nothing below checks an index)."""
+    if m.size < at.HEADER or m[at.SIGN_AT] != at.SIGN or m[at.INTS] != m.size or m[at.FLOATS] != f.size:
+        return at.FOREIGN
     n = m[at.N_REQUESTS]
     clients = m[at.CLIENTS]
     lane_end = m[at.LANE_END_AT]
