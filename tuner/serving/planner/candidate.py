@@ -16,11 +16,10 @@ from tuner.serving.planner.counts import cheapest_first, limits_of
 from tuner.serving.planner.evaluator import Evaluator
 from tuner.serving.planner.pieces import Deployment, Group
 from tuner.serving.planner.shape import Shape
-from tuner.serving.planner.worth import cost_of, too_many_watts
+from tuner.serving.planner.worth import LEAST_COST, cost_of, too_many_watts
 
 Rank = tuple[float, float]  # (asked load per objective unit, capacity per objective unit); larger is better
 State = Literal["sketched", "tabled", "done", "lost"]
-_LEAST_COST = 1e-6  # per hour: what costs nothing still has an order
 _WINDOW = 96  # replica counts of one part that are looked at above the least that could do
 
 
@@ -284,7 +283,7 @@ class Candidate:
         if allowed.max_cost_per_hour is not None and (not priced or money > allowed.max_cost_per_hour):
             return None
         if self.evaluator.request.objective == "goodput-per-cost":
-            return max(money, _LEAST_COST) if priced else None
+            return max(money, LEAST_COST) if priced else None
         if self.evaluator.request.objective == "goodput-per-watt":
             return sum(
                 count * part.shape.units * self.evaluator.pieces.least_watts(part.shape)

@@ -14,6 +14,10 @@ from tuner.serving.planner.shape import Shape
 
 # Shapes of one pool (and engine) that enter mixes and pairs.
 _BEST_OF_POOL = 4
+# Pools that enter mixes of two, three and four, and pairs of roles. Of 64 pools there would be 700,000 mixes: a gigabyte
+# before the first is weighed. Most questions have fewer pools than this.
+_POOLS_OF_MIX = {2: 24, 3: 16, 4: 12}
+_POOLS_OF_PAIR = 12
 
 
 def line_up(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installation) -> list[Candidate]:
@@ -35,8 +39,8 @@ def line_up(shapes: Sequence[Shape], evaluator: Evaluator, installation: Install
 def _mixes(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installation) -> list[Candidate]:
     """One shape in each of two or more pools, behind one endpoint. Engines may differ: clients see the same API."""
     best = _best_by_pool(shapes, evaluator, "aggregated", by_engine=False)
-    pools = sorted({shape.pool.name for shape in best})
-    groups = [pair for count in range(2, min(len(pools), 4) + 1) for pair in combinations(pools, count)]
+    pools = _most_useful(best, evaluator, "aggregated")
+    groups = [names for count, most in _POOLS_OF_MIX.items() for names in combinations(sorted(pools[:most]), count)]
     out: list[Candidate] = []
     for names in groups:
         choices = [[shape for shape in best if shape.pool.name == name] for name in names]
@@ -55,8 +59,7 @@ def _mixes(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installa
 
 def _pairs(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installation) -> list[Candidate]:
     """Prefill replicas of one shape and decode replicas of another: same engine and precision, any pools."""
-    prefills = _best_by_pool(shapes, evaluator, "prefill", by_engine=True)
-    decodes = _best_by_pool(shapes, evaluator, "decode", by_engine=True)
+    prefills, decodes = (_of_useful_pools(shapes, evaluator, role) for role in ("prefill", "decode"))
     out = []
     for prefill in prefills:
         for decode in decodes:
@@ -72,6 +75,24 @@ def _pairs(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installa
             parts = (Part("prefill", prefill), Part("decode", decode))
             out.append(Candidate(parts=parts, evaluator=evaluator, advisory=why_not))
     return out
+
+
+def _of_useful_pools(shapes: Sequence[Shape], evaluator: Evaluator, role: Role) -> list[Shape]:
+    best = _best_by_pool(shapes, evaluator, role, by_engine=True)
+    pools = set(_most_useful(best, evaluator, role)[:_POOLS_OF_PAIR])
+    return [shape for shape in best if shape.pool.name in pools]
+
+
+def _most_useful(best: Sequence[Shape], evaluator: Evaluator, role: Role) -> list[str]:
+    """All pools, by turns the one whose accelerators carry most and the one that carries most as a whole."""
+    rated: dict[str, tuple[float, float]] = {}
+    for shape in best:
+        pool, limit = shape.pool, evaluator.limit(shape, role)
+        dense, whole = rated.get(pool.name, (0.0, 0.0))
+        rated[pool.name] = max(dense, limit / shape.units), max(whole, limit * (pool.free // shape.units))
+    dense_first = sorted(rated, key=lambda name: (-rated[name][0], name))
+    whole_first = sorted(rated, key=lambda name: (-rated[name][1], name))
+    return list(dict.fromkeys(name for turn in zip(dense_first, whole_first, strict=True) for name in turn))
 
 
 def _best_by_pool(shapes: Sequence[Shape], evaluator: Evaluator, role: Role, *, by_engine: bool) -> list[Shape]:

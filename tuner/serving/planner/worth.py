@@ -5,11 +5,14 @@ from __future__ import annotations
 from controlplane.model.plans import Objective, Prediction
 from tuner.serving.planner.pieces import Deployment
 
+LEAST_COST = 1e-6  # per hour: what costs nothing still has an order
+
 
 def cost_of(deployment: Deployment, objective: Objective, prediction: Prediction) -> float | None:
     """The objective's unit for a deployment that was predicted; None where it is not known."""
     if objective == "goodput-per-cost":
-        return deployment.cost_per_hour
+        cost = deployment.cost_per_hour
+        return None if cost is None else max(cost, LEAST_COST)
     if objective == "goodput-per-watt":
         return prediction.power_w
     return float(deployment.accelerators)

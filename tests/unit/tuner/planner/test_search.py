@@ -12,6 +12,7 @@ from controlplane.model.serving import LatencyTarget, Slo
 from tests.unit.tuner.planner.fakes import FakePieces, pool, request
 from tuner.serving.planner import Installation, Planner
 from tuner.serving.planner.evaluator import Evaluator
+from tuner.serving.planner.lineup import line_up
 from tuner.serving.planner.load import draw
 from tuner.serving.planner.pieces import Deployment, Group
 from tuner.serving.planner.space import shapes
@@ -125,6 +126,32 @@ def test_cost_prefers_the_cheaper_pool():
     ]
     answer = plan(pools=pools, objective="goodput-per-cost")
     assert {role.pool for role in answer.best[0].roles} == {"h200"}
+
+
+def test_what_costs_nothing_wins_by_cost():
+    free = [pool("bought", price_per_accelerator_hour=3.0), pool("owned", price_per_accelerator_hour=0.0)]
+    answer = plan(pools=free, objective="goodput-per-cost")
+    assert [role.pool for role in answer.best[0].roles] == ["owned"]
+
+
+def test_mixes_and_pairs_of_many_pools_are_bounded_and_of_few_complete():
+    def lined_up(count):
+        names = ("h100-sxm-80gb", "l40s", "h200-sxm-141gb", "b200-sxm-180gb")
+        pools = [pool(f"p{i:02}", names[i % 4], free=16 + i) for i in range(count)]
+        asked = request(pools=pools, allowed=Allowed(engines=["vllm"], disaggregated=True))
+        evaluator = Evaluator(
+            request=asked, draws=draw(asked.workload, asked.seed), pieces=FakePieces(), longest_tokens=1280
+        )
+        found = [shape for shape in shapes(asked, load(), Installation())[0] if not evaluator.room(shape).short_bytes]
+        return line_up(found, evaluator, Installation())
+
+    together = [item for item in lined_up(64) if len(item.parts) > 1]
+    assert len(together) < 10_000
+    # Those whose accelerators carry most are among them, and those that carry most as a whole.
+    pools = {part.shape.pool for item in together for part in item.parts}
+    assert {one.name for one in pools} >= {"p63", "p62", "p59"}
+    few = {frozenset(part.shape.pool.name for part in item.parts) for item in lined_up(5)}
+    assert len(few) == 5 + 10 + 10 + 5  # every one, two, three and four of five pools
 
 
 def test_what_this_installation_cannot_run_is_advisory():
