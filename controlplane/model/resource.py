@@ -20,10 +20,16 @@ LabelValue = Annotated[str, Field(max_length=LABEL_VALUE_MAX)]
 
 
 class Part(BaseModel):
-    """Base of everything inside a custom resource: camelCase on the wire, immutable, unknown fields refused."""
+    """Base of everything inside a custom resource: camelCase on the wire, immutable, unknown fields refused, and
+    numbers that are none (JSON has no word for NaN and infinity, the parser does)."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, frozen=True, extra="forbid"
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
     )
 
 

@@ -1,8 +1,9 @@
 import pytest
+from pydantic import ValidationError
 
 from controlplane.catalog import load
 from controlplane.model.errors import InvalidSpec, TrimtabError, UnknownName
-from controlplane.model.plans import Allowed, Lengths, Workload
+from controlplane.model.plans import Allowed, Lengths, PlannablePool, Workload
 from controlplane.model.serving import LatencyTarget, Slo
 from tests.unit.tuner.planner.fakes import FakePieces, pool, request
 from tuner.serving.planner import Installation, Planner
@@ -86,3 +87,10 @@ def test_a_model_that_fits_nowhere_names_the_nearest_and_its_bytes():
         Planner(pieces=FakePieces(weights=9e13)).plan(request())
     assert caught.value.reason == "MemoryShort"
     assert "bytes short" in str(caught.value) and caught.value.hint
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999"])
+def test_what_is_no_number_is_refused(number):
+    said = f'{{"name": "a", "accelerator": "l40s", "free": 1, "pricePerAcceleratorHour": {number}}}'
+    with pytest.raises(ValidationError, match="finite number"):
+        PlannablePool.model_validate_json(said)
