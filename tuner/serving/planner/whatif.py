@@ -43,6 +43,13 @@ def changed(request: PlanRequest, change: str) -> PlanRequest:
     if word == "without-pool":
         return _without(request, value)
     if word == "rate":
+        if request.workload.arrivals in ("closed", "trace"):
+            raise InvalidSpec(
+                f"{request.workload.arrivals} arrivals have no rate to change",
+                field="what-if",
+                value=change[:80],
+                hint="plan with poisson, gamma or burst arrivals",
+            )
         workload = request.workload.model_copy(update={"rate_per_second": _number(change, value)})
         return request.model_copy(update={"workload": workload})
     if word == "power-cap":

@@ -11,7 +11,7 @@ from controlplane.catalog import load
 from controlplane.cli.plan import plan as plan_command
 from controlplane.main import cli
 from controlplane.model.errors import InvalidSpec, UnknownName, Unsupported
-from controlplane.model.plans import Allowed
+from controlplane.model.plans import Allowed, Lengths, Workload
 from controlplane.model.resource import ObjectMeta
 from controlplane.model.serving import LatencyTarget, ServingDeployment, ServingDeploymentSpec, Slo
 from operators.serving.validate import validate
@@ -145,6 +145,9 @@ def test_what_ifs_change_one_thing():
     for wrong in ("ttft-p95", "ttft-p95=soon", "pool=b", "pool=b=l40s:8,price=-1", "without-pool=h100"):
         with pytest.raises(InvalidSpec):
             changed(before, wrong)
+    closed = Workload(arrivals="closed", concurrency=8, input=Lengths(tokens=64), output=Lengths(tokens=64))
+    with pytest.raises(InvalidSpec, match="no rate to change"):
+        changed(request(workload=closed), "rate=16")
     for unknown in ("colour=blue", "without-pool=other"):
         with pytest.raises(UnknownName):
             changed(before, unknown)
