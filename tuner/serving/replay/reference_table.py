@@ -10,7 +10,7 @@ from tuner.serving.step.table import Floats, StepTable
 def step_ms(
     table: StepTable, *, context: int, prompts: int, past: int, decodes: int, tokens_each: int, kv: int
 ) -> float:
-    """`past` and `kv` are sums over the step's prompts and decodes; a decode attends to its cached tokens and one."""
+    """`past` and `kv` are sums of cached tokens over the step's prompts and decodes."""
     total = 0.0
     if context > 0:
         total += interpolate([table.context_tokens], table.context_ms, [context + decodes * tokens_each])
@@ -20,7 +20,7 @@ def step_ms(
         total += interpolate([table.decode_sequences], table.decode_ms, [decodes])
     if decodes > 0:
         axes = [table.decode_attention_sequences, table.decode_attention_kv]
-        total += interpolate(axes, table.decode_attention_ms, [decodes, kv / decodes + 1])
+        total += interpolate(axes, table.decode_attention_ms, [decodes, kv / decodes])
     return total
 
 

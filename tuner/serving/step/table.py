@@ -8,9 +8,10 @@ An iteration separates exactly into parts (checked against the table package's w
 
 `d` is `draft_tokens`: a decode that proposes d tokens computes 1 + d. The decode grids count sequences and hold it.
 
-All grids are per attention-data-parallel rank; `k`, `new` and `past` are tokens. With pipeline stages a value is the
-time through all stages. Between knots values are linear in each argument; below the first knot the first value holds;
-above the last the last slope goes on.
+All grids are per attention-data-parallel rank; `k`, `new` and `past` are tokens. `k` and
+`past` are in the KV cache when the iteration starts; that a decode attends to itself, too, the grid holds. With
+pipeline stages a value is the time through all stages. Between knots values are linear in each argument; below the
+first knot the first value holds; above the last the last slope goes on.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from tuner.serving.replay.reference_table import step_ms
 from tuner.serving.replay.requests import Requests, closed_loop, open_loop, poisson_times
 from tuner.serving.replay.rules import default_rules
 from tuner.serving.replay.run import simulate
+from tuner.serving.step.lookup import decode_step_ms
 from tuner.serving.step.table import StepTable
 
 
@@ -21,7 +22,8 @@ def prefill_ms(tokens: int, past: int = 0) -> float:
 
 
 def decode_ms(g: int, kv: int) -> float:
-    return step_ms(table(), context=0, prompts=0, past=0, decodes=g, tokens_each=1, kv=kv)
+    """As the planner reads the same table: `kv` tokens in all are cached when the iteration starts."""
+    return decode_step_ms(table(), g, kv / g)
 
 
 def flat(step: float) -> StepTable:

@@ -78,7 +78,7 @@ def context_attention(m: Ints, f: Floats, t: int, b: float, new: float, past: fl
 @compiled
 def step_time(m: Ints, f: Floats, t: int, c: int, b: int, past: int, g: int, tokens_each: int, sum_kv: int) -> float:
     """c context tokens of b prompts that have `past` tokens cached in all, g decodes that have `sum_kv` in all; each
-    decode puts `tokens_each` tokens through the layers. A decode attends to its cached tokens and the new one."""
+    decode puts `tokens_each` tokens through the layers."""
     total = 0.0
     if c > 0:
         total += line(m, f, t + at.T_AT, m[t + at.T_MS], float(c + g * tokens_each))
@@ -86,7 +86,7 @@ def step_time(m: Ints, f: Floats, t: int, c: int, b: int, past: int, g: int, tok
     elif g > 0:
         total += line(m, f, t + at.G_AT, m[t + at.G_MS], float(g))
     if g > 0:
-        total += decode_attention(m, f, t, float(g), sum_kv / g + 1.0)
+        total += decode_attention(m, f, t, float(g), sum_kv / g)
     return total
 
 
@@ -102,7 +102,7 @@ def run_time(
     n_k = m[t + at.K_N]
     k_at = m[t + at.K_AT]
     first_row = m[t + at.SK_MS] + i * n_k
-    k0 = sum_kv / g + 1.0
+    k0 = sum_kv / g
     done = 0
     now = start
     while done < most:
