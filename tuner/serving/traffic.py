@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from controlplane.model.errors import InvalidSpec
+from tuner.serving.fields import shown
 from tuner.serving.question import Question, Span
 from tuner.serving.replay.requests import (
     Requests,
@@ -24,11 +25,15 @@ def requests_of(question: Question, folder: Path | None = None) -> Requests:
     arrivals, count = question.arrivals, question.requests
     if question.input is None or question.output is None or count is None:
         path = Path(arrivals.path)
-        if folder is not None and not path.exists():
-            path = folder / path
-        if not path.is_file():
-            raise InvalidSpec("is no file", field="arrivals.trace", value=arrivals.path)
-        return _trace(path, path.stat().st_mtime_ns, count)
+        try:
+            if folder is not None and not path.exists():
+                path = folder / path
+            changed_ns = path.stat().st_mtime_ns if path.is_file() else None
+        except OSError:  # a name too long, a folder that may not be read
+            changed_ns = None
+        if changed_ns is None:
+            raise InvalidSpec("is no file", field="arrivals.trace", value=shown(arrivals.path))
+        return _trace(path, changed_ns, count)
     (isl, isl_range), (osl, osl_range) = _ratio(question.input), _ratio(question.output)
     if arrivals.kind == "closed":
         return closed_loop(

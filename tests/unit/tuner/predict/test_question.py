@@ -9,6 +9,7 @@ import pytest
 
 from controlplane.model.errors import InvalidSpec, TrimtabError, UnknownName
 from tuner.serving.question import Span, closed_loop_requests, parse_line, parse_question
+from tuner.serving.traffic import requests_of
 
 LINE: dict[str, Any] = {
     "id": "a",
@@ -62,6 +63,12 @@ def test_a_trace_brings_its_own_lengths() -> None:
     assert kept.remarks == ("isl: the trace's own lengths count", "osl: the trace's own lengths count")
     shared = parse_question(line | {"arrivals": {"trace": "calls.jsonl"}, "prefix": 9, "osl_range": 0.5})
     assert [remark.split(":")[0] for remark in shared.remarks] == ["osl_range", "prefix"]
+
+
+def test_a_trace_that_cannot_be_looked_at_is_no_file() -> None:
+    question = parse_question(LINE | {"arrivals": {"trace": "x" * 4000}})
+    with pytest.raises(InvalidSpec, match="no file"):
+        requests_of(question)
 
 
 @pytest.mark.parametrize(("arrivals", "field"), [({"poisson": 1e-300}, "poisson"), ({"gamma": 1, "cv": 1e-300}, "cv")])
