@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.model.errors import TrimtabError
+from controlplane.model.plans import Provenance
 from tuner.serving.answer import Interval, answer_of, merged, per_request_arrays
 from tuner.serving.calibration.apply import calibrate
 from tuner.serving.calibration.parameters import METRICS, Calibration, load_calibration
@@ -25,6 +26,7 @@ from tuner.serving.step.store import TableStore
 from tuner.serving.step.table import StepTable
 from tuner.serving.traffic import requests_of
 
+_SLOTS = ("current", "previous", "next")  # releases of the measured tables, by age
 ENGINES_KEPT = 512  # their tables take about 100 kB each
 
 
@@ -123,7 +125,11 @@ class Predictor:
                 currency=question.currency,
             ),
             provenance=merged([(role, engine.table.provenance) for role, engine in engines]),
-            warnings=[*question.remarks, *(said for member in deployment.members for said in member.warnings)],
+            warnings=[
+                *question.remarks,
+                *(said for member in deployment.members for said in member.warnings),
+                *_stand_ins(question, [engine.table.provenance for _, engine in engines]),
+            ],
         )
         return Prediction(answer, deployment, requests, result)
 
@@ -167,6 +173,15 @@ class Predictor:
             request_ms=corrected.request_ms,
             bands={metric: corrected.interval(metric) for metric in METRICS},
         )
+
+
+def _stand_ins(question: Question, provenances: list[Provenance]) -> list[str]:
+    """Says so where an engine release was asked for that the step tables behind the answer are not of."""
+    asked = question.backend_version
+    if asked is None or asked in _SLOTS:
+        return []
+    other = dict.fromkeys(item.source for item in provenances if f" {asked} on " not in item.source)
+    return [f"backend_version {asked} was not measured; times are from {source}" for source in other]
 
 
 def _intervals(engines: list[Engine]) -> dict[str, Interval]:

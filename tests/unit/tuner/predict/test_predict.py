@@ -249,3 +249,9 @@ def test_equal_in_every_process_and_hash_seed(tmp_path: Path) -> None:
         found.append(done.stdout)
     assert found[0] == found[1]
     assert found[0].count(b"\n") == 3
+
+
+def test_a_release_without_tables_is_said_to_be_answered_by_another(predictor: Predictor) -> None:
+    said = [text for text in _answer(predictor, backend_version="9.9")["warnings"] if "9.9" in text]
+    assert len(said) == 1 and "roofline" in said[0]
+    assert not [text for text in _answer(predictor, backend_version="current")["warnings"] if "measured" in text]
