@@ -54,7 +54,8 @@ def step_table(case: EngineCase, *, store: TableStore | None = None) -> StepTabl
             found = NotMeasured(("measured tables not installed: pip install 'trimtab[aiconfigurator]'",))
         else:
             found = measured_table(case)
-            kept.put(key, found)
+            if not isinstance(found, NotMeasured) or found.lasting:
+                kept.put(key, found)
     if isinstance(found, NotMeasured):
         return _roofline(case, found.notes)
     return found
@@ -66,19 +67,23 @@ def measured_table(case: EngineCase) -> StepTable | NotMeasured:
     compiled = cache(aiconfigurator.compile_query)
     notes: list[str] = []
     hopeless: set[tuple[str, str]] = set()
+    lasting = True
     for tier, query in rungs(case):
         if (query.backend, query.version) in hopeless:
             continue
         try:
             return _tabulated(case, tier, bounds.review(compiled(query), compiled), notes)
+        except MemoryError:
+            raise
         except Exception as error:  # the package raises what it likes, also late, from a single shape
             miss = as_miss(error)
+            lasting &= miss.kind != "package-error"
             notes.append(f"{_label(query)}: {miss}")
             if miss.kind in _NO_SYSTEM_WIDE_WAY_OUT:
                 break
             if miss.kind in _NO_WAY_OUT:
                 hopeless.add((query.backend, query.version))
-    return NotMeasured(tuple(notes) or ("the measured tables do not know the model or its format",))
+    return NotMeasured(tuple(notes) or ("the measured tables do not know the model or its format",), lasting)
 
 
 def rungs(case: EngineCase) -> Iterator[tuple[Tier, Query]]:

@@ -25,7 +25,6 @@ from controlplane import catalog
 from controlplane.model.plans import Provenance
 from tuner.serving.case import EngineCase
 from tuner.serving.step.table import Floats, StepTable
-from tuner.serving.step.tabulate import TABULATION
 
 _MAGIC = b"trimtab step table 1\n"
 _MOST_HEADER_BYTES = 1 << 20
@@ -41,9 +40,11 @@ _ARRAYS = tuple(name for values, axes in _AXES.items() for name in (*axes, value
 
 @dataclass(frozen=True, slots=True)
 class NotMeasured:
-    """Why no measured tables answer a case: kept so that it is found out once, not on every start."""
+    """Why no measured tables answer a case: kept so that it is found out once, not on every start. Not `lasting` where
+    the tables' package failed in a way it does not document: that may pass, so the next process asks again."""
 
     notes: tuple[str, ...]
+    lasting: bool = True
 
 
 def cache_folder() -> Path:
@@ -98,9 +99,18 @@ def default_store() -> TableStore:
 
 def key_of(case: EngineCase, tables: str) -> str:
     """Name of a case's table. `tables` is the release of the measured tables, or says that there are none."""
-    words = [f"tabulation {TABULATION}", tables, _facts(case.model, case.accelerator)]
+    words = [_sources(), tables, _facts(case.model, case.accelerator)]
     words += [f"{name}={value}" for name, value in sorted(asdict(case).items())]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:40]
+
+
+@cache
+def _sources() -> str:
+    """The code that makes tables, in one word: changed knots, bounds or rungs make new tables."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 @cache

@@ -17,8 +17,6 @@ from tuner.serving.step.knots import Function, Line, geometric, refined
 from tuner.serving.step.source import StepParts
 from tuner.serving.step.table import Floats, StepTable
 
-TABULATION = 8  # part of the key of tables on disk: raise it when knots, their meaning or the ladder change
-
 MOST_TOKENS = 200_000  # last knot of the token axes; the last slope goes on above it
 MOST_SEQUENCES = 1_024
 MOST_PROMPTS = 512

@@ -267,6 +267,26 @@ def test_failed_rungs_are_remembered(store, answers):
     assert first.provenance.tier == "roofline"
 
 
+def test_a_failure_that_may_pass_is_not_remembered(store, answers):
+    def broken(query):
+        raise OSError("too many open files")
+
+    answers(broken)
+    assert step_table(LLAMA, store=store).provenance.tier == "roofline"
+    asked = answers(_missing)
+    step_table(LLAMA, store=store)
+    assert asked
+
+
+def test_short_memory_is_not_a_missing_table(store, answers):
+    def broken(query):
+        raise MemoryError
+
+    answers(broken)
+    with pytest.raises(MemoryError):
+        step_table(LLAMA, store=store)
+
+
 def test_without_the_package_the_roofline_answers_and_says_what_to_install(store, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     table = step_table(LLAMA, store=store)
