@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from controlplane.cli.plan_traffic import workload_of
 from controlplane.model.errors import InvalidSpec
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ _PERCENTILES = ("p50", "p90", "p95", "p99")
 _OBJECTIVES = ("goodput-per-accelerator", "goodput-per-watt", "goodput-per-cost")
 _ROUTERS = ("random", "round-robin", "least-loaded", "prefix-affinity", "kv-aware")
 _FILE_BYTES_MAX = 1 << 20
+_NEEDED = (
+    ("model", "--model"),
+    ("pools", "--pool"),
+    ("workload", "the traffic: --rate, --input and --output-tokens (or --closed, or --trace)"),
+)
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--model", help="Catalogue name or repository id."),
     click.option(
@@ -79,11 +85,9 @@ def request_of(file: Path | None, options: dict[str, Any]) -> PlanRequest:
 
     data: dict[str, Any] = {} if file is None else _read(file)
     _put(data, options)
-    for field, option in (("model", "--model"), ("pools", "--pool")):
-        if field not in data:
-            raise click.UsageError(f"say {option} (or give a request with -f); --help has examples")
-    if "workload" not in data:
-        raise click.UsageError("say the traffic: --rate, --input and --output-tokens (or -f, --closed, --trace)")
+    missing = [words for field, words in _NEEDED if field not in data]
+    if missing:
+        raise click.UsageError(f"say {'; '.join(missing)} (or give a request with -f); --help has examples")
     try:
         return PlanRequest.model_validate(data)
     except ValidationError as error:
@@ -117,9 +121,10 @@ def _put(data: dict[str, Any], options: dict[str, Any]) -> None:
             data[field] = options[option]
     if options["pool"]:
         data["pools"] = [_pool(text) for text in options["pool"]]
-    workload = _workload(options)
+    before = _mapping(data.get("workload"), "workload")
+    workload = workload_of(options, before.get("arrivals"))
     if workload:
-        data["workload"] = {**_mapping(data.get("workload"), "workload"), **workload}
+        data["workload"] = {**before, **workload}
     slo = _mapping(data.get("slo"), "slo")
     for metric in ("ttft", "tpot"):
         given = {point: value for point in _PERCENTILES if (value := options[f"{metric}_{point}"]) is not None}
@@ -144,24 +149,6 @@ def _put(data: dict[str, Any], options: dict[str, Any]) -> None:
             allowed[field] = options[option]
     if allowed:
         data["allowed"] = allowed
-
-
-def _workload(options: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    if options["closed"] is not None:
-        out |= {"arrivals": "closed", "concurrency": options["closed"]}
-    elif options["trace"] is not None:
-        out |= {"arrivals": "trace", "trace": options["trace"]}
-    elif options["arrivals"] is not None:
-        out["arrivals"] = options["arrivals"]
-    for option, field in (("rate", "ratePerSecond"), ("cv", "cv"), ("prefix", "sharedPrefixTokens")):
-        if options[option] is not None:
-            out[field] = options[option]
-    ratio = {} if options["range_ratio"] is None else {"rangeRatio": options["range_ratio"]}
-    for option, field in (("input_tokens", "input"), ("output_tokens", "output")):
-        if options[option] is not None:
-            out[field] = {"tokens": options[option], **ratio}
-    return out
 
 
 def _pool(text: str) -> dict[str, Any]:

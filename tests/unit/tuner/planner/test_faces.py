@@ -128,6 +128,36 @@ def test_what_is_missing_is_said():
     assert said.exit_code == 2 and "--rate" in said.output
 
 
+def test_everything_that_is_missing_is_said_at_once():
+    said = CliRunner().invoke(plan_command, ["serving"])
+    assert said.exit_code == 2 and all(word in said.output for word in ("--model", "--pool", "--rate", "--closed"))
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "beside"),
+    [
+        (["--rate", "8", "--closed", "8"], "--rate", "--closed"),
+        (["--closed", "8", "--trace", "t.jsonl"], "--trace", "--closed"),
+        (["--trace", "t.jsonl", "--rate", "100", "--input", "7"], "--rate", "--trace"),
+        (["--trace", "t.jsonl", "--input", "7"], "--input", "--trace"),
+        (["--closed", "8", "--arrivals", "gamma"], "--arrivals", "--closed"),
+    ],
+)
+def test_traffic_said_twice_names_both_options(options, field, beside):
+    case = ["serving", "--model", "qwen3-8b", "--pool", "a=h100:8", *options]
+    with pytest.raises(InvalidSpec, match=f"beside {beside}") as caught:
+        CliRunner().invoke(plan_command, case, catch_exceptions=False)
+    assert caught.value.field == field
+
+
+def test_a_rate_on_top_of_a_file_of_clients_is_not_dropped(tmp_path):
+    file = tmp_path / "request.yaml"
+    lengths = {"input": {"tokens": 64}, "output": {"tokens": 64}}
+    file.write_text(yaml.safe_dump({"workload": {"arrivals": "closed", "concurrency": 8, **lengths}}))
+    with pytest.raises(InvalidSpec, match="the file's closed arrivals"):
+        CliRunner().invoke(plan_command, ["serving", "-f", str(file), "--rate", "8"], catch_exceptions=False)
+
+
 def test_help_has_examples_and_imports_no_numpy():
     said = CliRunner().invoke(cli, ["plan", "serving", "--help"])
     assert said.exit_code == 0 and "--export manifest | kubectl apply -f -" in said.output
