@@ -32,16 +32,14 @@ def run(
 ) -> tuple[int, int]:
     """Lines answered and errors among them. `progress` is told the number of lines done after each."""
     done = errors = 0
-    for line in _lines(source):
+    for number, line in enumerate(_lines(source), start=1):  # empty lines count: an editor shows the same number
         if done == MAX_LINES:
-            sink.write(
-                _dumps(_error(None, InvalidSpec("too many lines", field="line", limit=str(MAX_LINES)), done + 1))
-            )
+            sink.write(_dumps(_error(None, InvalidSpec("too many lines", field="line", limit=str(MAX_LINES)), number)))
             return done, errors + 1
         if not line.strip():
             continue
         done += 1
-        answer = answer_line(line, answers, number=done, per_request=per_request)
+        answer = answer_line(line, answers, number=number, per_request=per_request)
         errors += "error" in answer
         sink.write(_dumps(answer))
         if progress is not None:

@@ -61,6 +61,10 @@ def test_every_line_is_answered_in_order() -> None:
     }
 
 
+def test_the_line_of_an_error_is_the_files_own() -> None:
+    assert [answer["line"] for answer in _run("", "{", "", "", "{")] == [2, 5]
+
+
 def test_ids_that_are_none_are_not_repeated() -> None:
     (answer,) = _run(LINE | {"id": {"deep": 1}})
     assert answer["id"] is None
