@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from controlplane.catalog import ModelShape, load
 from controlplane.model.errors import TrimtabError
 from controlplane.model.plans import Provenance
 from tuner.serving.answer import Interval, answer_of, merged, per_request_arrays
@@ -21,6 +22,7 @@ from tuner.serving.replay.fleet import Replica
 from tuner.serving.replay.requests import Requests
 from tuner.serving.replay.result import ReplayResult
 from tuner.serving.replay.run import simulate
+from tuner.serving.resolve import find_model
 from tuner.serving.step.ladder import step_table
 from tuner.serving.step.store import TableStore
 from tuner.serving.step.table import StepTable
@@ -128,6 +130,7 @@ class Predictor:
             warnings=[
                 *question.remarks,
                 *(said for member in deployment.members for said in member.warnings),
+                *_limits(requests, find_model(load(), question.model)),
                 *_stand_ins(question, [engine.table.provenance for _, engine in engines]),
             ],
         )
@@ -173,6 +176,18 @@ class Predictor:
             request_ms=corrected.request_ms,
             bands={metric: corrected.interval(metric) for metric in METRICS},
         )
+
+
+def _limits(requests: Requests, model: ModelShape) -> list[str]:
+    """Says so where requests are longer than the model reads: an engine refuses them, and the answer still counts them."""
+    most, totals = model.max_context_tokens, requests.isl + requests.osl
+    long = 0 if most is None else int((totals > most).sum())
+    if not long:
+        return []
+    return [
+        f"{long} of {len(totals)} requests are longer than {model.id} reads: up to {int(totals.max())} tokens of input "
+        f"and output, its context has {most}; an engine would refuse them"
+    ]
 
 
 def _stand_ins(question: Question, provenances: list[Provenance]) -> list[str]:

@@ -79,6 +79,12 @@ def test_per_request_arrays_are_what_was_summed_up(predictor: Predictor) -> None
         assert np.percentile(listed, 90) == pytest.approx(summed["p90"], rel=1e-4)
 
 
+def test_requests_beyond_the_context_are_warned_of(predictor: Predictor) -> None:
+    said = _answer(predictor, isl=131_072, osl=64, arrivals={"closed": 1}, requests=2)["warnings"]
+    assert any("131136" in line and "131072" in line and "2 of 2" in line for line in said)
+    assert not any("reads" in line for line in _answer(predictor)["warnings"])
+
+
 def test_the_same_engine_is_tabulated_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
     real = predict.step_table
