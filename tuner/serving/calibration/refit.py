@@ -7,7 +7,7 @@ the time before the engine's queue. The fewer runs there are, the closer they st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -63,13 +63,19 @@ def refit(
         raise InvalidSpec("too few runs to fit", field="measurements", value=what, limit=f"{LEAST_RUNS} of each engine")
     counter = _Counter(progress)
     found = {group: _fit(group, runs, base, answers, counter) for group, runs in grouped.items()}
-    changed = _with(base, found, grouped, source, sha256)
     left_out: list[tuple[Measurement, Mapping[str, Any]]] = []
+    trusted: list[Group] = []
     for group, runs in grouped.items():
+        unseen: list[tuple[Measurement, Mapping[str, Any]]] = []
         for kept, tested in _halves(runs):
             partial = _with(base, {group: _fit(group, kept, base, answers, counter)}, {group: kept}, source, sha256)
             answer = answers(partial)
-            left_out += [(run, answer(run.question)) for run in tested]
+            unseen += [(run, answer(run.question)) for run in tested]
+        if unseen and all(_inside(run, answer) for run, answer in unseen):
+            trusted.append(group)
+        left_out += unseen
+    few = {group: values for group, values in found.items() if group not in trusted}
+    changed = _with(base, found, grouped, source, sha256, unproven=few)
     before, after = (_scores(measurements, answers(item)) for item in (base, changed))
     return Refit(
         calibration=changed,
@@ -157,8 +163,10 @@ def _with(
     grouped: Mapping[Group, Sequence[Measurement]],
     source: str,
     sha256: str,
+    unproven: Collection[Group] = (),
 ) -> Calibration:
-    """The base with a group's effects on top of what already holds for it; its support is widened by the groups."""
+    """The base with a group's effects on top of what already holds for it. Its support is widened by the groups, so that
+    they get the narrow intervals, but not by those that did not prove them on loads left out."""
     effects = list(base.effects)
     for group, values in found.items():
         when = dict(zip(("engine", "accelerator", "model"), group, strict=True))
@@ -168,15 +176,16 @@ def _with(
             if value
         ]
     support = base.support
+    proven = [group for group in found if group not in unproven]
     return base.model_copy(
         update={
             "name": f"{base.name} + {source}"[:200],
             "effects": effects,
             "support": Support(
-                engine_system_models=_more(support.engine_system_models, [support_key(*group) for group in found]),
-                engine_models=_more(support.engine_models, [support_key(engine, model) for engine, _, model in found]),
+                engine_system_models=_more(support.engine_system_models, [support_key(*group) for group in proven]),
+                engine_models=_more(support.engine_models, [support_key(engine, model) for engine, _, model in proven]),
                 engine_systems=_more(
-                    support.engine_systems, [support_key(engine, system) for engine, system, _ in found]
+                    support.engine_systems, [support_key(engine, system) for engine, system, _ in proven]
                 ),
             ),
             "provenance": Provenance(
@@ -191,6 +200,15 @@ def _with(
             ),
         }
     )
+
+
+def _inside(run: Measurement, answer: Mapping[str, Any]) -> bool:
+    """Whether both metrics' means lie in their intervals (medians, where no mean was measured: near enough to ask)."""
+    for name, measured in (("ttft_ms", run.ttft_ms), ("tpot_ms", run.tpot_ms)):
+        value = measured.get("mean", measured.get("p50"))
+        if value is not None and not answer[name]["lo"] <= value <= answer[name]["hi"]:
+            return False
+    return True
 
 
 def _more(known: Sequence[str], new: Sequence[str]) -> list[str]:

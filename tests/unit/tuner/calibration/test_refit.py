@@ -107,7 +107,17 @@ def test_too_few_runs_are_refused() -> None:
 
 
 def test_few_loads_leave_none_out() -> None:
-    assert _refit(_runs((1, 8, 32), decode=0.2)).left_out is None
+    found = _refit(_runs((1, 8, 32), decode=0.2))
+    assert found.left_out is None
+    assert found.calibration.support == load_calibration().support, "nothing left out, nothing proven: wide intervals"
+
+
+def test_an_engine_whose_unseen_loads_fall_outside_keeps_its_wide_intervals() -> None:
+    runs = _runs(decode=0.2)
+    odd = [
+        replace(run, tpot_ms={"mean": run.tpot_ms["mean"] * (6 if index % 2 else 1)}) for index, run in enumerate(runs)
+    ]
+    assert _refit(odd).calibration.support == load_calibration().support
 
 
 def test_separate_roles_are_refused() -> None:
