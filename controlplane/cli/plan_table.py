@@ -94,12 +94,12 @@ def _row(candidate: ServingCandidate, points: Sequence[str]) -> Sequence[str]:
 
 
 def _latency(values: Quantiles, points: Sequence[str]) -> str:
-    """Percentiles, with the interval that the mean's has at the last of them."""
+    """Percentiles, with the interval that the mean's has at the last of them; `-` where no request has one."""
+    if values.mean <= 0:
+        return "-"
     said = [f"{getattr(values, point):,.0f}" for point in points]
-    if values.mean > 0:
-        last = float(getattr(values, points[-1]))
-        said.append(f"[{last * values.lo / values.mean:,.0f} {last * values.hi / values.mean:,.0f}]")
-    return " ".join(said)
+    last = float(getattr(values, points[-1]))
+    return " ".join([*said, f"[{last * values.lo / values.mean:,.0f} {last * values.hi / values.mean:,.0f}]"])
 
 
 def _points(plan: ServingPlan) -> list[str]:

@@ -16,6 +16,7 @@ _TIERS: tuple[Tier, ...] = (
     "calibrated", "measured", "measured-bf16-attention", "sibling", "borrowed", "roofline",
 )  # fmt: skip
 _DIGITS = 4  # after the point: 0.1 us of a latency in ms
+NO_TPOT = "outputs of one token have no TPOT"
 FEW_REQUESTS = 100  # below, a 99th percentile is the largest value
 
 
@@ -41,6 +42,8 @@ def answer_of(
     refused = int(result.refused.sum())
     if refused:
         said.append(f"{refused} of {len(result.isl)} requests fit no engine's KV cache and were refused")
+    if (result.osl <= 1).all():
+        said.append(NO_TPOT)
     if 0 < result.answered < FEW_REQUESTS:
         said.append(f"{result.answered} requests: high percentiles rest on few of them")
     growth = _queue_growth(result)

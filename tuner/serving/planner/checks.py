@@ -9,6 +9,7 @@ from controlplane.model.errors import InvalidSpec
 from controlplane.model.plans import PlanRequest
 from controlplane.model.serving import LatencyTarget
 from tuner.serving.planner.installation import Installation
+from tuner.serving.planner.static import limits
 from tuner.serving.resolve import find_model
 
 _PERCENTILES = ("p50", "p90", "p95", "p99")
@@ -94,12 +95,24 @@ def _check_lengths(request: PlanRequest, model: ModelShape) -> None:
     if workload.input is None or workload.output is None:
         return  # a trace: its lengths are checked when it is read
     check_context(model, workload.input.tokens, workload.output.tokens, field="workload.input.tokens")
+    check_tpot(request, workload.output.tokens)
     if workload.shared_prefix_tokens >= workload.input.tokens > 0 and workload.shared_prefix_tokens > 0:
         raise InvalidSpec(
             f"prompts have at most {workload.input.tokens} tokens, and some must differ",
             field="workload.sharedPrefixTokens",
             value=workload.shared_prefix_tokens,
             limit=f"0 to {workload.input.tokens - 1}",
+        )
+
+
+def check_tpot(request: PlanRequest, longest_output: int) -> None:
+    """Raises InvalidSpec where a limit is set on the time between output tokens and no output has two."""
+    if longest_output <= 1 and request.slo.tpot_ms is not None and limits(request.slo.tpot_ms):
+        raise InvalidSpec(
+            "every output is one token, and the time between output tokens (TPOT) needs two",
+            field="slo.tpotMs",
+            value=request.slo.tpot_ms.model_dump(by_alias=True, exclude_none=True),
+            hint="drop the TPOT limit: TTFT is all that such requests wait for",
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from controlplane.model.plans import PlanRequest, Prediction, Quantiles
 from controlplane.model.serving import Slo
-from tuner.serving.answer import merged
+from tuner.serving.answer import NO_TPOT, merged
 from tuner.serving.calibration.apply import Calibrated
 from tuner.serving.cost import cost
 from tuner.serving.energy import energy
@@ -34,6 +34,8 @@ def prediction_of(
     power_w, joules = _energy(result, deployment)
     priced = cost(_by_pool(deployment), request.pools, output_tokens_per_second=tokens_per_s)
     warnings = _interval_warnings(request.slo, {"TTFT": (ttft_ms, ttft), "TPOT": (tpot_ms, tpot)})
+    if (result.osl <= 1).all():
+        warnings.append(NO_TPOT)
     if result.refused.any():
         warnings.append(f"{int(result.refused.sum())} of {len(result.isl)} requests fit no replica and were refused")
     return Prediction(

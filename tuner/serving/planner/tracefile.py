@@ -7,7 +7,7 @@ from pathlib import Path
 from controlplane.catalog import ModelShape
 from controlplane.model.errors import InvalidSpec
 from controlplane.model.plans import PlanRequest
-from tuner.serving.planner.checks import check_context
+from tuner.serving.planner.checks import check_context, check_tpot
 from tuner.serving.planner.load import Draws, of_trace
 from tuner.serving.replay.traces import read_trace
 
@@ -25,4 +25,5 @@ def draws_of_trace(request: PlanRequest, model: ModelShape, *, in_turns: bool = 
         )
     longest = int((found.isl + found.osl).argmax())
     check_context(model, int(found.isl[longest]), int(found.osl[longest]), field="workload.trace")
+    check_tpot(request, int(found.osl.max()))
     return of_trace(found.arrival_s, found.isl, found.osl, request.seed, in_turns=in_turns)

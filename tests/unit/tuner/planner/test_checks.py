@@ -63,6 +63,19 @@ def test_a_workload_longer_than_the_context():
     assert "131072" in str(said)
 
 
+def test_a_tpot_limit_where_every_output_is_one_token():
+    one = Workload(rate_per_second=1, input=Lengths(tokens=100), output=Lengths(tokens=1))
+    said = refused(InvalidSpec, "slo.tpotMs", workload=one, slo=Slo(tpot_ms=LatencyTarget(p95=50)))
+    assert "drop the TPOT limit" in str(said)
+
+
+def test_a_tpot_limit_on_a_trace_of_one_token_outputs(tmp_path):
+    trace = tmp_path / "t.jsonl"
+    trace.write_text("".join(f'{{"arrival_s": {at}, "isl": 100, "osl": 1}}\n' for at in range(4)))
+    workload = Workload(arrivals="trace", trace=str(trace))
+    refused(InvalidSpec, "slo.tpotMs", workload=workload, slo=Slo(tpot_ms=LatencyTarget(p95=50)))
+
+
 def test_a_shared_prefix_as_long_as_the_prompt():
     workload = Workload(
         rate_per_second=1, input=Lengths(tokens=100), output=Lengths(tokens=10), shared_prefix_tokens=100

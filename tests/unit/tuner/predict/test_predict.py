@@ -85,6 +85,12 @@ def test_requests_beyond_the_context_are_warned_of(predictor: Predictor) -> None
     assert not any("reads" in line for line in _answer(predictor)["warnings"])
 
 
+def test_outputs_of_one_token_have_no_tpot(predictor: Predictor) -> None:
+    answer = _answer(predictor, osl=1)
+    assert answer["tpot_ms"]["mean"] is None
+    assert "outputs of one token have no TPOT" in answer["warnings"]
+
+
 def test_the_same_engine_is_tabulated_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
     real = predict.step_table
