@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from tuner.serving.calibration.labels import distance_of, labels_of
+from tuner.serving.calibration.light import within_light
 from tuner.serving.calibration.parameters import Calibration, Distance, Knob, Metric, load_calibration, matching
 from tuner.serving.case import EngineCase
 from tuner.serving.step.table import StepTable
@@ -48,11 +49,16 @@ def calibrate(case: EngineCase, table: StepTable, calibration: Calibration | Non
         decode_ms=table.decode_ms * decode,
         decode_attention_ms=table.decode_attention_ms * decode,
     )
+    if (prefill, decode) != (1.0, 1.0):
+        changed, held = within_light(case, changed)
+    else:
+        held = ()
     step_ms, sequence_ms = bounded("step_ms", found["step_ms"]), bounded("sequence_ms", found["sequence_ms"])
     request_ms = bounded("request_ms", found["request_ms"])
     notes = (
         f"calibration {chosen.name}, {distance}: prefill x{prefill:.2f}, decode x{decode:.2f}, host {step_ms:.2f} ms a "
         f"step, {sequence_ms * 1e3:.0f} us a sequence, {request_ms:.1f} ms a request",
+        *held,
     )
     return Calibrated(
         table=replace(

@@ -1,11 +1,16 @@
 """Corrections reach the right parts of a table, and intervals widen with distance and tier."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from controlplane.catalog import load
+from controlplane.catalog.params import count_parameters
 from controlplane.model.errors import InvalidSpec
 from controlplane.model.plans import Provenance as TableProvenance
 from tuner.serving.calibration.apply import LEAST_FACTOR, calibrate, interval
+from tuner.serving.calibration.light import light_of
 from tuner.serving.calibration.parameters import (
     METRICS,
     Band,
@@ -80,13 +85,47 @@ def test_corrections_are_bounded() -> None:
         table(),
         made(
             [
-                Effect(when={}, knob="decode", value=-9.0, rows=1),
+                Effect(when={}, knob="prefill", value=-9.0, rows=1),
                 Effect(when={}, knob="step_ms", value=-3.0, rows=1),
             ]
         ),
     )
-    assert found.table.decode_ms[0] == pytest.approx(5.0 * LEAST_FACTOR)
+    assert found.table.context_ms[0] == pytest.approx(10.0 * LEAST_FACTOR)
     assert found.host_step_ms == 0.0
+
+
+def test_no_correction_makes_a_table_faster_than_the_hardware() -> None:
+    faster = made([Effect(when={}, knob=knob, value=-9.0, rows=1) for knob in ("prefill", "decode")])
+    tokens = np.array([8192.0, 16384.0])
+    before = replace(table(), context_tokens=tokens, context_ms=np.array([200.0, 400.0]))
+    found = calibrate(CASE, before, faster)
+    parameters = count_parameters(load().models[CASE.model])
+    accelerator = load().accelerators[CASE.accelerator]
+    peak, bandwidth = accelerator.bf16_flop_per_s, accelerator.memory_bandwidth_bytes_per_s
+    assert peak is not None and bandwidth is not None
+    least_ms = 2e3 * (parameters.attention + parameters.dense_ffn) * tokens / (8 * peak)
+    assert found.table.context_ms == pytest.approx(least_ms)
+    # all weights but the input table are read once a step
+    assert found.table.decode_ms[0] == pytest.approx(1e3 * parameters.active * 2 / 8 / bandwidth, rel=1e-4)
+    assert "prefill and decode: held at the speed of light" in found.table.provenance.notes[-1]
+
+
+def test_where_no_peak_is_known_a_correction_stands() -> None:
+    faster = made([Effect(when={}, knob="decode", value=-9.0, rows=1)])
+    for case in (replace(CASE, accelerator="cpu-x86"), replace(CASE, accelerator="not-in-the-catalogue")):
+        found = calibrate(case, table(), faster)
+        assert found.table.decode_ms[0] == pytest.approx(5.0 * LEAST_FACTOR)
+        assert len(found.notes) == 1
+
+
+def test_experts_of_one_token_are_the_least_that_is_read() -> None:
+    light = light_of(replace(CASE, model="qwen3-235b-a22b", tensor_parallel=4, moe_tensor_parallel=4))
+    parameters = count_parameters(load().models["qwen3-235b-a22b"])
+    bandwidth = load().accelerators[CASE.accelerator].memory_bandwidth_bytes_per_s
+    assert light is not None and bandwidth is not None
+    bytes_per_weight = light.head.form.bytes_per_weight
+    least_ms = 1e3 * parameters.active * bytes_per_weight / 4 / bandwidth
+    assert light.decode_ms(np.array([1.0]))[0] == pytest.approx(least_ms, rel=1e-3)
 
 
 def test_distance_follows_the_support() -> None:
