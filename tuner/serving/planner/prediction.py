@@ -19,6 +19,11 @@ from tuner.serving.step.table import Floats
 
 Band = tuple[float, float]
 
+_NO_PROMISE = (
+    "no latency was promised: deployments are ranked by throughput alone; promise one (ttftMs, tpotMs; on the command "
+    "line --ttft-p95, --tpot-p95) to have it kept"
+)
+
 
 def prediction_of(
     result: ReplayResult,
@@ -34,6 +39,8 @@ def prediction_of(
     power_w, joules = _energy(result, deployment)
     priced = cost(_by_pool(deployment), request.pools, output_tokens_per_second=tokens_per_s)
     warnings = _interval_warnings(request.slo, {"TTFT": (ttft_ms, ttft), "TPOT": (tpot_ms, tpot)})
+    if not limits(request.slo.ttft_ms) and not limits(request.slo.tpot_ms):
+        warnings.append(_NO_PROMISE)
     if (result.osl <= 1).all():
         warnings.append(NO_TPOT)
     if result.refused.any():

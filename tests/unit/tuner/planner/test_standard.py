@@ -39,6 +39,11 @@ def test_a_plan_on_an_accelerator_without_measured_tables():
     assert best.capacity >= 4.0
 
 
+def test_without_a_promise_the_plan_says_that_throughput_alone_ranks():
+    assert any("no latency was promised" in said for said in plan(slo=Slo()).best[0].prediction.warnings)
+    assert not any("no latency was promised" in said for said in plan().best[0].prediction.warnings)
+
+
 def test_a_looser_slo_or_more_accelerators_never_worsen_the_real_plan():
     scores = []
     for limit in (400, 800, 1600):
