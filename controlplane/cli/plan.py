@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from controlplane.cli.plan_options import plan_options, request_of
+from controlplane.cli.plan_training import training
 
 if TYPE_CHECKING:
     from controlplane.model.plans import PlanRequest, ServingPlan
@@ -21,7 +22,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def plan() -> None:
-    """Find the deployments that keep a promise on the accelerators there are."""
+    """Find the best deployment or parallel plan for the accelerators there are."""
+
+
+plan.add_command(training)
 
 
 @plan.command()

@@ -34,6 +34,11 @@ class Predictor:
         intervals = document().get("intervals", {})
         self._widths: dict[str, float] = intervals.get("log_half_width", {}) if half_widths is None else half_widths
 
+    @property
+    def constants(self) -> Constants:
+        """What the answers rest on."""
+        return self._constants
+
     def answer(self, case: TrainingCase) -> dict[str, Any]:
         """The fields of one answer line; `lo` and `hi` bound 90 % of runs of this pattern."""
         found = times([case], self._constants)

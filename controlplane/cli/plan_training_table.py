@@ -1,0 +1,66 @@
+"""The answer of `trimtab plan training` for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tuner.training.planner.answer import Ranked, TrainingAnswer
+
+_GIB = 2**30
+_HEAD = ("iteration", "90 % of runs", "MFU", "memory", "bubble", "energy", "plan")
+
+
+def table(answer: TrainingAnswer) -> str:
+    """The best plans, where the winner's time goes, the proof, the front, and why not others."""
+    from tuner.training.planner.explain import summary  # noqa: PLC0415
+
+    pool, model, proof = answer.case.pools[0], answer.case.model, answer.proof
+    lines = [
+        f"{pool.gpus} x {pool.gpu}, {answer.case.plan.global_batch} sequences of {model.seq} tokens, {answer.framework}",
+        "",
+        *_aligned([_HEAD, *(_row(item) for item in answer.best)]),
+        "",
+    ]
+    winner = answer.best[0]
+    whole = winner.predicted["iteration_s"]
+    lines.append("The winner's iteration:")
+    lines += [f"  {100 * took / whole:5.1f} %  {took:8.3g} s  {name}" for name, took in winner.terms_s.items()]
+    assert proof.gap is not None and proof.bound_s is not None
+    if proof.cells_left:
+        lines.append(f"Stopped early: a plan may be up to {100 * proof.gap:.1f} % faster ({proof.bound_s:.4g} s).")
+    else:
+        lines.append("Proven: no plan of the space is faster in this model.")
+    lines.append(
+        f"{answer.cells} groups of plans, {answer.cells_out_of_memory} out of memory as a whole, "
+        f"{answer.plans_costed} plans costed."
+    )
+    if len(answer.front) > 1:
+        lines += ["", f"Less energy for more time (a model), among the {answer.front_of} fastest:"]
+        lines += ["  " + line for line in _aligned([_HEAD, *(_row(item) for item in answer.front)])]
+    if answer.why_not:
+        lines += ["", "Why not:"]
+        lines += ["  " + line for line in _aligned([(summary(item.plan), item.message) for item in answer.why_not])]
+    lines += [f"warning: {text}" for text in winner.predicted["warnings"]]
+    return "\n".join(lines)
+
+
+def _row(item: Ranked) -> tuple[str, ...]:
+    from tuner.training.planner.explain import summary  # noqa: PLC0415
+
+    said = item.predicted
+    low, high, energy = said["lo"], said["hi"], said["energy_j"]
+    return (
+        f"{said['iteration_s']:.4g} s",
+        "-" if low is None else f"{low:.3g} to {high:.3g} s",
+        f"{100 * said['mfu']:.1f} %",
+        f"{max(said['memory_bytes']) / _GIB:.1f} GiB",
+        f"{100 * said['bubble']:.1f} %",
+        "-" if energy is None else f"{energy / 1e6:.4g} MJ",
+        summary(item.plan),
+    )
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,128 @@
+"""The planner's answer: the best plans with all that `predict training` says of them, the front, and why not others."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from controlplane.model.errors import InvalidSpec
+from controlplane.model.training import ParallelPlan, TrainingCase
+from tuner.training.constants import Constants, shipped
+from tuner.training.planner.explain import TERMS, WhyNot, impossible, terms, why_not
+from tuner.training.planner.question import PlanQuestion
+from tuner.training.planner.search import Found, Progress, Snapshot, search
+from tuner.training.planner.space import plan_of
+from tuner.training.predict import Predictor
+
+WHY_NOT = 10
+MOST_TOP = 50
+_SETTINGS = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "global_batch", "recompute", "zero",
+             "sp", "precision", "framework", "attention", "overlap_dp", "overlap_tp", "overlap_pp")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A plan that fits. `predicted`: the fields of `predict training`; `terms_s` add up to its iteration."""
+
+    plan: ParallelPlan
+    predicted: dict[str, Any]
+    terms_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingAnswer:
+    """`front`: the plans among the fastest ones that no other of them beats in both time and energy."""
+
+    case: TrainingCase
+    framework: str
+    best: tuple[Ranked, ...]
+    front: tuple[Ranked, ...]
+    front_of: int
+    why_not: tuple[WhyNot, ...]
+    proof: Snapshot
+    cells: int
+    cells_out_of_memory: int
+    plans_costed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        proof = self.proof
+        return {
+            "framework": self.framework,
+            "model": asdict(self.case.model),
+            "cluster": asdict(self.case.pools[0]),
+            "proof": {
+                "incumbent_s": proof.incumbent_s, "bound_s": proof.bound_s, "gap": proof.gap,
+                "complete": proof.cells_left == 0, "groups": self.cells, "groups_out_of_memory":
+                self.cells_out_of_memory, "groups_left": proof.cells_left, "plans_costed": self.plans_costed,
+            },
+            "best": [_ranked(item) for item in self.best],
+            "front": {"of_fastest": self.front_of, "plans": [_ranked(item) for item in self.front]},
+            "why_not": [
+                {"plan": settings(item.plan), "message": item.message, **{
+                    name: value for name, value in asdict(item).items() if name != "plan" and value is not None
+                }} for item in self.why_not
+            ],
+        }  # fmt: skip
+
+
+class Planner:
+    """Holds the constants; one instance answers any number of questions."""
+
+    def __init__(self, constants: Constants | None = None, predictor: Predictor | None = None) -> None:
+        self._constants = shipped() if constants is None else constants
+        self._predictor = Predictor(constants) if predictor is None else predictor
+
+    def plan(
+        self, question: PlanQuestion, *, top: int = 3, progress: Progress | None = None, limit_s: float | None = None
+    ) -> TrainingAnswer:
+        """The `top` fastest plans that fit. Raises Unsupported where none fits (the nearest one and its bytes) and
+        InvalidSpec where nothing divides."""
+        if not 1 <= top <= MOST_TOP:
+            raise InvalidSpec("out of range", field="top", value=top, limit=f"1 to {MOST_TOP}")
+        found = search(question, self._constants, progress=progress, limit_s=limit_s)
+        if not len(found.rows):
+            if found.snapshot.cells_left:
+                raise InvalidSpec("stopped before a plan was found", field="limit_s", value=limit_s, hint="give more")
+            raise impossible(question, self._constants)
+        ranked = self._ranked(question, found)
+        return TrainingAnswer(
+            case=question.case,
+            framework=f"{question.rules.framework} {question.rules.version}",
+            best=tuple(ranked[:top]),
+            front=tuple(_front(ranked)),
+            front_of=len(ranked),
+            why_not=tuple(why_not(question, found, self._constants, top, WHY_NOT)),
+            proof=found.snapshot,
+            cells=found.cells,
+            cells_out_of_memory=found.cells_out_of_memory,
+            plans_costed=found.leaves_costed,
+        )
+
+    def _ranked(self, question: PlanQuestion, found: Found) -> list[Ranked]:
+        parts = terms(question, found.rows, self._constants)
+        ranked = []
+        for row, split in zip(found.rows, parts, strict=True):
+            plan = plan_of(question, row)
+            predicted = self._predictor.answer(replace(question.case, plan=plan))
+            ranked.append(Ranked(plan, predicted, dict(zip(TERMS, map(float, split), strict=True))))
+        return ranked
+
+
+def settings(plan: ParallelPlan) -> dict[str, Any]:
+    """A plan in the fields of `predict training`."""
+    return {name: getattr(plan, name) for name in _SETTINGS}
+
+
+def _front(ranked: list[Ranked]) -> list[Ranked]:
+    """Fastest first; each next one takes less energy. Without a known power limit there is no front."""
+    front: list[Ranked] = []
+    for item in ranked:
+        energy = item.predicted["energy_j"]
+        if energy is not None and (not front or energy < front[-1].predicted["energy_j"]):
+            front.append(item)
+    return front
+
+
+def _ranked(item: Ranked) -> dict[str, Any]:
+    return {"plan": settings(item.plan), **item.predicted, "terms_s": item.terms_s}

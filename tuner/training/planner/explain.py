@@ -1,0 +1,161 @@
+"""Why a plan lost: bytes over at a stage, or which part of its iteration takes longer than the winner's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from controlplane.model.errors import InvalidSpec, Unsupported
+from controlplane.model.training import ParallelPlan
+from tuner.training.constants import Constants
+from tuner.training.iteration import iteration, stage_parts
+from tuner.training.planner.question import PlanQuestion
+from tuner.training.planner.search import Found, nearest_to_fitting, spare_bytes
+from tuner.training.planner.space import ETP, PP, Table, as_columns, cells, leaves, plan_of
+
+TERMS = ("compute", "collectives in layers", "pipeline: bubble, transfers, uneven stages", "gradient traffic",
+         "optimizer")  # fmt: skip
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class WhyNot:
+    """A plan that lost. `over_bytes` at `stage` where it does not fit; else `slower` as a share, most of it in
+    `term`."""
+
+    plan: ParallelPlan
+    iteration_s: float
+    over_bytes: int | None = None
+    stage: int | None = None
+    slower: float | None = None
+    term: str | None = None
+    term_s: float | None = None
+
+    @property
+    def message(self) -> str:
+        """The reason in one sentence."""
+        if self.over_bytes is not None:
+            return f"stage {self.stage} needs {self.over_bytes / _GIB:.2f} GiB more than there is"
+        assert self.slower is not None
+        if self.term is None or self.term_s is None:
+            return f"{100 * self.slower:.1f} % slower"
+        return f"{100 * self.slower:.1f} % slower, most of it {self.term} (+{self.term_s:.3g} s)"
+
+
+def terms(question: PlanQuestion, rows: Table, constants: Constants) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Seconds of each of TERMS, shape (rows, terms); a row adds up to its iteration."""
+    c = as_columns(question, rows, constants)
+    whole, parts = iteration(c, constants), stage_parts(c, constants)
+    busy = whole.seconds - parts.gradients - parts.optimizer
+    work = (1.0 - whole.bubble) * busy
+    collectives = np.minimum(c.micro_batches * c.layers / c.pp * parts.layer.exposed, work)
+    return np.stack([work - collectives, collectives, busy - work, parts.gradients, parts.optimizer], axis=1)
+
+
+def why_not(question: PlanQuestion, found: Found, constants: Constants, top: int, count: int) -> list[WhyNot]:
+    """`count` plans that lost, one of each way to split the work: the fastest that do not fit, at most half of them,
+    and the next that do."""
+    if not len(found.rows):
+        return []
+    seen = {_split(row) for row in found.rows[:top]}
+    short = _distinct(found.losers, seen, count // 2)
+    next_ones = [top + at for at in _distinct(found.rows[top:], seen, count - len(short))]
+    rows = np.vstack([found.losers[short], found.rows[next_ones]])
+    times = np.concatenate([found.loser_seconds[short], found.seconds[next_ones]])
+    if not len(rows):
+        return []
+    spare, stage = spare_bytes(question, rows, constants)
+    extra = terms(question, rows, constants) - terms(question, found.rows[:1], constants)
+    answers = []
+    for at in range(len(rows)):
+        plan, took = plan_of(question, rows[at]), float(times[at])
+        if spare[at] < 0:
+            answers.append(WhyNot(plan, took, over_bytes=round(-float(spare[at])), stage=int(stage[at])))
+            continue
+        worst = int(extra[at].argmax())
+        more = float(extra[at, worst])
+        answers.append(WhyNot(
+            plan, took, slower=took / float(found.seconds[0]) - 1.0,
+            term=TERMS[worst] if more > 0 else None, term_s=more if more > 0 else None,
+        ))  # fmt: skip
+    return answers
+
+
+def _split(row: Table) -> tuple[int, ...]:
+    return tuple(int(value) for value in row[: ETP + 1])
+
+
+def _distinct(rows: Table, seen: set[tuple[int, ...]], count: int) -> list[int]:
+    """The first row of each new way to split the work; `seen` grows."""
+    found: list[int] = []
+    for at, row in enumerate(rows):
+        if len(found) < count and _split(row) not in seen:
+            seen.add(_split(row))
+            found.append(at)
+    return found
+
+
+def impossible(question: PlanQuestion, constants: Constants) -> InvalidSpec | Unsupported:
+    """The error for a question without an answer: which constraint is nearest to letting a plan through."""
+    nearest = nearest_to_fitting(question, constants)
+    if nearest is None:
+        return _empty(question)
+    row, stage, spare = nearest
+    plan = plan_of(question, row)
+    freed = [name for name in question.fixed if _fits_without(question, name, constants)]
+    hint = f"a plan fits without {' or without '.join(_spelled(question, name) for name in freed)}" if freed else (
+        "more accelerators, more memory or a smaller model; nothing that was fixed is in the way"
+    )  # fmt: skip
+    lack = round(-spare)
+    return Unsupported(
+        f"no plan fits: the nearest, {summary(plan)}, lacks {lack} bytes ({lack / _GIB:.2f} GiB) on stage {stage} of "
+        f"{int(row[PP])}",
+        field="memory", value=lack, limit="0 bytes short on every stage", hint=hint, code="PlanDoesNotFit",
+    )  # fmt: skip
+
+
+def summary(plan: ParallelPlan) -> str:
+    """A plan in one line."""
+    parts = [f"tp {plan.tp}", f"pp {plan.pp}", f"dp {plan.dp}"]
+    for name in ("cp", "ep", "etp", "vpp"):
+        if getattr(plan, name) > 1:
+            parts.append(f"{name} {getattr(plan, name)}")
+    parts.append(f"micro-batch {plan.micro_batch}")
+    if plan.recompute != "none":
+        parts.append(f"{plan.recompute} recomputation")
+    parts += ["distributed optimizer"] * (plan.zero > 0) + ["sp"] * plan.sp
+    return ", ".join(parts)
+
+
+def _empty(question: PlanQuestion) -> InvalidSpec:
+    pool, batch = question.case.pools[0], question.case.plan.global_batch
+    freed = [name for name in question.fixed if _any(_without(question, name))]
+    hint = None
+    if freed:
+        hint = f"there are some without {' or without '.join(_spelled(question, name) for name in freed)}"
+    return InvalidSpec(
+        f"no combination divides {pool.gpus} accelerators, {question.case.model.layers} layers and {batch} sequences",
+        field="fix" if question.fixed else "gpus", value=[_spelled(question, name) for name in question.fixed] or pool.gpus,
+        limit=f"what {question.rules.framework} {question.rules.version} launches on all accelerators",
+        hint=hint or "take a batch and a number of accelerators with common divisors", code="NoPlan",
+    )  # fmt: skip
+
+
+def _without(question: PlanQuestion, name: str) -> PlanQuestion:
+    return replace(question, fixed={key: values for key, values in question.fixed.items() if key != name})
+
+
+def _any(question: PlanQuestion) -> bool:
+    table = cells(question)
+    return bool(len(table)) and bool(len(leaves(question, table)))
+
+
+def _fits_without(question: PlanQuestion, name: str, constants: Constants) -> bool:
+    nearest = nearest_to_fitting(_without(question, name), constants)
+    return nearest is not None and nearest[2] >= 0
+
+
+def _spelled(question: PlanQuestion, name: str) -> str:
+    return f"{name}={','.join(str(value).lower() for value in question.fixed[name])}"

@@ -1,0 +1,131 @@
+"""What is asked of the planner: model, one pool of equal nodes, batch, and which choices are already made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from controlplane.catalog import load, nearest
+from controlplane.catalog.models import ModelShape
+from controlplane.model.errors import InvalidSpec, UnknownName, Unsupported
+from controlplane.model.training import TrainingCase
+from tuner.serving.resolve import find_model
+from tuner.training.planner.launchable import Launchable, launchable
+from tuner.training.question import parse_case
+
+NUMBERS = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "micro_batch", "zero")
+FLAGS = ("sp", "overlap_dp", "overlap_tp")
+WORDS = {"schedule": ("1f1b", "interleaved"), "recompute": ("none", "selective", "full"),
+         "attention": ("flash", "unfused")}  # fmt: skip
+SINGLE = ("attention", "overlap_dp", "overlap_tp")  # set for the whole search, not searched
+MOST_GPUS = 1 << 17
+MOST_BATCH = 1 << 17
+_TRUTHS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+_SHAPE_FLAGS = ("gated", "dropout", "tied")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanQuestion:
+    """`case` holds the model, the pool, the batch and the settings that are not searched. `fixed`: allowed values of a
+    choice, by its name."""
+
+    case: TrainingCase
+    rules: Launchable
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+def read_question(
+    model: str, cluster: Mapping[str, Any], *, global_batch: int, seq: int | None = None, precision: str = "bf16",
+    fix: Sequence[str] = (), framework: str = "megatron-lm",
+) -> PlanQuestion:  # fmt: skip
+    """The question in a user's words. `model`: a catalogue name, or `layers=96,hidden=12288,heads=96,vocab=51200`;
+    `fix`: `tp=8`, `recompute=none`, `tp=4,8`. Raises InvalidSpec, UnknownName or Unsupported naming the field."""
+    fixed = fixes(fix)
+    settings = {name: values[0] for name, values in fixed.items() if name in SINGLE}
+    case = parse_case({
+        "model": _model(model, seq), "cluster": dict(cluster), "global_batch": global_batch, "precision": precision,
+        "framework": framework, "overlap_dp": True, **settings,
+    })  # fmt: skip
+    pool = case.pools[0]
+    for name, value, most in (("gpus", pool.gpus, MOST_GPUS), ("global_batch", global_batch, MOST_BATCH)):
+        if value > most:
+            raise InvalidSpec("too many to search", field=name, value=value, limit=f"up to {most}")
+    if pool.gpus > pool.gpus_per_node and pool.nic is None and pool.inter_gb_s is None:
+        raise InvalidSpec(
+            "how nodes reach each other is not said", field="nic", limit="a NIC class or a rate",
+            hint="for example ib-ndr-400, and how many a node has",
+        )  # fmt: skip
+    searched = {name: values for name, values in fixed.items() if name not in SINGLE}
+    return PlanQuestion(case, launchable(framework), searched)
+
+
+def fixes(items: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """`name=value[,value]` items by name. Raises UnknownName or InvalidSpec."""
+    found: dict[str, tuple[Any, ...]] = {}
+    known = (*NUMBERS, *FLAGS, *WORDS)
+    for item in items:
+        name, equals, text = item.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in known:
+            close = nearest(name, known) or sorted(known)
+            raise UnknownName("is no choice of a plan", field="fix", value=item[:60], hint=f"known: {', '.join(close)}")
+        values = tuple(dict.fromkeys(_value(name, part.strip().lower()) for part in text.split(",")))
+        if not equals or (name in SINGLE and len(values) > 1):
+            raise InvalidSpec("must be name=value", field="fix", value=item[:60], limit="tp=8, tp=4,8, recompute=none")
+        found[name] = values
+    return found
+
+
+def _value(name: str, text: str) -> Any:
+    if name in FLAGS and text in _TRUTHS:
+        return _TRUTHS[text]
+    if name in WORDS and text in WORDS[name]:
+        return text
+    low = 0 if name == "zero" else 1
+    if name in NUMBERS and text.isascii() and text.isdigit() and len(text) < 8 and int(text) >= low:
+        return int(text)
+    limit = "true, false" if name in FLAGS else ", ".join(WORDS.get(name, (f"whole numbers from {low}",)))
+    raise InvalidSpec("is no value of this choice", field=f"fix.{name}", value=text[:60], limit=limit)
+
+
+def _model(text: str, seq: int | None) -> dict[str, Any]:
+    if "=" in text:
+        shape: dict[str, Any] = {}
+        for item in text[:2000].split(","):
+            name, _, value = item.partition("=")
+            name, value = name.strip(), value.strip().lower()
+            if name in _SHAPE_FLAGS and value in _TRUTHS:
+                shape[name] = _TRUTHS[value]
+            elif value.isascii() and value.isdigit() and len(value) < 9:
+                shape[name] = int(value)
+            else:
+                raise InvalidSpec("must be a whole number", field=f"model.{name[:60]}", value=value[:60])
+    else:
+        shape = _of_catalogue(find_model(load(), text))
+    if seq is not None:
+        shape["seq"] = seq
+    return shape
+
+
+def _of_catalogue(model: ModelShape) -> dict[str, Any]:
+    if model.mla is not None or model.linear is not None:
+        raise Unsupported(
+            "latent and linear attention have no training cost here", field="model", value=model.id,
+            hint="give a plain shape: layers=..,hidden=..,heads=..,vocab=..",
+        )  # fmt: skip
+    shape: dict[str, Any] = {
+        "layers": model.layers, "hidden": model.hidden, "heads": model.heads, "kv_heads": model.kv_heads,
+        "head_dim": model.head_dim, "vocab": model.vocab, "gated": model.gated_ffn, "tied": model.tied_embeddings,
+        "dropout": not model.gated_ffn,
+    }  # fmt: skip
+    if model.ffn is not None:
+        shape["ffn"] = model.ffn
+    if (moe := model.moe) is not None:
+        shape |= {
+            "experts": moe.experts, "top_k": moe.experts_per_token, "expert_ffn": moe.ffn,
+            "shared_ffn": moe.shared_experts * (moe.shared_ffn or moe.ffn),
+            "moe_layers": model.layers - moe.dense_layers_first,
+        }  # fmt: skip
+        shape.setdefault("ffn", moe.ffn)
+    return shape
