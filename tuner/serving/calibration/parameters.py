@@ -25,6 +25,7 @@ Metric = Literal["ttft", "tpot", "e2e"]
 Distance = Literal["known", "known-model", "known-engine", "unknown"]
 
 KNOBS: tuple[Knob, ...] = ("prefill", "decode", "step_ms", "sequence_ms", "request_ms")
+FACTORS: tuple[Knob, ...] = ("prefill", "decode")
 METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
 DISTANCES: tuple[Distance, ...] = ("known", "known-model", "known-engine", "unknown")
 MAX_FILE_BYTES = 4 * 2**20
@@ -130,13 +131,16 @@ def _parsed(name: str, text: str) -> Calibration:
 
 def matching(calibration: Calibration, labels: Mapping[str, str]) -> dict[Knob, float]:
     """Sum of the effects that hold for a case, by knob. An engine the fit has never seen, and a table that was fitted to
-    this very machine, take only effects that name the engine: what others share says nothing about them."""
+    this very machine, take only effects that name the engine: what others share says nothing about them. Factors were
+    fitted to what measured tables get wrong: a roofline takes only those that name its tier."""
     engine = labels.get("engine", "")
     engines = {key.split("/")[0] for key in calibration.support.engine_systems}
     foreign = (bool(engines) and engine not in engines) or labels.get("tier") == "calibrated"
     found: dict[Knob, float] = dict.fromkeys(KNOBS, 0.0)
     for effect in calibration.effects:
         if foreign and effect.when.get("engine") != engine:
+            continue
+        if labels.get("tier") == "roofline" and effect.knob in FACTORS and effect.when.get("tier") != "roofline":
             continue
         if all(labels.get(name) == value for name, value in effect.when.items()):
             found[effect.knob] += effect.value

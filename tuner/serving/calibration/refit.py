@@ -15,7 +15,7 @@ from typing import Any
 from controlplane.model.errors import InvalidSpec
 from tuner.serving.calibration.labels import support_key
 from tuner.serving.calibration.measurement import Measurement
-from tuner.serving.calibration.parameters import Calibration, Effect, Knob, Provenance, Support
+from tuner.serving.calibration.parameters import FACTORS, Calibration, Effect, Knob, Provenance, Support
 from tuner.serving.calibration.score import Point, Score, score
 from tuner.serving.deployment import deployment_of
 from tuner.serving.question import Question
@@ -31,6 +31,7 @@ _MOST_ROUNDS = 60
 
 Answer = Callable[[Question], Mapping[str, Any]]
 Group = tuple[str, str, str]  # engine, accelerator, model
+ROOFLINE = "roofline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +63,22 @@ def refit(
         what = "; ".join(f"{len(runs)} of {'/'.join(group)}" for group, runs in small.items()) or "none"
         raise InvalidSpec("too few runs to fit", field="measurements", value=what, limit=f"{LEAST_RUNS} of each engine")
     counter = _Counter(progress)
-    found = {group: _fit(group, runs, base, answers, counter) for group, runs in grouped.items()}
+    tiers = _tiers(grouped, answers(base))
+    found = {group: _fit(group, runs, tiers, base, answers, counter) for group, runs in grouped.items()}
     left_out: list[tuple[Measurement, Mapping[str, Any]]] = []
     trusted: list[Group] = []
     for group, runs in grouped.items():
         unseen: list[tuple[Measurement, Mapping[str, Any]]] = []
         for kept, tested in _halves(runs):
-            partial = _with(base, {group: _fit(group, kept, base, answers, counter)}, {group: kept}, source, sha256)
+            fitted = {group: _fit(group, kept, tiers, base, answers, counter)}
+            partial = _with(base, fitted, {group: kept}, tiers, source, sha256)
             answer = answers(partial)
             unseen += [(run, answer(run.question)) for run in tested]
         if unseen and all(_inside(run, answer) for run, answer in unseen):
             trusted.append(group)
         left_out += unseen
     few = {group: values for group, values in found.items() if group not in trusted}
-    changed = _with(base, found, grouped, source, sha256, unproven=few)
+    changed = _with(base, found, grouped, tiers, source, sha256, unproven=few)
     before, after = (_scores(measurements, answers(item)) for item in (base, changed))
     return Refit(
         calibration=changed,
@@ -111,9 +114,15 @@ def _grouped(measurements: Sequence[Measurement]) -> dict[Group, list[Measuremen
     return dict(sorted(groups.items()))
 
 
+def _tiers(grouped: Mapping[Group, Sequence[Measurement]], answer: Answer) -> dict[Group, set[str]]:
+    """Tiers of the tables that a group's runs are predicted from."""
+    return {group: {str(answer(run.question)["tier"]) for run in runs} for group, runs in grouped.items()}
+
+
 def _fit(
     group: Group,
     runs: Sequence[Measurement],
+    tiers: Mapping[Group, set[str]],
     base: Calibration,
     answers: Callable[[Calibration], Answer],
     count: _Counter,
@@ -121,7 +130,7 @@ def _fit(
     """Pattern search: one number at a time, steps halved when nothing helps. Deterministic."""
 
     def loss(values: dict[Knob, float]) -> float:
-        answer = answers(_with(base, {group: values}, {group: runs}, "", ""))
+        answer = answers(_with(base, {group: values}, {group: runs}, tiers, "", ""))
         total = 0.0
         for run in runs:
             total += _error(run, answer(run.question))
@@ -161,6 +170,7 @@ def _with(
     base: Calibration,
     found: Mapping[Group, Mapping[Knob, float]],
     grouped: Mapping[Group, Sequence[Measurement]],
+    tiers: Mapping[Group, set[str]],
     source: str,
     sha256: str,
     unproven: Collection[Group] = (),
@@ -171,9 +181,10 @@ def _with(
     for group, values in found.items():
         when = dict(zip(("engine", "accelerator", "model"), group, strict=True))
         effects += [
-            Effect(when=when, knob=knob, value=round(value, 6), rows=len(grouped[group]))
+            Effect(when=labels, knob=knob, value=round(value, 6), rows=len(grouped[group]))
             for knob, value in values.items()
             if value
+            for labels in (_of_tiers(when, tiers[group]) if knob in FACTORS else [when])
         ]
     support = base.support
     proven = [group for group in found if group not in unproven]
@@ -209,6 +220,12 @@ def _inside(run: Measurement, answer: Mapping[str, Any]) -> bool:
         if value is not None and not answer[name]["lo"] <= value <= answer[name]["hi"]:
             return False
     return True
+
+
+def _of_tiers(when: dict[str, str], tiers: set[str]) -> list[dict[str, str]]:
+    """Labels of a factor: those that hold for tables other than rooflines, and those of rooflines."""
+    measured = [when] if tiers - {ROOFLINE} else []
+    return [*measured, when | {"tier": ROOFLINE}] if ROOFLINE in tiers else measured
 
 
 def _more(known: Sequence[str], new: Sequence[str]) -> list[str]:

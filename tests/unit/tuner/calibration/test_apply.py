@@ -110,6 +110,19 @@ def test_no_correction_makes_a_table_faster_than_the_hardware() -> None:
     assert "prefill and decode: held at the speed of light" in found.table.provenance.notes[-1]
 
 
+def test_factors_fitted_on_measured_tables_do_not_scale_a_roofline() -> None:
+    effects = [
+        Effect(when={"engine": "vllm"}, knob="prefill", value=0.4, rows=1),
+        Effect(when={"engine": "vllm"}, knob="step_ms", value=1.5, rows=1),
+        Effect(when={"engine": "vllm", "tier": "roofline"}, knob="decode", value=0.2, rows=1),
+    ]
+    found = calibrate(CASE, table("roofline"), made(effects))
+    assert (found.table.context_ms == table().context_ms).all()
+    assert found.table.decode_ms == pytest.approx(table().decode_ms * np.exp(0.2))
+    assert found.host_step_ms == 1.5
+    assert calibrate(CASE, table(), made(effects)).table.context_ms[0] == pytest.approx(10.0 * np.exp(0.4))
+
+
 def test_where_no_peak_is_known_a_correction_stands() -> None:
     faster = made([Effect(when={}, knob="decode", value=-9.0, rows=1)])
     for case in (replace(CASE, accelerator="cpu-x86"), replace(CASE, accelerator="not-in-the-catalogue")):

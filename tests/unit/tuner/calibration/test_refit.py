@@ -9,7 +9,7 @@ import pytest
 
 from controlplane.model.errors import InvalidSpec
 from tuner.serving.calibration.measurement import Measurement
-from tuner.serving.calibration.parameters import Calibration, Effect, dump_calibration, load_calibration
+from tuner.serving.calibration.parameters import FACTORS, Calibration, Effect, dump_calibration, load_calibration
 from tuner.serving.calibration.refit import Refit, refit
 from tuner.serving.predict import Predictor
 from tuner.serving.question import parse_question
@@ -23,6 +23,7 @@ LINE: dict[str, Any] = {
     "osl": 64,
 }
 GROUP = {"engine": "vllm", "accelerator": "mi300x-192gb", "model": "llama-3.1-8b"}
+ROOFLINE = {"tier": "roofline"}  # no tables of this accelerator were measured
 LOADS = (1, 4, 8, 16, 32, 64)
 
 
@@ -33,7 +34,10 @@ def _runs(loads: tuple[int, ...] = LOADS, **effects: float) -> list[Measurement]
         update={
             "effects": [
                 *base.effects,
-                *(Effect(when=GROUP, knob=knob, value=value, rows=0) for knob, value in effects.items()),  # type: ignore[arg-type]
+                *(
+                    Effect(when=GROUP | ROOFLINE if knob in FACTORS else GROUP, knob=knob, value=value, rows=0)  # type: ignore[arg-type]
+                    for knob, value in effects.items()
+                ),
             ]
         }
     )
