@@ -42,8 +42,9 @@ def advisory_of(found: Found) -> list[ServingCandidate]:
 def why_not_of(
     found: Found, losses: Sequence[Loss], request: PlanRequest, effort: Candidate | None = None
 ) -> list[ServingCandidate]:
-    """The next ten, nearest first, each with the first thing it loses on. `effort`: the best of those that break the
-    promise where none keeps it; it comes first."""
+    """The next ten, nearest first, each with the first thing it loses on; then the nearest of every pool and engine
+    that neither the ranking nor these ten speak of. `effort`: the best of those that break the promise where none keeps
+    it; it comes first."""
     out: list[ServingCandidate] = [] if effort is None else [_effort(effort)]
     best = found.done[0] if found.done else None
     for candidate in found.open if best is not None else []:
@@ -54,8 +55,36 @@ def why_not_of(
         found.lost, key=lambda item: (nearness(item.reason), not item.replayed, -item.reach, len(item.parts), item.key)
     )
     out += [shown(candidate, candidate.reason, candidate.message) for candidate in ordered]
-    out += [_of_loss(loss) for loss in sorted(losses, key=lambda one: (nearness(one.reason), -one.nearness, one.label))]
-    return out[:WHY_NOT]
+    rows = [(_subjects(candidate), candidate) for candidate in out]
+    rows += [
+        (_subjects_of_loss(loss), _of_loss(loss))
+        for loss in sorted(losses, key=lambda one: (nearness(one.reason), -one.nearness, one.label))
+    ]
+    told = {
+        subject
+        for candidate in (*found.done, *found.advisory)
+        for subject in _subjects(shown(candidate, candidate.reason, candidate.message))
+    }
+    return _covering(rows, told)
+
+
+def _covering(rows: Sequence[tuple[set[str], ServingCandidate]], told: set[str]) -> list[ServingCandidate]:
+    """The first ten, and of the rest the first of each pool and engine that is not told of by then."""
+    out: list[ServingCandidate] = []
+    for subjects, candidate in rows:
+        if len(out) < WHY_NOT or not subjects <= told:
+            out.append(candidate)
+            told = told | subjects
+    return out
+
+
+def _subjects(candidate: ServingCandidate) -> set[str]:
+    """What a line speaks of."""
+    return {word for role in candidate.roles for word in (f"pool {role.pool}", f"engine {role.choice.engine}")}
+
+
+def _subjects_of_loss(loss: Loss) -> set[str]:
+    return {f"pool {loss.pool}"} if loss.engine is None else {f"pool {loss.pool}", f"engine {loss.engine}"}
 
 
 def _effort(candidate: Candidate) -> ServingCandidate:

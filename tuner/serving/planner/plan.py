@@ -117,13 +117,21 @@ def _memory_loss(shape: Shape, evaluator: Evaluator) -> Loss | None:
     try:
         room = evaluator.room(shape)
     except TrimtabError as error:
-        return Loss(label=shape.label, pool=shape.pool.name, shape=shape, reason="NoStepTimes", message=str(error))
+        return Loss(
+            label=shape.label,
+            pool=shape.pool.name,
+            shape=shape,
+            engine=shape.engine.id,
+            reason="NoStepTimes",
+            message=str(error),
+        )
     if room.short_bytes <= 0:
         return None
     return Loss(
         label=shape.label,
         pool=shape.pool.name,
         shape=shape,
+        engine=shape.engine.id,
         reason="MemoryShort",
         message=room.message,
         nearness=-room.short_bytes / max(room.weight_bytes, 1),

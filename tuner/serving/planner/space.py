@@ -33,6 +33,7 @@ class Loss:
     reason: str
     message: str
     shape: Shape | None = None
+    engine: str | None = None  # None: whichever
     nearness: float = 0.0
 
 
@@ -51,11 +52,22 @@ def shapes(request: PlanRequest, catalog: Catalog, installation: Installation) -
             why_not = engine.why_not_on(accelerator)
             label = f"{engine.id} on {pool.name}"
             if why_not is not None:
-                lost.append(Loss(label=label, pool=pool.name, reason="EngineNotOnAccelerator", message=why_not))
+                lost.append(
+                    Loss(
+                        label=label, pool=pool.name, engine=engine.id, reason="EngineNotOnAccelerator", message=why_not
+                    )
+                )
                 continue
             formats, refused = precisions(model, engine, request.allowed, own)
             lost += [
-                Loss(label=label, pool=pool.name, reason="PrecisionNotOffered", message=text, nearness=0.5)
+                Loss(
+                    label=label,
+                    pool=pool.name,
+                    engine=engine.id,
+                    reason="PrecisionNotOffered",
+                    message=text,
+                    nearness=0.5,
+                )
                 for text in refused
             ]
             for precision in formats:
@@ -164,7 +176,15 @@ def _powers(limit: int) -> list[int]:
 
 
 def _loss(shape: Shape, reason: str, message: str, nearness: float) -> Loss:
-    return Loss(label=shape.label, pool=shape.pool.name, reason=reason, message=message, shape=shape, nearness=nearness)
+    return Loss(
+        label=shape.label,
+        pool=shape.pool.name,
+        reason=reason,
+        message=message,
+        shape=shape,
+        engine=shape.engine.id,
+        nearness=nearness,
+    )
 
 
 def _not_allowed(pool: PlannablePool) -> str:

@@ -220,3 +220,17 @@ def _amd() -> FakePieces:
 
     fakes._SPEED.setdefault("mi300x-192gb", 1.2)
     return FakePieces()
+
+
+def test_every_pool_has_a_line_even_beyond_ten():
+    pools = [pool("big", "h100-sxm-80gb", 64), *(pool(f"small{n}", "l40s", 1) for n in range(14))]
+    answer = Planner(pieces=FakePieces()).plan(request(pools=pools, allowed=Allowed(engines=["vllm"])))
+    told = " ".join(item.message for item in (*answer.best, *answer.why_not))
+    assert all(f"on {item.name} " in f"{told} " for item in pools)
+    assert [item.reason for item in answer.why_not[10:]], "the ten nearest are of the big pool"
+
+
+def test_every_engine_has_a_line_even_beyond_ten():
+    answer = Planner(pieces=FakePieces()).plan(request(allowed=Allowed()))
+    told = " ".join(item.message for item in (*answer.best, *answer.why_not))
+    assert all(engine in told for engine in ("vllm", "sglang", "trtllm-serve", "openvino"))
