@@ -40,6 +40,7 @@ calibrate.add_command(training)
     help="Where the calibration goes; prediction commands take it as --calibration.",
 )
 @click.option("--dry-run", is_flag=True, help="Fit and compare, write nothing.")
+@click.option("--force", is_flag=True, help="Write it even where it predicts worse than before.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def serving(
     data: tuple[Path, ...],
@@ -50,13 +51,15 @@ def serving(
     base: Path | None,
     out: Path,
     dry_run: bool,
+    force: bool,
     output: str,
     **case: Any,
 ) -> None:
     """Fit the corrections of the engines you measured, and compare before with after.
 
     Options of the case (--system, --tp, ...) say what a log does not know. At least three runs of each engine,
-    accelerator and model are needed, at different loads.
+    accelerator and model are needed, at different loads. Where the fit predicts worse than before, nothing is written
+    and the command ends with 1, unless --force.
 
     \b
     trimtab calibrate serving --vllm-bench c8.json --vllm-bench c32.json --vllm-bench c128.json \\
@@ -89,11 +92,14 @@ def serving(
             sha256=_sha256(files),
             progress=tell,
         )
-    if not dry_run:
+    refused = found.harmful and not force
+    if not dry_run and not refused:
         with whole_file(out) as partial:
             partial.write_text(dump_calibration(found.calibration), encoding="utf-8")
-    written = None if dry_run else out
+    written = None if dry_run or refused else out
     click.echo(json.dumps(refit_dict(found, written), indent=2) if output == "json" else refit_table(found, written))
+    if refused:
+        raise click.exceptions.Exit(1)
 
 
 def _of_pages(after: Path, before: Path | None, fields: dict[str, Any]) -> Any:

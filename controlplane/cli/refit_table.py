@@ -24,6 +24,8 @@ def refit_dict(found: Refit, written: Path | None) -> dict[str, Any]:
         "before": scores(found.before),
         "after": scores(found.after),
         "left_out": scores(found.left_out),
+        "worse": found.worse,
+        "harmful": found.harmful,
         "groups": found.groups,
     }
 
@@ -46,5 +48,15 @@ def refit_table(found: Refit, written: Path | None) -> str:
             for knob, value in values.items()
         )
         lines.append(f"{group}: {changes}")
-    lines += ["", "nothing written (--dry-run)" if written is None else f"written to {written}"]
+    lines.append("")
+    if found.worse:
+        lines.append(f"worse than before: {'; '.join(found.worse)}")
+    if written is not None:
+        lines.append(f"written to {written}")
+    elif found.harmful:
+        lines.append(
+            "nothing written: predictions would get worse; measure more loads, or write it all the same with --force"
+        )
+    else:
+        lines.append("nothing written (--dry-run)")
     return "\n".join(lines)

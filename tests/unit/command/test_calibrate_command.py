@@ -63,6 +63,22 @@ def test_benchmark_logs_become_a_calibration(logs: list[str], tmp_path: Path) ->
     assert mine["tpot_ms"]["mean"] == pytest.approx(1.5 * plain["tpot_ms"]["mean"], rel=0.06)
 
 
+def test_a_fit_that_predicts_worse_is_not_written(
+    logs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuner.serving.calibration import refit
+
+    monkeypatch.setattr(refit, "_fit", lambda *_: {"prefill": 2.0, "decode": 2.0})
+    out = tmp_path / "mine.json"
+    found = _call("calibrate", "serving", *logs, *CASE, "--out", str(out))
+    assert found.exit_code == 1, found.output
+    assert "worse than before: TTFT after" in found.stdout and "--force" in found.stdout
+    assert not out.exists()
+    forced = _call("calibrate", "serving", *logs, *CASE, "--out", str(out), "--force", "-o", "json")
+    assert forced.exit_code == 0, forced.output
+    assert json.loads(forced.stdout)["harmful"] is True and out.exists()
+
+
 def test_metrics_pages(tmp_path: Path) -> None:
     def page(count: int) -> str:
         lines = []

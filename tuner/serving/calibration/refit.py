@@ -28,6 +28,7 @@ _SCALES: dict[Knob, float] = {"prefill": 0.3, "decode": 0.3, "request_ms": 30.0}
 _SHRINKAGE = 0.1  # weight of those distances, over the number of runs
 _HALVINGS = 5
 _MOST_ROUNDS = 60
+_WORSE_PCT = 0.5  # points of a median error that count: less is noise of a handful of runs
 
 Answer = Callable[[Question], Mapping[str, Any]]
 Group = tuple[str, str, str]  # engine, accelerator, model
@@ -44,6 +45,32 @@ class Refit:
     after: Mapping[str, Score]
     left_out: Mapping[str, Score] | None
     groups: Mapping[str, Mapping[str, float]]  # group -> knob -> change
+
+    @property
+    def worse(self) -> list[str]:
+        """Where median errors are above those before, in words: over the same runs, and over loads the fit had not
+        seen."""
+        return [
+            f"{metric.upper()} {name} {one:.3g} %, before {before:.3g} %"
+            for name, scores in self._fitted()
+            for metric, before, one in self._medians(scores)
+            if one > before + _WORSE_PCT
+        ]
+
+    @property
+    def harmful(self) -> bool:
+        """Whether it predicts worse than before, TTFT and TPOT together: a fit may trade a little of one for the other."""
+        return any(
+            sum(one - before for _, before, one in self._medians(scores)) > _WORSE_PCT for _, scores in self._fitted()
+        )
+
+    def _fitted(self) -> list[tuple[str, Mapping[str, Score]]]:
+        return [("after", self.after), *([] if self.left_out is None else [("on loads left out", self.left_out)])]
+
+    def _medians(self, scores: Mapping[str, Score]) -> list[tuple[str, float, float]]:
+        """(metric, before, of these), where both are known."""
+        pairs = [(metric, self.before[metric].median_pct, one.median_pct) for metric, one in scores.items()]
+        return [(metric, before, one) for metric, before, one in pairs if before is not None and one is not None]
 
 
 def refit(
