@@ -10,7 +10,7 @@ _PRECISION = {"bf16": ["--bf16"], "fp16": ["--fp16"], "fp8": ["--bf16", "--fp8-f
 
 
 def megatron_flags(case: TrainingCase, plan: ParallelPlan) -> list[str]:
-    """One argument with its value per item: how work is spread, then the model's shape. Data, tokenizer, learning
+    """One argument with its value per item, as a shell reads them: how work is spread, then the model's shape. Data, tokenizer, learning
     rate and checkpoints are the user's. Raises Unsupported where the plan cannot be said in arguments."""
     if plan.framework != "megatron-lm":
         raise Unsupported("is not Megatron-LM", field="framework", value=plan.framework, limit="megatron-lm")
@@ -88,5 +88,5 @@ def _shape(case: TrainingCase) -> list[str]:
             found.append(f"--moe-shared-expert-intermediate-size {model.shared_ffn}")
         if model.moe_layers < model.layers:
             dense = model.layers - model.moe_layers
-            found.append(f"--moe-layer-freq ([0]*{dense}+[1]*{model.moe_layers})")
+            found.append(f"--moe-layer-freq '([0]*{dense}+[1]*{model.moe_layers})'")
     return found

@@ -39,7 +39,7 @@ def leaves(question: PlanQuestion, table: Table) -> Table:
     tp, ranks = rows[:, TP], rows[:, DP] * rows[:, CP]
     keep = (rows[:, SP] == 0) | ((tp > 1) & (case.model.seq // rows[:, CP] % tp == 0))
     keep &= (rows[:, ZERO] == 0) | (ranks > 1)
-    if case.model.experts:
+    if case.model.experts or case.plan.overlap_tp:
         keep &= (tp == 1) | (rows[:, SP] == 1)
     return cast(Table, rows[keep])
 
