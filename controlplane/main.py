@@ -17,6 +17,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("controlplane.cli.predict:predict", "Predict a serving deployment before it is deployed."),
     "simulate": ("controlplane.cli.simulate:simulate", "Replay a trace against a deployment; table and HTML report."),
     "accuracy": ("controlplane.cli.accuracy:accuracy", "Score predictions against measured runs."),
+    "catalog": ("controlplane.cli.catalog:catalog", "List the models, accelerators and engines that are known."),
     "calibrate": ("controlplane.cli.calibrate:calibrate", "Refit the predictor from your own measurements."),
 }
 

@@ -42,6 +42,8 @@ _PARTS: dict[str, type[Any]] = {
     "capabilities": Capabilities,
 }
 _LISTS: dict[str, type[Any]] = {"shape": Knob, "knobs": Knob, "rules": Rule}
+_SHOWN = 12  # known names that an error repeats
+_LISTED = {"model": "models", "accelerator": "accelerators"}  # what `trimtab catalog` calls those with more
 T = TypeVar("T", Accelerator, Nic, ModelShape, Engine)
 
 
@@ -61,8 +63,13 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
 def unknown(what: str, name: str, known: Iterable[str], *, field: str | None = None) -> UnknownName:
     """The error for a name that is not in the catalogue: it names the nearest known ones."""
     names = sorted(known)
-    close = nearest(name, names)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names[:12])}"
+    close = nearest(name, names) or nearest(name.rsplit("/", maxsplit=1)[-1], names)  # somebody else's copy of a model
+    if close:
+        hint = f"did you mean {' or '.join(close)}?"
+    elif len(names) > _SHOWN and what in _LISTED:
+        hint = f"`trimtab catalog {_LISTED[what]}` lists what is known"
+    else:
+        hint = f"known: {', '.join(names[:_SHOWN])}"
     return UnknownName(f"unknown {what} {name!r}", field=field, value=name, hint=hint)
 
 

@@ -29,6 +29,7 @@ _HEAVY = ("aiohttp", "fastapi", "kubernetes", "msgspec", "numpy", "pydantic", "u
         ["simulate", "--help"],
         ["accuracy", "serving", "--help"],
         ["calibrate", "serving", "--help"],
+        ["catalog", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
@@ -46,6 +47,17 @@ def test_every_command_is_listed_with_its_help() -> None:
     shown = CliRunner().invoke(cli, ["--help"]).output
     assert "operator" in shown
     assert "api" in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("models", "llama-3.1-70b"), ("accelerators", "h100-sxm-80gb"), ("engines", "vllm")]
+)
+def test_the_catalogue_is_listed(kind: str, name: str) -> None:
+    listed = json.loads(CliRunner().invoke(cli, ["catalog", kind, "-o", "json"]).output)
+    assert name in [item["name"] for item in listed]
+    table = CliRunner().invoke(cli, ["catalog", kind]).output.splitlines()
+    assert len(table) == len(listed) + 1
+    assert any(line.startswith(f"{name} ") for line in table)
 
 
 def test_version() -> None:

@@ -108,6 +108,19 @@ def test_unknown_names_come_with_the_nearest_known(field, value, near):
     assert near.lower() in error.value.hint.lower()
 
 
+@pytest.mark.parametrize(("field", "kind"), [("model", "models"), ("system", "accelerators")])
+def test_a_name_like_no_other_says_how_to_list_what_is_known(field, kind):
+    with pytest.raises(UnknownName) as error:
+        engine_case(BASE | {field: "zzzzzzzzzz"})
+    assert error.value.hint == f"`trimtab catalog {kind}` lists what is known"
+
+
+def test_a_copy_by_somebody_else_is_near_by_its_last_part():
+    with pytest.raises(UnknownName) as error:
+        engine_case(BASE | {"model": "a-rather-long-organisation-name/Llama-3.1-71B"})
+    assert "llama-3.1-70b" in error.value.hint.lower()
+
+
 @pytest.mark.parametrize(
     ("given", "widths"),
     [
