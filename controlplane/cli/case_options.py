@@ -71,6 +71,20 @@ def case_fields(options: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def check_complete(fields: dict[str, Any]) -> None:
+    """Raises UsageError naming every option that the case still needs, in the words of the command line."""
+    needed = ["model", "system", "backend", "tp"]
+    if "trace" not in fields.get("arrivals", {}):
+        needed += ["isl", "osl"]
+    missing = [f"--{name}" for name in needed if name not in fields]
+    if "arrivals" not in fields:
+        missing.append("--closed or --poisson")
+    if missing:
+        raise click.UsageError(f"the case needs {', '.join(missing)}")
+    if len(fields["arrivals"]) > 1:
+        raise click.UsageError("give --closed or --poisson, not both")
+
+
 def _knob(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from controlplane.cli.case_options import case_fields, case_options
+from controlplane.cli.case_options import case_fields, case_options, check_complete
 from controlplane.cli.predict_training import training
 from controlplane.cli.progress import FIRST_TIME, Progress, told_when_slow
 
@@ -52,6 +52,8 @@ def serving(
         raise click.UsageError("give LINES, or the options of one case, not both")
     if lines is None and not fields:
         raise click.UsageError("name a case (--model, --system, ...) or a file of JSON lines; --help has examples")
+    if lines is None:
+        check_complete(fields)
     from tuner.serving.predict import Predictor  # noqa: PLC0415 - numpy and the catalogue: not for --help
 
     name = getattr(lines, "name", None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from controlplane.cli.case_options import case_fields, case_options
+from controlplane.cli.case_options import case_fields, case_options, check_complete
 from controlplane.cli.files import whole_file
 from controlplane.cli.progress import FIRST_TIME, told_when_slow
 
@@ -50,6 +50,9 @@ def simulate(
         if "arrivals" in fields:
             raise click.UsageError("--trace brings its own arrivals: leave out --closed and --poisson")
         fields["arrivals"] = {"trace": str(trace)}
+    elif "arrivals" not in fields:
+        raise click.UsageError("say what to replay: --trace, or --closed or --poisson with --isl and --osl")
+    check_complete(fields)
     from tuner.serving.predict import Predictor  # noqa: PLC0415 - numpy and the catalogue: not for --help
     from tuner.serving.question import parse_question  # noqa: PLC0415
     from tuner.serving.records import write_csv, write_parquet  # noqa: PLC0415

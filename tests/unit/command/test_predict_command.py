@@ -103,6 +103,10 @@ def test_a_trace_beside_the_lines(tmp_path: Path) -> None:
         (["predict", "serving", *CASE, "--knob", "novalue"], "NAME=VALUE"),
         (["predict", "serving", "-", "-o", "table"], "leave -o out"),
         (["predict", "serving", "absent.jsonl"], "absent.jsonl"),
+        (["predict", "serving", "--tp", "1"], "--model, --system, --backend, --isl, --osl, --closed or --poisson"),
+        (["predict", "serving", *CASE, "--poisson", "2"], "--closed or --poisson, not both"),
+        (["simulate", "--model", "llama-3.1-8b"], "--trace"),
+        (["simulate", "--trace", __file__, "--tp", "1"], "--model, --system, --backend"),
         (["simulate", "--trace", "absent.csv"], "absent.csv"),
     ],
 )
