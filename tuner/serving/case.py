@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controlplane.model.serving import EngineName
+from controlplane.model.choice import EngineName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from controlplane.catalog import Engine, load, unknown
 from controlplane.catalog.knobs import check_knobs
+from controlplane.model.choice import EngineName
 from controlplane.model.errors import InvalidSpec
-from controlplane.model.serving import EngineName
 from tuner.serving.question import KnobValue
 
 # Words for every engine -> the catalogue's field. Fields of one engine only are spelled by that engine.

@@ -12,8 +12,8 @@ from typing import Any
 
 from controlplane.catalog import Accelerator, Catalog, ModelShape, load, unknown
 from controlplane.catalog.detect import accelerator_of_product
+from controlplane.model.choice import EngineName
 from controlplane.model.errors import InvalidSpec
-from controlplane.model.serving import EngineName
 from tuner.serving.case import EngineCase
 from tuner.serving.step.roofline_formats import canonical_kv, canonical_weight
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 from controlplane.catalog import Catalog, ModelShape
+from controlplane.model.choice import LatencyTarget
 from controlplane.model.errors import InvalidSpec
 from controlplane.model.plans import PlanRequest
-from controlplane.model.serving import LatencyTarget
 from tuner.serving.planner.installation import Installation
 from tuner.serving.planner.static import limits
 from tuner.serving.resolve import find_model

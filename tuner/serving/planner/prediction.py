@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from controlplane.model.choice import Slo
 from controlplane.model.plans import PlanRequest, Prediction, Quantiles
-from controlplane.model.serving import Slo
 from tuner.serving.answer import NO_TPOT, merged
 from tuner.serving.calibration.apply import Calibrated
 from tuner.serving.cost import cost

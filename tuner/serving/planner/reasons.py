@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from controlplane.model.choice import Slo
 from controlplane.model.plans import Objective, Prediction
-from controlplane.model.serving import Slo
 from tuner.serving.planner.candidate import Candidate
 from tuner.serving.planner.static import limits
 

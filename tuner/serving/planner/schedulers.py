@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from controlplane.catalog import Accelerator
-from controlplane.model.serving import EngineName
+from controlplane.model.choice import EngineName
 from tuner.serving.planner.shape import Scheduler, Shape
 
 # Token budgets and sequence limits that engines' own tuning guides name; the first entry is the default (see

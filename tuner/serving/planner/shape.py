@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from controlplane.catalog import Accelerator, Engine, ModelShape
+from controlplane.model.choice import AcceleratorChoice, KnobValue
 from controlplane.model.plans import PlannablePool
-from controlplane.model.serving import AcceleratorChoice, KnobValue
 from tuner.serving.case import EngineCase
 from tuner.serving.planner.precision import Precision
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from controlplane.model.choice import Slo
 from controlplane.model.plans import PlanRequest, Prediction, Role
-from controlplane.model.serving import Slo
 from tuner.serving.calibration.apply import Calibrated, calibrate
 from tuner.serving.calibration.parameters import Calibration
 from tuner.serving.energy import clock_factors, phase_power_w

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from controlplane.model.choice import LatencyTarget, Slo
 from controlplane.model.plans import Role
-from controlplane.model.serving import LatencyTarget, Slo
 from tuner.serving.planner import lookup
 from tuner.serving.planner.load import PERCENTILES, Draws
 from tuner.serving.planner.shape import Scheduler, Shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from controlplane.model.serving import LatencyTarget, Slo
+from controlplane.model.choice import LatencyTarget, Slo
 from tuner.serving.planner.load import PERCENTILES
 from tuner.serving.planner.pieces import Outcome
 from tuner.serving.planner.static import limits

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from controlplane.model.choice import LatencyTarget
 from controlplane.model.errors import InvalidSpec, UnknownName
 from controlplane.model.plans import PlannablePool, PlanRequest, ServingCandidate, ServingPlan
-from controlplane.model.serving import LatencyTarget
 from tuner.serving.planner.pooltext import parse_pool
 
 _WORDS = "pool=NAME=ACCELERATOR:COUNT[,price=..], without-pool=NAME, ttft-p95=MS (any percentile, tpot too), power-cap=W, rate=R"
@@ -37,7 +37,7 @@ def changed(request: PlanRequest, change: str) -> PlanRequest:
     """The request after a change written as WORD=VALUE. Raises InvalidSpec or UnknownName."""
     word, equals, value = change.partition("=")
     if not equals or not value:
-        raise InvalidSpec("is not a change", field="what-if", value=change[:80], limit=_WORDS)
+        raise InvalidSpec(f"{change[:80]!r} is not a change", field="what-if", value=change[:80], limit=_WORDS)
     if word == "pool":
         return _more(request, value)
     if word == "without-pool":
@@ -45,7 +45,7 @@ def changed(request: PlanRequest, change: str) -> PlanRequest:
     if word == "rate":
         if request.workload.arrivals in ("closed", "trace"):
             raise InvalidSpec(
-                f"{request.workload.arrivals} arrivals have no rate to change",
+                f"{change[:80]}: {request.workload.arrivals} arrivals have no rate to change",
                 field="what-if",
                 value=change[:80],
                 hint="plan with poisson, gamma or burst arrivals",
@@ -117,7 +117,9 @@ def _more(request: PlanRequest, text: str) -> PlanRequest:
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidSpec(
-            first["msg"].removeprefix("Value error, "), field=f"what-if.{first['loc'][0]}", value=text[:80]
+            f"pool={text[:80]}: {first['msg'].removeprefix('Value error, ')}",
+            field=f"what-if.{first['loc'][0]}",
+            value=text[:80],
         ) from None
     return request.model_copy(update={"pools": [*(item for item in request.pools if item.name != pool.name), pool]})
 
@@ -132,7 +134,7 @@ def _without(request: PlanRequest, name: str) -> PlanRequest:
             hint=f"known: {', '.join(pool.name for pool in kept)}",
         )
     if not kept:
-        raise InvalidSpec("would leave no pool", field="what-if", value=name)
+        raise InvalidSpec(f"without-pool={name[:60]} would leave no pool", field="what-if", value=name[:60])
     return request.model_copy(update={"pools": kept})
 
 
@@ -142,7 +144,7 @@ def _number(change: str, text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < 1e9:
-        raise InvalidSpec("needs a number above 0", field="what-if", value=change[:80])
+        raise InvalidSpec(f"{change[:80]} needs a number above 0", field="what-if", value=change[:80])
     return value
 
 

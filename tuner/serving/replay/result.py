@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from controlplane.model.choice import LatencyTarget, Slo
 from controlplane.model.errors import UnknownName
-from controlplane.model.serving import LatencyTarget, Slo
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from controlplane.model.choice import EngineName, KnobValue
 from controlplane.model.errors import InvalidSpec, UnknownName
-from controlplane.model.serving import EngineName, KnobValue
 
 Admission = Literal["prompt", "prompt-and-output", "prompt-and-output-share"]
 PrefixVisible = Literal["admission", "prefill"]

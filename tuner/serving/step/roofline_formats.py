@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from controlplane.catalog import Accelerator, ModelShape, nearest
+from controlplane.model.choice import EngineName
 from controlplane.model.errors import UnknownName, Unsupported
-from controlplane.model.serving import EngineName
 
 Arithmetic = Literal["bf16", "fp8", "fp4", "int8"]
 
