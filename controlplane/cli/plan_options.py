@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from controlplane.cli.plan_traffic import workload_of
+from controlplane.cli.plan_traffic import missing_of, workload_of
 from controlplane.model.errors import InvalidSpec
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def request_of(file: Path | None, options: dict[str, Any]) -> PlanRequest:
     data: dict[str, Any] = {} if file is None else _read(file)
     _put(data, options)
     missing = [words for field, words in _NEEDED if field not in data]
+    if file is None and "workload" in data:
+        missing += missing_of(data["workload"])
     if missing:
         raise click.UsageError(f"say {'; '.join(missing)} (or give a request with -f); --help has examples")
     try:

@@ -45,6 +45,16 @@ def workload_of(options: dict[str, Any], before: str | None = None) -> dict[str,
     return out
 
 
+def missing_of(workload: dict[str, Any]) -> list[str]:
+    """The options that a workload made of options alone still needs."""
+    kind = workload.get("arrivals", "poisson")
+    if kind == "trace":
+        return []
+    rate = [] if kind == "closed" or "ratePerSecond" in workload else ["--rate (or --closed, or --trace)"]
+    lengths = (("input", "--input"), ("output", "--output-tokens"))
+    return rate + [option for field, option in lengths if field not in workload]
+
+
 def _check(options: dict[str, Any], before: str | None) -> None:
     given = [name for name in _OPTION if options[name] is not None]
     for kind in ("closed", "trace"):

@@ -27,7 +27,10 @@ def parse_pool(text: str, *, field: str) -> dict[str, Any]:
     accelerator, colon, count = rest.rpartition(":")
     if not (equals and colon and name and accelerator and count.isdecimal()):
         raise InvalidSpec(
-            "is not a pool", field=field, value=text[:80], limit="NAME=ACCELERATOR:COUNT[,price=2.5,per-node=8]"
+            f"{text[:80]!r} is not a pool",
+            field=field,
+            value=text[:80],
+            limit="NAME=ACCELERATOR:COUNT[,price=2.5,per-node=8]",
         )
     out: dict[str, Any] = {
         "name": name,

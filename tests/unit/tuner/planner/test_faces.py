@@ -131,6 +131,9 @@ def test_what_is_missing_is_said():
 def test_everything_that_is_missing_is_said_at_once():
     said = CliRunner().invoke(plan_command, ["serving"])
     assert said.exit_code == 2 and all(word in said.output for word in ("--model", "--pool", "--rate", "--closed"))
+    said = CliRunner().invoke(plan_command, ["serving", "--model", "qwen3-8b", "--arrivals", "gamma", "--input", "64"])
+    assert said.exit_code == 2 and all(word in said.output for word in ("--pool", "--rate", "--output-tokens"))
+    assert "--input" not in said.output
 
 
 @pytest.mark.parametrize(
@@ -181,6 +184,13 @@ def test_what_ifs_change_one_thing():
     for unknown in ("colour=blue", "without-pool=other"):
         with pytest.raises(UnknownName):
             changed(before, unknown)
+
+
+@pytest.mark.parametrize("wrong", ["ttft-p95=abc", "rate=0", "nothing", "pool=b=l40s:8,price=-1", "without-pool=h100"])
+def test_the_change_that_cannot_be_made_is_named(run, wrong):
+    with pytest.raises(InvalidSpec) as caught:
+        run("--what-if", "rate=16", "--what-if", wrong)
+    assert wrong in caught.value.message and "rate=16" not in str(caught.value)
 
 
 def test_a_difference_names_both_winners():
