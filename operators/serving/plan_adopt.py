@@ -14,6 +14,7 @@ from controlplane.model.errors import TrimtabError, Unsupported
 from controlplane.model.plans import PlanRequest, Prediction, ServingCandidate, ServingPlan
 from controlplane.model.serving import Explicit, ServingDeployment, ServingDeploymentSpec
 from operators.serving.plan_request import Asked, fits
+from operators.serving.plan_runs import in_front
 from operators.serving.render import RenderSettings, replica_template
 from operators.serving.shape import resolve
 from operators.serving.validate import validate
@@ -91,15 +92,18 @@ def plan_status(
     )
 
 
-def adopt(running: PlanStatus | None, new: PlanStatus, room: bool, margin: float) -> tuple[PlanStatus, str]:
-    """The plan to follow from now on, and why. `room`: what runs still fits into the pools.
+def adopt(
+    running: PlanStatus | None, new: PlanStatus, room: bool, margin: float, runs: PlannedCandidate | None = None
+) -> tuple[PlanStatus, str]:
+    """The plan to follow from now on, and why. `runs`: the candidate of the running plan that serves, where that is not
+    its first. `room`: it still fits into the pools.
 
     A running plan yields when it has no room, or when the new one is better by `margin`: moving replicas costs more than
     a small gain. Scores of two requests do not compare, so after a change of the spec the running deployment is judged
     by its place among the new candidates."""
     if running is None or not running.candidates:
         return new, "first plan"
-    best, current = new.candidates[0], running.candidates[0]
+    best, current = new.candidates[0], runs or running.candidates[0]
     if where(best) == where(current):
         return new, "the same deployment, weighed again"
     if not room:
@@ -117,7 +121,7 @@ def adopt(running: PlanStatus | None, new: PlanStatus, room: bool, margin: float
             "room_revision": new.room_revision,
             "weighed_time": new.weighed_time,
         }
-        return running.model_copy(update=revised), f"kept: better by less than {100 * margin:.0f} %"
+        return in_front(running, current).model_copy(update=revised), f"kept: better by less than {100 * margin:.0f} %"
     others = [candidate for candidate in new.candidates if candidate is not twin]
     return (
         new.model_copy(update={"candidates": [twin, *others], "planned_time": running.planned_time}),
@@ -130,16 +134,20 @@ def where(candidate: PlannedCandidate) -> Placed:
     return tuple((choice.role, choice.pool, choice.choice) for choice in candidate.choices)
 
 
-def has_room(plan: PlanStatus | None, request: PlanRequest, catalog: Catalog) -> bool:
-    """Whether the plan's first candidate fits into the pools as they are, and its engines can still serve it."""
+def has_room(
+    plan: PlanStatus | None, request: PlanRequest, catalog: Catalog, runs: PlannedCandidate | None = None
+) -> bool:
+    """Whether what the plan runs (`runs`, else its first candidate) fits into the pools as they are, and its engines can
+    still serve it."""
     if plan is None or not plan.candidates:
         return False
+    choices = (runs or plan.candidates[0]).choices
     engines = request.allowed.engines
-    if engines and any(planned.choice.engine not in engines for planned in plan.candidates[0].choices):
+    if engines and any(planned.choice.engine not in engines for planned in choices):
         return False
     needed: Counter[str] = Counter()
     scale: dict[str, int] = {}
-    for planned in plan.candidates[0].choices:
+    for planned in choices:
         accelerator = catalog.accelerators.get(planned.choice.accelerator)
         if accelerator is None:
             return False
@@ -147,7 +155,7 @@ def has_room(plan: PlanStatus | None, request: PlanRequest, catalog: Catalog) ->
         needed[planned.pool] += planned.replicas * shape.pods * shape.units_per_pod
         scale[planned.pool] = _MILLICORES_PER_CORE if accelerator.kind == "cpu" else 1
     present = {(pool.name, pool.accelerator) for pool in request.pools}
-    if any((planned.pool, planned.choice.accelerator) not in present for planned in plan.candidates[0].choices):
+    if any((planned.pool, planned.choice.accelerator) not in present for planned in choices):
         return False
     return fits({pool: -(-units // scale[pool]) for pool, units in needed.items()}, request.pools)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from controlplane.catalog import Catalog
-from controlplane.model.auto import PlanStatus
+from controlplane.model.auto import PlannedCandidate, PlanStatus
 from controlplane.model.errors import Refused, TrimtabError
 from controlplane.model.plans import ServingPlan
 from controlplane.model.ports import PLANNER_DOWN, PlanningService
@@ -24,6 +24,7 @@ from operators.runtime.clock import Timer
 from operators.serving.plan_adopt import adopt, has_room, plan_status, shape_text
 from operators.serving.plan_due import Attempt, AutoSettings, due, revisions
 from operators.serving.plan_request import Asked, ask, in_words_of_the_spec
+from operators.serving.plan_runs import runs_on, settled
 from operators.serving.reasons import Reason
 from operators.serving.render import RenderSettings
 from operators.serving.snapshot import Outlook
@@ -75,12 +76,17 @@ class Planning:
         """What is planned for a valid `auto` deployment now; starts the planner when it is due. Never raises."""
         now_s = self._clock.utc_now().timestamp()
         known = self._of(key, deployment)
+        own = list(pods)
+        runs = runs_on(known.plan, own, known.uid, self._catalog)
+        if known.plan is not None:
+            known.plan = settled(known.plan, runs, self._settings.margin)
         try:
-            asked = ask(deployment, self._rooms(), pods, self._catalog, self._render)
+            asked = ask(deployment, self._rooms(), own, self._catalog, self._render)
         except TrimtabError as error:
             return self._outlook(known, error, None)
-        news = self._take_answer(known, deployment, asked, now_s)
-        room = has_room(known.plan, asked.request, self._catalog)
+        news = self._take_answer(known, deployment, asked, runs, now_s)
+        runs = runs_on(known.plan, own, known.uid, self._catalog)
+        room = has_room(known.plan, asked.request, self._catalog, runs)
         wanted = due(known.plan, asked, room, known.last, self._settings)
         again_s: float | None = None
         if wanted is not None and known.task is None:
@@ -152,7 +158,14 @@ class Planning:
             known.task = None
         self._wake(key)
 
-    def _take_answer(self, known: _Known, deployment: ServingDeployment, now: Asked, now_s: float) -> str | None:
+    def _take_answer(
+        self,
+        known: _Known,
+        deployment: ServingDeployment,
+        now: Asked,
+        runs: PlannedCandidate | None,
+        now_s: float,
+    ) -> str | None:
         """Turn an answer into the plan in force, or into the failure of the attempt. What was asked before the spec
         changed is forgotten: it may be about another model."""
         answer, asked = known.answer, known.asked
@@ -170,8 +183,8 @@ class Planning:
             error = caught
         else:
             before = known.plan
-            room = has_room(before, asked.request, self._catalog)
-            known.plan, why = adopt(before, new, room, self._settings.margin)
+            room = has_room(before, asked.request, self._catalog, runs)
+            known.plan, why = adopt(before, new, room, self._settings.margin, runs)
             known.last = Attempt(now_s, revisions(asked))
             shape = shape_text(known.plan.candidates[0])
             log.info("%s: %s (%s)", deployment.metadata.name, shape, why)

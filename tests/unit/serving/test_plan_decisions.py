@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from controlplane.model.auto import PlannedCandidate, PlanStatus
 from controlplane.model.errors import Refused, TrimtabError, Unsupported
 from controlplane.model.plans import Allowed
 from operators.serving.plan_adopt import adopt, choices_of, has_room, in_force, plan_status
 from operators.serving.plan_due import Attempt, AutoSettings, due, revisions
 from operators.serving.plan_request import ask, held_units, in_words_of_the_spec
+from operators.serving.plan_runs import runs_on, settled
 from operators.workloads.podview import PodView
 from tests.unit.serving.auto_cases import RENDER, ROOMS, answer, asked, auto, room, status
 from tests.unit.serving.cases import CATALOG
-from tests.unit.serving.simulation import H100, L40S, START_S, UID
+from tests.unit.serving.simulation import H100, L40S, NAMESPACE, START_S, UID
 
 SETTINGS = AutoSettings()
 
@@ -218,6 +222,54 @@ def test_without_room_anything_is_better() -> None:
     adopted, why = adopt(running, new, room=False, margin=0.10)
     assert adopted.candidates[0].choices[0].pool == "small"
     assert "no room" in why
+
+
+def test_a_fallback_that_serves_is_what_a_new_plan_must_beat() -> None:
+    running = status(None, scores={"big": 101.0, "small": 100.0})
+    fallback = running.candidates[1]
+    near = status(None, scores={"big": 109.0, "small": 100.0})
+    kept, why = adopt(running, near, room=True, margin=0.10, runs=fallback)
+    assert [candidate.choices[0].pool for candidate in kept.candidates] == ["small", "big"]
+    assert "kept" in why
+    alone = status(None, room("big"), scores={"big": 105.0})  # not among the new: its old score stands
+    assert adopt(running, alone, room=True, margin=0.10, runs=fallback)[0].candidates[0].choices[0].pool == "small"
+    far = status(None, scores={"big": 111.0, "small": 100.0})
+    assert adopt(running, far, room=True, margin=0.10, runs=fallback)[0].candidates[0].choices[0].pool == "big"
+
+
+def _pod(number: int, planned: PlanStatus, candidate: int, ready: bool = True, **more: Any) -> PodView:
+    choice = planned.candidates[candidate].choices[0]
+    return PodView(
+        name=f"chat-{number}", namespace=NAMESPACE, uid=f"pod-{number}", resource_version="1", phase="Running",
+        owner_uid=more.get("owner_uid", UID), pool=choice.pool, accelerator=choice.choice.accelerator,
+        engine=choice.choice.engine, units=choice.choice.tensor_parallel, ready=ready,
+        deleting_s=more.get("deleting_s"),
+    )  # fmt: skip
+
+
+def test_what_runs_is_where_most_pods_are_once_one_answers() -> None:
+    plan = status(None, scores={"big": 101.0, "small": 100.0})
+    first, fallback = plan.candidates[:2]
+
+    def found(*pods: PodView) -> PlannedCandidate | None:
+        return runs_on(plan, pods, UID, CATALOG)
+
+    assert found() is None
+    assert found(_pod(1, plan, 1)) == fallback
+    assert found(_pod(1, plan, 1), _pod(2, plan, 0)) == first
+    assert found(_pod(1, plan, 1), _pod(2, plan, 1), _pod(3, plan, 0)) == fallback
+    assert found(_pod(1, plan, 1, ready=False)) is None
+    assert found(_pod(1, plan, 1, owner_uid="other"), _pod(2, plan, 1, deleting_s=5)) is None
+
+
+def test_a_fallback_that_serves_goes_first_unless_another_is_better_by_the_margin() -> None:
+    near = status(None, scores={"big": 101.0, "small": 100.0})
+    fallback = near.candidates[1]
+    assert [item.choices[0].pool for item in settled(near, fallback, 0.10).candidates] == ["small", "big"]
+    assert settled(near, near.candidates[0], 0.10) == near
+    assert settled(near, None, 0.10) == near
+    far = status(None, scores={"big": 120.0, "small": 100.0})
+    assert settled(far, far.candidates[1], 0.10) == far
 
 
 def test_the_same_deployment_is_weighed_again_and_may_change_its_number() -> None:

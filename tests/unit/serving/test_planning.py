@@ -11,9 +11,10 @@ from controlplane.testing.fake_clock import FakeClock
 from operators.pools.plannable import PoolRoom
 from operators.serving.plan_due import AutoSettings
 from operators.serving.planning import Planning
+from operators.workloads.podview import PodView
 from tests.unit.serving.auto_cases import RENDER, ROOMS, auto, room
 from tests.unit.serving.cases import CATALOG
-from tests.unit.serving.simulation import L40S
+from tests.unit.serving.simulation import L40S, UID
 from tests.unit.serving.test_auto_operator import FakeService
 
 
@@ -82,6 +83,31 @@ async def test_free_room_is_looked_at_later_and_lost_room_sooner() -> None:
     outlook = await bench.planned()
     assert outlook.plan.candidates[0].choices[0].pool == "small"
     assert outlook.news.endswith("the running plan has no room any more")
+
+
+async def test_a_fallback_that_serves_does_not_move_for_a_small_gain() -> None:
+    bench = Bench(scores={"big": 101.0, "small": 100.0})
+    plan = (await bench.planned()).plan
+    fallback = plan.candidates[1].choices[0]
+    pod = PodView(
+        "chat-1", "prod", "pod", "1", "Running", owner_uid=UID, pool="small", accelerator=L40S,
+        engine=fallback.choice.engine, units=fallback.choice.tensor_parallel, ready=True,
+    )  # fmt: skip
+
+    def look() -> Any:
+        return bench.planning.look("prod/chat", auto(), (pod,))
+
+    bench.rooms = (room("big", free=0), ROOMS[1])
+    assert look().again_s == 600  # what serves has room: nothing is urgent
+    bench.rooms = (room("big", free=16), room("small", L40S, free=7))
+    await bench.clock.advance(601)
+    look()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    outlook = look()
+    assert len(bench.service.requests) == 2
+    assert [item.choices[0].pool for item in outlook.plan.candidates] == ["small", "big"]
+    assert outlook.news is None
 
 
 async def test_news_of_pools_wakes_everybody_once_a_while() -> None:
