@@ -29,6 +29,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--framework", default="megatron-lm", help="(megatron-lm)")
 @click.option("--fix", multiple=True, metavar="NAME=VALUE", help="A choice already made; may be given several times.")
 @click.option("--top", type=int, default=3, help="Plans to show (3).")
+@click.option("--limit", "limit_s", type=click.FloatRange(0), help="Stop after so many seconds, with a bound.")
 @click.option("--constants", type=_FILE, help="Constants refitted by `trimtab calibrate training`.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="(table)")
 @click.option("--export", type=click.Choice(["megatron"]), help="Print the winner's launch arguments.")
@@ -41,6 +42,7 @@ def training(
     framework: str,
     fix: tuple[str, ...],
     top: int,
+    limit_s: float | None,
     constants: Path | None,
     output: str,
     export: str | None,
@@ -69,7 +71,8 @@ def training(
     )
     planner = Planner() if constants is None else Planner(*_refitted(constants))
     with Progress("") as progress:
-        answer = planner.plan(question, top=top, progress=None if quiet else lambda at: progress.say(_standing(at)))
+        tell = None if quiet else lambda at: progress.say(_standing(at))
+        answer = planner.plan(question, top=top, progress=tell, limit_s=limit_s)
     if export is not None:
         click.echo(" \\\n".join(megatron_flags(question.case, answer.best[0].plan)))
     elif output == "json":

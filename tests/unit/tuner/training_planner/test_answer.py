@@ -115,3 +115,16 @@ def test_a_mistake_names_its_field(changes: dict, error: type[TrimtabError], fie
 def test_top_is_bounded() -> None:
     with pytest.raises(InvalidSpec, match="range"):
         Planner().plan(question(), top=0)
+
+
+def test_a_search_stopped_early_says_so_and_keeps_its_bound(answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000))
+    monkeypatch.setattr("tuner.training.planner.search.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("tuner.training.planner.search._CHUNK", 64)
+    early = Planner().plan(question(BIG, gpus=64, batch=96), limit_s=2.5)
+    assert early.proof.cells_left > 0
+    assert early.proof.gap is not None
+    assert early.proof.gap > 0.0
+    assert early.proof.bound_s <= answer.best[0].predicted["iteration_s"] <= early.best[0].predicted["iteration_s"]
+    with pytest.raises(InvalidSpec, match="stopped before"):
+        Planner().plan(question(BIG, gpus=64, batch=96), limit_s=0.0)

@@ -87,7 +87,16 @@ def test_the_search_finds_what_brute_force_finds(asked: PlanQuestion) -> None:
     assert best is None or found.snapshot.gap == 0.0
 
 
-@pytest.mark.parametrize("asked", [question(), question(BIG, gpus=64, batch=96), question(EXPERTS)])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        question(),
+        question(BIG, gpus=64, batch=96),
+        question(BIG, ("attention=unfused", "overlap_dp=false"), gpus=64, batch=96),
+        question(BIG, ("overlap_tp=true",), gpus=64, batch=96, gpu="h100-sxm-80gb"),
+        question(EXPERTS),
+    ],
+)
 def test_bounds_hold_for_every_leaf(asked: PlanQuestion) -> None:
     for cell in cells(asked)[::7]:
         rows = leaves(asked, cell[None, :])
