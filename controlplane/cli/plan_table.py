@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _POINTS = ("p50", "p90", "p95", "p99")
 _HEADER = (
-    "deployment", "accelerators", "score", "at most", "TTFT", "TPOT", "attained", "tok/s/acc", "power W", "cost/Mtok",
-    "tier",
+    "deployment", "accelerators", "score", "at most", "TTFT", "TPOT", "attained", "tok/s/acc", "GB/acc", "power W", "J/token",
+    "cost/Mtok", "tier",
 )  # fmt: skip
 _SCORES = {
     "goodput-per-accelerator": "requests/s per accelerator",
@@ -31,11 +31,12 @@ def plan_table(plan: ServingPlan) -> str:
     slo = plan.request.slo
     points = _points(plan)
     if plan.best:
-        lines += [
-            f"score: {_SCORES[plan.request.objective]}; at most: load within the SLO; latencies: {', '.join(points)} in ms "
-            "and, in brackets, the 90 % interval"
-        ]
         lines += aligned([_HEADER, *(_row(candidate, points) for candidate in plan.best)])
+        lines += [
+            f"score: {_SCORES[plan.request.objective]}; at most: load within the SLO; TTFT, TPOT: {', '.join(points)} in "
+            f"ms, in brackets {points[-1]} scaled by the 90 % interval of the mean; attained: share of requests within the "
+            "SLO; GB/acc: memory of one accelerator; J/token: energy of all for one output token"
+        ]
         lines += ["", f"why: {plan.best[0].message}"]
         lines += _shape_lines(plan.best[0])
         winner = plan.best[0].prediction
@@ -87,7 +88,9 @@ def _row(candidate: ServingCandidate, points: Sequence[str]) -> Sequence[str]:
         _latency(prediction.tpot_ms, points),
         f"{prediction.slo_attained:.1%}",
         f"{prediction.tokens_per_second_per_accelerator:,.0f}",
+        _known(_gigabytes(prediction.memory_bytes_per_accelerator), "{:,.0f}"),
         _known(prediction.power_w, "{:,.0f}"),
+        _known(prediction.joules_per_output_token, "{:.3g}"),
         _cost(prediction),
         prediction.provenance.tier,
     )
@@ -112,6 +115,10 @@ def _points(plan: ServingPlan) -> list[str]:
 def _cost(prediction: Prediction) -> str:
     value = prediction.cost_per_million_output_tokens
     return "unknown" if value is None else f"{value:,.2f} {prediction.currency or ''}".rstrip()
+
+
+def _gigabytes(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else size_bytes / 1e9
 
 
 def _known(value: float | None, form: str) -> str:

@@ -40,6 +40,14 @@ def test_the_command_ranks_and_explains(run):
     assert "why not:" in said.stdout and "weighed" in said.stdout
 
 
+def test_the_columns_are_explained_under_the_table(run):
+    header, *rest = run().stdout.splitlines()
+    assert "J/token" in header and "GB/acc" in header
+    (said,) = [line for line in rest if line.startswith("score: ")]
+    assert "attained: " in said and "interval of the mean" in said
+    assert "unknown" in rest[0], "the figures that these pieces do not know"
+
+
 def test_json_and_yaml_are_the_same_plan(run):
     as_json, as_yaml = json.loads(run("-o", "json").stdout), yaml.safe_load(run("-o", "yaml").stdout)
     for each in (as_json, as_yaml):
