@@ -12,17 +12,19 @@ from controlplane.model.cluster import NodeFacts
 from controlplane.model.plans import PlannablePool
 from operators.pools.inventory import Inventory
 
-_MILLICORES_PER_CORE = 1000
+MILLICORES_PER_CORE = 1000
 _REVISION_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class PoolRoom:
-    """One usable pool. `free_units` in accelerators, or millicores where `scale` is 1000; spares are left out."""
+    """One pool. `free_units` in accelerators, or millicores where `scale` is 1000; spares are left out. `closed`: nothing
+    new is placed there now (suspended, blocked); what runs there goes on."""
 
     facts: PlannablePool
     free_units: int
     scale: int
+    closed: bool = False
 
     def with_held(self, held_units: int) -> PlannablePool:
         """The pool for a plan that may also use what its own replicas hold now."""
@@ -30,7 +32,7 @@ class PoolRoom:
 
 
 def plannable(inventory: Inventory) -> tuple[PoolRoom, ...]:
-    """Pools that placement would use, by name."""
+    """Pools with a known accelerator, by name: those that placement would use, and closed ones."""
     return tuple(room for name in inventory.fleet.pool_names() if (room := _room(inventory, name)) is not None)
 
 
@@ -47,9 +49,10 @@ def room_revision(pools: Sequence[PlannablePool]) -> str:
 
 def _room(inventory: Inventory, name: str) -> PoolRoom | None:
     supply, spec = inventory.fleet.supply(name), inventory.spec(name)
-    if supply is None or spec is None or supply.accelerator is None or supply.suspended or supply.blocked is not None:
+    if supply is None or spec is None or supply.accelerator is None:
         return None
-    scale = _MILLICORES_PER_CORE if inventory.counts_cpu(name) else 1
+    closed = supply.suspended or supply.blocked is not None
+    scale = MILLICORES_PER_CORE if inventory.counts_cpu(name) else 1
     nodes = inventory.facts(name)
     facts = PlannablePool(
         name=name,
@@ -61,7 +64,7 @@ def _room(inventory: Inventory, name: str) -> PoolRoom | None:
         price_per_accelerator_hour=None if spec.price is None else spec.price.amount_per_accelerator_hour,
         currency="USD" if spec.price is None else spec.price.currency,
     )
-    return PoolRoom(facts, inventory.fleet.totals(name).free, scale)
+    return PoolRoom(facts, 0 if closed else inventory.fleet.totals(name).free, scale, closed)
 
 
 def _per_node(nodes: Sequence[NodeFacts], scale: int) -> int | None:

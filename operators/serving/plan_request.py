@@ -14,7 +14,7 @@ from controlplane.model.choice import AcceleratorChoice, EngineName
 from controlplane.model.errors import InvalidSpec, TrimtabError, Unsupported
 from controlplane.model.plans import PlannablePool, PlanRequest
 from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec
-from operators.pools.plannable import PoolRoom, pools_revision, room_revision
+from operators.pools.plannable import MILLICORES_PER_CORE, PoolRoom, pools_revision, room_revision
 from operators.serving import source as sources
 from operators.serving.render import RenderSettings, choice_image, no_image
 from operators.serving.validate_choice import check_api_key, check_engine
@@ -47,8 +47,13 @@ def ask(
     spec = deployment.spec
     if spec.auto is None or spec.workload is None:
         raise InvalidSpec("a plan needs the traffic it is made for", field="spec.workload", hint="state it")
-    held = held_units(pods, deployment.metadata.uid)
-    pools = [room.with_held(held[room.facts.name]) for room in rooms][:_POOLS_MAX]
+    own = [pod for pod in pods if pod.owner_uid == deployment.metadata.uid]
+    held = held_units(own, deployment.metadata.uid)
+    usable = [*rooms, *_differing(rooms, own, catalog)]
+    serving = {pod.pool for pod in own if _serves(pod)}
+    pools = [room.with_held(held[room.facts.name]) for room in usable if not room.closed or room.facts.name in serving][
+        :_POOLS_MAX
+    ]
     if not pools:
         raise Unsupported(
             "no GPUPool has usable nodes",
@@ -88,6 +93,25 @@ def held_units(pods: Iterable[PodView], uid: str) -> Counter[str]:
         if pod.owner_uid == uid and pod.pool is not None and not pod.terminal:
             held[pod.pool] += pod.units or 0
     return held
+
+
+def _serves(pod: PodView) -> bool:
+    return pod.ready and not pod.terminal and not pod.deleting
+
+
+def _differing(rooms: Sequence[PoolRoom], own: Iterable[PodView], catalog: Catalog) -> list[PoolRoom]:
+    """Closed rooms of pools that name no accelerator now (nodes that differ, or that lost their labels) and still hold
+    pods that answer: they are what these pods were made for."""
+    known = {room.facts.name for room in rooms}
+    found: dict[str, PoolRoom] = {}
+    for pod in own:
+        accelerator = catalog.accelerators.get(pod.accelerator or "")
+        if pod.pool is None or pod.pool in known or accelerator is None or not _serves(pod):
+            continue
+        facts = PlannablePool(name=pod.pool, accelerator=accelerator.id, free=0)
+        scale = MILLICORES_PER_CORE if accelerator.kind == "cpu" else 1
+        found[pod.pool] = PoolRoom(facts, 0, scale, closed=True)
+    return [found[name] for name in sorted(found)]
 
 
 def able_engines(

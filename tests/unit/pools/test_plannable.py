@@ -45,8 +45,15 @@ def test_a_cpu_pool_counts_whole_cores() -> None:
     assert (room.with_held(0).free, room.with_held(500).free, room.facts.per_node) == (126, 127, 64)
 
 
-def test_what_placement_would_not_use_is_left_out() -> None:
-    assert plannable(inventory({"suspend": True}, node("n0"))) == ()
+def test_a_pool_that_takes_nothing_new_is_closed_and_has_no_room_but_what_is_held() -> None:
+    (room,) = plannable(inventory({"suspend": True}, node("n0")))
+    assert (room.closed, room.with_held(0).free, room.with_held(3).free) == (True, 0, 3)
+    (empty,) = plannable(inventory({"accelerator": "h100-sxm-80gb"}))
+    assert empty.closed
+    assert not plannable(inventory({}, node("n0")))[0].closed
+
+
+def test_a_pool_without_one_known_accelerator_is_left_out() -> None:
     assert plannable(inventory({})) == ()
     assert plannable(inventory({}, node("n0"), node("n1", "l4"))) == ()  # its nodes disagree on the accelerator
 

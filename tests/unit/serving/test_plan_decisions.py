@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from controlplane.model.auto import PlannedCandidate, PlanStatus
 from controlplane.model.errors import Refused, TrimtabError, Unsupported
 from controlplane.model.plans import Allowed
+from operators.pools.plannable import PoolRoom
 from operators.serving.plan_adopt import adopt, choices_of, has_room, in_force, plan_status
 from operators.serving.plan_due import Attempt, AutoSettings, due, revisions
 from operators.serving.plan_request import ask, held_units, in_words_of_the_spec
@@ -222,6 +225,23 @@ def test_without_room_anything_is_better() -> None:
     adopted, why = adopt(running, new, room=False, margin=0.10)
     assert adopted.candidates[0].choices[0].pool == "small"
     assert "no room" in why
+
+
+def test_a_closed_pool_stays_in_the_question_while_own_pods_answer_there() -> None:
+    plan = status()
+    closed = (replace(room("big", free=0), closed=True), room("small", L40S))
+
+    def pools(*pods: PodView, rooms: Sequence[PoolRoom] = closed) -> list[tuple[str, int]]:
+        return [(pool.name, pool.free) for pool in ask(auto(), rooms, pods, CATALOG, RENDER).request.pools]
+
+    assert pools() == [("small", 8)]
+    assert pools(_pod(1, plan, 0)) == [("big", 1), ("small", 8)]
+    assert pools(_pod(1, plan, 0, ready=False)) == [("small", 8)]
+    assert pools(_pod(1, plan, 0, owner_uid="other")) == [("small", 8)]
+    # its nodes name different accelerators now: the pods say which one they were made for
+    assert pools(_pod(1, plan, 0), rooms=closed[1:]) == [("small", 8), ("big", 1)]
+    request = ask(auto(), closed, [_pod(1, plan, 0)], CATALOG, RENDER).request
+    assert has_room(plan, request, CATALOG)
 
 
 def test_a_fallback_that_serves_is_what_a_new_plan_must_beat() -> None:
