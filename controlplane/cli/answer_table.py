@@ -7,7 +7,7 @@ from typing import Any
 
 _STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 _NUMBERS = (
-    ("requests_per_second", "requests/s"),
+    ("requests_per_s", "requests/s"),
     ("tokens_per_s", "output tokens/s"),
     ("tokens_per_s_per_gpu", "output tokens/s per accelerator"),
     ("accelerators", "accelerators"),

@@ -54,6 +54,7 @@ def test_one_case_as_a_table_and_as_json() -> None:
     assert table.exit_code == 0, table.output
     assert "TTFT" in table.stdout and "tier: roofline" in table.stdout
     assert "cost per million output tokens: unknown" in table.stdout
+    assert "\nrequests/s: " in table.stdout
     answer = _json(_call("predict", "serving", *CASE, "-o", "json"))
     assert answer["tier"] == "roofline"
     assert "id" not in answer
