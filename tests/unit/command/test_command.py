@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -58,6 +60,19 @@ def test_the_catalogue_is_listed(kind: str, name: str) -> None:
     table = CliRunner().invoke(cli, ["catalog", kind]).output.splitlines()
     assert len(table) == len(listed) + 1
     assert any(line.startswith(f"{name} ") for line in table)
+
+
+def test_the_commands_of_the_readme_have_options_that_exist() -> None:
+    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [shlex.split(line) for line in text.splitlines() if line.startswith("    trimtab ")]
+    assert {words[1] for words in lines} == {"plan", "predict"}
+    for _, group, name, *options in lines:
+        context = click.Context(cli)
+        found = cli.get_command(context, group)
+        assert isinstance(found, click.Group)
+        command = found.get_command(context, name)
+        assert command is not None
+        command.make_context(name, options)
 
 
 def test_version() -> None:
