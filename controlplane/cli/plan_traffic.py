@@ -68,6 +68,13 @@ def _check(options: dict[str, Any], before: str | None) -> None:
         if idle:
             hint = f"leave out {_OPTION[idle[0]]}, or say other arrivals: --arrivals poisson"
             raise _conflict(f"the file's {before} arrivals", idle[0], options[idle[0]], hint)
+    if "cv" in given and (options["arrivals"] or before) != "gamma":
+        raise InvalidSpec(
+            f"has no effect on {options['arrivals'] or before or 'poisson'} arrivals",
+            field="--cv",
+            value=options["cv"],
+            hint="add --arrivals gamma, or leave out --cv",
+        )
     if "range_ratio" in given and not {"input_tokens", "output_tokens"} & set(given):
         raise InvalidSpec(
             "needs the lengths it is a share of",

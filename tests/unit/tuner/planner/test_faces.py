@@ -161,6 +161,14 @@ def test_traffic_said_twice_names_both_options(options, field, beside):
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(("option", "hint"), [("--cv", "--arrivals gamma"), ("--range", "--input and --output-tokens")])
+def test_an_option_without_what_it_belongs_to_is_refused(option, hint):
+    case = ["serving", "--model", "qwen3-8b", "--pool", "a=h100:8", "--rate", "8", option, "0.5"]
+    with pytest.raises(InvalidSpec, match=hint) as caught:
+        CliRunner().invoke(plan_command, case, catch_exceptions=False)
+    assert caught.value.field == option
+
+
 def test_a_rate_on_top_of_a_file_of_clients_is_not_dropped(tmp_path):
     file = tmp_path / "request.yaml"
     lengths = {"input": {"tokens": 64}, "output": {"tokens": 64}}
