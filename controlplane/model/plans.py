@@ -64,6 +64,9 @@ class PlannablePool(Part):
     accelerator: CatalogueName = Field(description="Accelerator from the catalogue.")
     free: int = Field(ge=0, le=1_000_000, description="Accelerators a plan may take.")
     per_node: int | None = Field(default=None, ge=1, le=1024, description="Accelerators on one node.")
+    largest_block: int | None = Field(
+        default=None, ge=0, le=1024, description="Most of them free on one node. Not limited when absent."
+    )
     nic: str | None = Field(default=None, description="NIC class between nodes.")
     nics_per_node: int | None = Field(default=None, ge=0, le=64, description="NICs of that class on a node.")
     price_per_accelerator_hour: float | None = Field(default=None, ge=0, description="Unknown when absent, never zero.")

@@ -25,10 +25,14 @@ class PoolRoom:
     free_units: int
     scale: int
     closed: bool = False
+    largest_block_units: int | None = None  # on one node
 
-    def with_held(self, held_units: int) -> PlannablePool:
-        """The pool for a plan that may also use what its own replicas hold now."""
-        return self.facts.model_copy(update={"free": max(0, self.free_units + held_units) // self.scale})
+    def with_held(self, held_units: int, held_block_units: int = 0) -> PlannablePool:
+        """The pool for a plan that may also use what its own replicas hold now, the largest of their pods included."""
+        free = max(0, self.free_units + held_units) // self.scale
+        block = self.largest_block_units
+        largest = None if block is None else max(block, held_block_units) // self.scale
+        return self.facts.model_copy(update={"free": free, "largest_block": largest})
 
 
 def plannable(inventory: Inventory) -> tuple[PoolRoom, ...]:
@@ -37,14 +41,14 @@ def plannable(inventory: Inventory) -> tuple[PoolRoom, ...]:
 
 
 def pools_revision(pools: Sequence[PlannablePool], engines: Sequence[str]) -> str:
-    """Hash of everything but free room: accelerators, nodes, NICs, prices, and the engines that can serve there."""
-    facts = [pool.model_dump(mode="json", exclude={"free"}) for pool in pools]
+    """Hash of everything but room: accelerators, nodes, NICs, prices, and the engines that can serve there."""
+    facts = [pool.model_dump(mode="json", exclude={"free", "largest_block"}) for pool in pools]
     return _hash({"pools": facts, "engines": list(engines)})
 
 
 def room_revision(pools: Sequence[PlannablePool]) -> str:
     """Hash of the free room."""
-    return _hash({pool.name: pool.free for pool in pools})
+    return _hash({pool.name: [pool.free, pool.largest_block] for pool in pools})
 
 
 def _room(inventory: Inventory, name: str) -> PoolRoom | None:
@@ -64,7 +68,9 @@ def _room(inventory: Inventory, name: str) -> PoolRoom | None:
         price_per_accelerator_hour=None if spec.price is None else spec.price.amount_per_accelerator_hour,
         currency="USD" if spec.price is None else spec.price.currency,
     )
-    return PoolRoom(facts, 0 if closed else inventory.fleet.totals(name).free, scale, closed)
+    totals = inventory.fleet.totals(name)
+    free, block = (0, 0) if closed else (totals.free, totals.largest_block)
+    return PoolRoom(facts, free, scale, closed, block)
 
 
 def _per_node(nodes: Sequence[NodeFacts], scale: int) -> int | None:

@@ -49,11 +49,14 @@ def ask(
         raise InvalidSpec("a plan needs the traffic it is made for", field="spec.workload", hint="state it")
     own = [pod for pod in pods if pod.owner_uid == deployment.metadata.uid]
     held = held_units(own, deployment.metadata.uid)
+    blocks = _held_blocks(own)
     usable = [*rooms, *_differing(rooms, own, catalog)]
     serving = {pod.pool for pod in own if _serves(pod)}
-    pools = [room.with_held(held[room.facts.name]) for room in usable if not room.closed or room.facts.name in serving][
-        :_POOLS_MAX
-    ]
+    pools = [
+        room.with_held(held[room.facts.name], blocks.get(room.facts.name, 0))
+        for room in usable
+        if not room.closed or room.facts.name in serving
+    ][:_POOLS_MAX]
     if not pools:
         raise Unsupported(
             "no GPUPool has usable nodes",
@@ -93,6 +96,15 @@ def held_units(pods: Iterable[PodView], uid: str) -> Counter[str]:
         if pod.owner_uid == uid and pod.pool is not None and not pod.terminal:
             held[pod.pool] += pod.units or 0
     return held
+
+
+def _held_blocks(own: Iterable[PodView]) -> dict[str, int]:
+    """Units of the largest pod in each pool: its successor finds such a block again."""
+    found: dict[str, int] = {}
+    for pod in own:
+        if pod.pool is not None and not pod.terminal:
+            found[pod.pool] = max(found.get(pod.pool, 0), pod.units or 0)
+    return found
 
 
 def _serves(pod: PodView) -> bool:

@@ -170,7 +170,8 @@ async def test_without_pools_the_cluster_s_own_are_meant(setup: Setup, http: htt
         "accelerator": "h100-sxm-80gb", "nic": "ib-ndr-400", "nodes": 2, "accelerators": 16, "freeAccelerators": 12,
         "facts": [{"fact": "nicCount", "value": "4-8"}], "conditions": ready,
     }  # fmt: skip
-    setup.put("GPUPool", "h100", spec={"price": {"amountPerAcceleratorHour": 3.9}}, status=status)
+    h100 = status | {"largestFreeBlock": 7}
+    setup.put("GPUPool", "h100", spec={"price": {"amountPerAcceleratorHour": 3.9}}, status=h100)
     setup.put("GPUPool", "mixed", spec={}, status=status | {"nic": "ib-ndr-400, roce-200"})
     setup.put("GPUPool", "broken", spec={}, status=status | {"conditions": []})
     setup.put("GPUPool", "closed", spec={"suspend": True}, status=status)
@@ -180,6 +181,7 @@ async def test_without_pools_the_cluster_s_own_are_meant(setup: Setup, http: htt
     assert (pool.name, pool.free, pool.per_node, pool.nic, pool.nics_per_node, pool.price_per_accelerator_hour) == (
         "h100", 12, 8, "ib-ndr-400", 4, 3.9,
     )  # fmt: skip
+    assert (pool.largest_block, mixed.largest_block) == (7, None)  # None: its controller has not said
     assert (mixed.nic, mixed.price_per_accelerator_hour) == (None, None)
 
 

@@ -38,6 +38,16 @@ def test_free_room_is_counted_without_what_is_taken_or_kept_as_spares() -> None:
     assert room.with_held(3).free == pool.free + 3
 
 
+def test_room_is_also_told_as_the_largest_block_on_one_node() -> None:
+    made = inventory({}, node("n0"), node("n1"))
+    made.set_pod(pod("somebody", gpus=1, node_name="n0"))
+    made.set_pod(pod("another", gpus=3, node_name="n1"))
+    (room,) = plannable(made)
+    assert (room.with_held(0).free, room.with_held(0).largest_block) == (12, 7)
+    assert room.with_held(8, 8).largest_block == 8  # a pod of its own holds a whole node
+    assert pools_revision([room.with_held(0)], []) == pools_revision([room.with_held(8, 8)], [])
+
+
 def test_a_cpu_pool_counts_whole_cores() -> None:
     made = inventory({"accelerator": "cpu-x86"}, node("c0", None), node("c1", None))
     made.set_pod(pod("somebody", cpu=1500, node_name="c0"))

@@ -244,6 +244,13 @@ def test_a_closed_pool_stays_in_the_question_while_own_pods_answer_there() -> No
     assert has_room(plan, request, CATALOG)
 
 
+def test_the_block_that_an_own_pod_holds_is_there_for_its_successor() -> None:
+    rooms = (replace(room("big", free=7), largest_block_units=7),)
+    pod = PodView("p", NAMESPACE, "u", "1", "Running", owner_uid=UID, pool="big", accelerator=H100, units=8, ready=True)
+    assert ask(auto(), rooms, (), CATALOG, RENDER).request.pools[0].largest_block == 7
+    assert ask(auto(), rooms, [pod], CATALOG, RENDER).request.pools[0].largest_block == 8
+
+
 def test_a_fallback_that_serves_is_what_a_new_plan_must_beat() -> None:
     running = status(None, scores={"big": 101.0, "small": 100.0})
     fallback = running.candidates[1]

@@ -116,6 +116,10 @@ def _add(
         elif units > pool.free:
             short = f"one replica needs {units}, pool {pool.name} has {pool.free} free"
             lost.append(_loss(shape, "PoolTooSmall", short, 2.0 + pool.free / units))
+        elif pool.largest_block is not None and pod_units(units, node_size(pool, accelerator)) > pool.largest_block:
+            on_one = pod_units(units, node_size(pool, accelerator))
+            short = f"one pod needs {on_one} on one node, pool {pool.name} has at most {pool.largest_block} free on one"
+            lost.append(_loss(shape, "PoolTooSmall", short, 2.0 + pool.largest_block / on_one))
         else:
             found.append(shape)
 
@@ -123,6 +127,11 @@ def _add(
 def node_size(pool: PlannablePool, accelerator: Accelerator) -> int:
     """Accelerators on one node: the pool's word, the usual full node, or one where neither is known."""
     return pool.per_node or accelerator.accelerators_per_node or 1
+
+
+def pod_units(units: int, node: int) -> int:
+    """Accelerators of one pod of a replica: all of them on one node, else equal parts that fit one each."""
+    return next(part for part in range(max(1, min(units, node)), 0, -1) if units % part == 0)
 
 
 def _degrees(

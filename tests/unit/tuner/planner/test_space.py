@@ -52,6 +52,21 @@ def test_a_pool_too_small_for_a_replica_says_how_much_it_has():
     assert said.message == "one replica needs 4, pool h100 has 3 free"
 
 
+def test_a_pod_takes_no_more_than_is_free_on_one_node():
+    _, found, lost = degrees(pools=[pool(free=56, per_node=8, largest_block=7)])  # 8 nodes, 7 free on each
+    assert max(shape.units for shape in found) == 4
+    said = next(loss for loss in lost if loss.reason == "PoolTooSmall" and loss.shape.units == 8)
+    assert said.message == "one pod needs 8 on one node, pool h100 has at most 7 free on one"
+    _, whole, _ = degrees(pools=[pool(free=56, per_node=8, largest_block=8)])
+    assert max(shape.units for shape in whole) > 8
+
+
+def test_a_cpu_pod_takes_no_more_cores_than_one_node_has_free():
+    cores = pool("cpus", "cpu-x86", free=16, per_node=8, largest_block=2)
+    _, found, _ = degrees(pools=[cores], allowed=Allowed(engines=["openvino"]))
+    assert sorted(shape.units for shape in found) == [1, 2]
+
+
 def test_engines_that_cannot_run_on_an_accelerator_are_lost_with_the_reason():
     _, found, lost = degrees(pools=[pool("cpus", "cpu-x86", free=8)], allowed=Allowed())
     assert {shape.case.engine for shape in found} == {"openvino"}
