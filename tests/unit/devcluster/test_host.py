@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -184,6 +185,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_atomic(path, "new \ud800")
     assert path.read_text() == "old"
+
+
+def test_threads_may_write_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(write_atomic, path, "same\n") for _ in range(400)]:
+            done.result()
+    assert path.read_text() == "same\n"
+    assert [left.name for left in tmp_path.iterdir()] == ["resolv.conf"]
 
 
 def test_kubeconfigs_are_for_root_alone_and_name_the_cluster(tmp_path: Path) -> None:
