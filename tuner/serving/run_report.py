@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tuner.serving.plot import Floats
+from tuner.axes import Floats
 from tuner.serving.predict import Prediction
 from tuner.serving.replay.result import ReplicaUse
 from tuner.serving.report import Run

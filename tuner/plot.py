@@ -1,0 +1,76 @@
+"""Plots as SVG text: lines, steps and points on axes. No library, no script, no outside file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from tuner.axes import HEIGHT, LEFT, Floats, Frame, figure, legend, linear, logarithmic
+
+Style = Literal["line", "step", "points"]
+
+MAX_POINTS = 1_500  # of one series: more cannot be told apart on this width
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """`x` never falls for lines and steps; equal lengths; values that are not finite are left out."""
+
+    name: str
+    x: Floats
+    y: Floats
+    style: Style = "line"
+
+
+def plot(title: str, x_label: str, y_label: str, series: Sequence[Series], *, log_y: bool = False) -> str:
+    """One figure. A plot without a finite point says so instead of showing empty axes."""
+    shown = [_finite(item, log_y) for item in series]
+    shown = [item for item in shown if item.x.size]
+    if not shown:
+        return figure(title, f'<text x="{LEFT}" y="{HEIGHT // 2}">nothing to show</text>')
+    x = linear(x_label, min(s.x.min() for s in shown), max(s.x.max() for s in shown), tight=True)
+    low, high = min(s.y.min() for s in shown), max(s.y.max() for s in shown)
+    frame = Frame(x, logarithmic(y_label, low, high) if log_y else linear(y_label, min(0.0, low), high))
+    parts = [frame.drawn()]
+    for number, item in enumerate(shown):
+        thin = _thinned(item)
+        parts.append(_drawn(thin.style, frame.across(thin.x), frame.up(thin.y), number))
+    return figure(title, "".join(parts), legend([item.name for item in shown]) if len(shown) > 1 else "")
+
+
+def _drawn(style: Style, x: Floats, y: Floats, number: int) -> str:
+    if style == "points":
+        dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x, y, strict=True))
+        return f'<path class="dots s{number}" d="{dots}"/>'
+    path = [f"M{x[0]:.1f} {y[0]:.1f}"]
+    for a, b in zip(x[1:], y[1:], strict=True):
+        path.append(f"H{a:.1f}V{b:.1f}" if style == "step" else f"L{a:.1f} {b:.1f}")
+    return f'<path class="curve s{number}" d="{"".join(path)}"/>'
+
+
+def _finite(item: Series, log_y: bool) -> Series:
+    keep = np.isfinite(item.x) & np.isfinite(item.y)
+    if log_y:
+        keep &= item.y > 0
+    return Series(item.name, item.x[keep], item.y[keep], item.style)
+
+
+def _thinned(item: Series) -> Series:
+    """Lowest and highest point of each stretch, so that no spike is lost; points: every n-th."""
+    count = item.x.size
+    if count <= MAX_POINTS:
+        return item
+    if item.style == "points":
+        chosen = np.unique(np.linspace(0, count - 1, MAX_POINTS).astype(np.int64))
+        return Series(item.name, item.x[chosen], item.y[chosen], item.style)
+    edges = np.linspace(0, count, MAX_POINTS // 2 + 1).astype(np.int64)
+    kept: set[int] = {0, count - 1}
+    for start, end in pairwise(edges.tolist()):
+        if end > start:
+            kept |= {start + int(item.y[start:end].argmin()), start + int(item.y[start:end].argmax())}
+    order = np.array(sorted(kept))
+    return Series(item.name, item.x[order], item.y[order], item.style)
