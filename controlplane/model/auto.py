@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from controlplane.model.choice import AcceleratorChoice
-from controlplane.model.plans import Allowed, Lengths, Objective, Prediction, Role, Workload
+from controlplane.model.plans import Allowed, CalibrationUsed, Lengths, Objective, Prediction, Role, Workload
 from controlplane.model.resource import Part, StatusPart
 
 # Candidates kept in a status: what runs and what it can fall back to.
@@ -86,3 +86,6 @@ class PlanStatus(StatusPart):
     weighed: int = Field(description="Deployments that were weighed.")
     replayed: int = Field(description="Of these, replayed request by request.")
     elapsed_s: float = Field(description="Time the planner took, seconds.")
+    calibration: CalibrationUsed | None = Field(
+        default=None, description="Corrections behind the predictions; absent: unknown."
+    )

@@ -44,6 +44,7 @@ class Workload(Part):
 
     @model_validator(mode="after")
     def _complete(self) -> "Workload":
+        self._check_idle()
         if self.arrivals == "trace":
             if self.trace is None:
                 raise ValueError("trace: name the file when arrivals is trace")
@@ -55,6 +56,19 @@ class Workload(Part):
         if self.arrivals != "closed" and self.rate_per_second is None:
             raise ValueError("ratePerSecond: needed unless arrivals is closed or trace")
         return self
+
+    def _check_idle(self) -> None:
+        """What the arrivals would ignore is refused: whoever wrote it meant other arrivals."""
+        if self.arrivals in ("closed", "trace") and self.rate_per_second is not None:
+            other = "concurrency" if self.arrivals == "closed" else "trace"
+            raise ValueError(
+                f"ratePerSecond: has no effect beside {other} ({self.arrivals} arrivals); leave one of them out"
+            )
+        if self.arrivals != "closed" and self.concurrency is not None:
+            other = "trace" if self.arrivals == "trace" else "ratePerSecond"
+            raise ValueError(
+                f"concurrency: has no effect beside {other} ({self.arrivals} arrivals); leave it out, or say arrivals: closed"
+            )
 
 
 class PlannablePool(Part):
@@ -111,15 +125,16 @@ class PlanRequest(Part):
 
 
 class Quantiles(StatusPart):
-    """A latency in ms over the requests of the replay; `lo` and `hi` bound the true mean with 90 % confidence."""
+    """A latency in ms over the requests of the replay; `lo` and `hi` bound the true mean with 90 % confidence. All absent
+    where no request has one: an output of one token has no TPOT."""
 
-    mean: float = Field(description="Mean, ms.")
-    p50: float = Field(description="Median, ms.")
-    p90: float = Field(description="90th percentile, ms.")
-    p95: float = Field(description="95th percentile, ms.")
-    p99: float = Field(description="99th percentile, ms.")
-    lo: float = Field(description="Lower bound of the true mean with 90 % confidence, ms.")
-    hi: float = Field(description="Upper bound of the true mean with 90 % confidence, ms.")
+    mean: float | None = Field(default=None, description="Mean, ms.")
+    p50: float | None = Field(default=None, description="Median, ms.")
+    p90: float | None = Field(default=None, description="90th percentile, ms.")
+    p95: float | None = Field(default=None, description="95th percentile, ms.")
+    p99: float | None = Field(default=None, description="99th percentile, ms.")
+    lo: float | None = Field(default=None, description="Lower bound of the true mean with 90 % confidence, ms.")
+    hi: float | None = Field(default=None, description="Upper bound of the true mean with 90 % confidence, ms.")
 
 
 class Provenance(StatusPart):
@@ -180,6 +195,19 @@ class ServingCandidate(StatusPart):
     message: str = Field(description="The numbers behind the reason.")
 
 
+class CalibrationUsed(StatusPart):
+    """The corrections that predictions are made with."""
+
+    name: str = Field(max_length=200, description="What was fitted, on top of what.")
+    digest: str = Field(max_length=64, description="Digest of what it says, however the file is laid out.")
+    source: Literal["shipped", "installed", "given"] = Field(
+        description="shipped with Trimtab, installed in this cluster, or given with the question."
+    )
+    problem: str | None = Field(
+        default=None, max_length=1024, description="Why the installed one is not used; absent: nothing is wrong."
+    )
+
+
 class ServingPlan(StatusPart):
     """The answer: ranked candidates that can be run here, what was weighed and why the rest lost."""
 
@@ -192,3 +220,6 @@ class ServingPlan(StatusPart):
     replayed: int
     elapsed_s: float
     cpu_s: float
+    calibration: CalibrationUsed | None = Field(
+        default=None, description="Corrections behind the predictions; absent: unknown."
+    )
