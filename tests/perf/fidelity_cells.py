@@ -59,12 +59,12 @@ _APART = Knobs(
     {"dynamicSplitFuse": False, "maxNumSeqs": 8},
 )
 
-# Loads of the calibration runs differ, so that few and many sequences are seen, and an idle engine that a request
-# finds; no cell repeats one of them.
+# Loads of the calibration runs differ, so that few and many sequences are seen, full and half-full iterations, and an
+# idle engine that a request finds; no cell repeats one of them.
 GROUPS = (
     Group(_split(256), Load(clients=8), (Load(clients=3), Load(clients=12), Load(share=0.6))),
     Group(_split(64), Load(clients=16), (Load(clients=6), Load(clients=10), Load(share=0.5))),
-    Group(_split(512), Load(clients=2), (Load(clients=4), Load(clients=14), Load(share=0.7))),
+    Group(_split(512), Load(clients=6), (Load(clients=4), Load(clients=14), Load(share=0.7))),
     Group(_APART, Load(clients=1), (Load(clients=2), Load(clients=8), Load(share=0.6))),
 )
 

@@ -22,8 +22,9 @@ from tuner.serving.step.table import Floats, StepTable
 # Knots of the fitted parts; those beyond what was seen are left out.
 CONTEXT_KNOTS = (1, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 DECODE_KNOTS = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 96, 128)
-# A decode batch that was hardly seen lies on the line between its neighbours: a bend weighs as much as this many
-# intervals that are off by its whole height.
+# A size that was hardly seen lies on the line between its neighbours, and the last slope is not that of two or three
+# odd iterations (it goes on beyond what was seen): a bend weighs as much as this many intervals that are off by its
+# whole height.
 _BEND_INTERVALS = 3.0
 # Attention is proportional to pairs: any grid with these ends holds it exactly but for the square of a prompt's
 # length, which is the reason for the knots between.
@@ -80,8 +81,9 @@ def fit(intervals: Sequence[Interval], *, source: str) -> HostFit:
     decode_knots = _knots(DECODE_KNOTS, min(decodes), max(decodes))
     rows = np.array([_row(interval, context_knots, decode_knots) for interval in intervals])
     durations = np.array([interval.duration_ms for interval in intervals])
-    bends = np.zeros((decode_knots.size - 2, rows.shape[1]))
-    bends[:, 3 + context_knots.size :] = _bends(decode_knots)
+    bends = np.zeros((context_knots.size + decode_knots.size - 4, rows.shape[1]))
+    bends[: context_knots.size - 2, 3 : 3 + context_knots.size] = _bends_of_rises(context_knots)
+    bends[context_knots.size - 2 :, 3 + context_knots.size :] = _bends(decode_knots)
     solution = _robust(rows, durations, bends)
     predicted = rows @ solution
     error_pct = float(np.median(np.abs(predicted - durations) / np.maximum(durations, 1e-3)) * 100)
@@ -163,6 +165,12 @@ def _bends(knots: Floats) -> Floats:
         out[j - 1, j] = 1.0
         out[j - 1, [j - 1, j + 1]] = -_shares(knots[[j - 1, j + 1]], knots[j])
     return out
+
+
+def _bends_of_rises(knots: Floats) -> Floats:
+    """As `_bends`, for a curve given by its first value and its rises."""
+    sums: Floats = np.tril(np.ones((knots.size, knots.size)))
+    return np.asarray(_bends(knots) @ sums, np.float64)
 
 
 def _robust(rows: Floats, durations: Floats, bends: Floats) -> Floats:

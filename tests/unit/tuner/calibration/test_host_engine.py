@@ -77,6 +77,18 @@ def test_moments_without_the_cores_move_the_fit_little() -> None:
     assert decode_step_ms(after.table, 8, 150) == pytest.approx(decode_step_ms(before.table, 8, 150), rel=0.25)
 
 
+def test_two_odd_iterations_do_not_make_the_slope_beyond_what_was_seen() -> None:
+    calm = observed(noise=0.02)
+    largest = max(shape.context_tokens for interval in calm for shape in interval.iterations)
+    # The two largest iterations of all, each twice as long as its size asks for.
+    pairs = (largest + 100) ** 2 / 2
+    odd = Interval(
+        2 * step_ms(largest + 100, pairs, 0, 0), (Iteration(context_tokens=largest + 100, context_pairs=pairs),), False
+    )
+    found = fit([*calm, odd, odd], source="synthetic")
+    assert context_step_ms(found.table, 8, 256, 0, 0, 0) == pytest.approx(step_ms(2048, 8 * 256**2 / 2, 0, 0), rel=0.5)
+
+
 @pytest.mark.parametrize(("budget", "chunked", "clients"), [(128, True, 3), (64, True, 9), (4096, False, 7)])
 def test_a_replay_with_the_fitted_table_meets_other_loads(budget: int, chunked: bool, clients: int) -> None:
     found = fit(observed(), source="synthetic")
