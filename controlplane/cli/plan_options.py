@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from controlplane.cli.plan_traffic import missing_of, workload_of
+from controlplane.cli.plan_traffic import missing_of, without_silenced, workload_of
 from controlplane.model.errors import InvalidSpec
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _put(data: dict[str, Any], options: dict[str, Any]) -> None:
     before = _mapping(data.get("workload"), "workload")
     workload = workload_of(options, before.get("arrivals"))
     if workload:
-        data["workload"] = {**before, **workload}
+        data["workload"] = {**without_silenced(before, workload), **workload}
     slo = _mapping(data.get("slo"), "slo")
     for metric in ("ttft", "tpot"):
         given = {point: value for point in _PERCENTILES if (value := options[f"{metric}_{point}"]) is not None}

@@ -11,6 +11,8 @@ _IDLE_BESIDE: dict[str, tuple[str, ...]] = {
     "closed": ("trace", "rate", "arrivals", "cv"),
     "trace": ("rate", "arrivals", "cv", "input_tokens", "output_tokens", "range_ratio", "prefix"),
 }
+# How much comes, in the words of each kind of arrivals.
+_OF_ARRIVALS = frozenset({"ratePerSecond", "concurrency", "trace"})
 _OPTION = {
     "closed": "--closed",
     "trace": "--trace",
@@ -43,6 +45,14 @@ def workload_of(options: dict[str, Any], before: str | None = None) -> dict[str,
         if options[option] is not None:
             out[field] = {"tokens": options[option], **ratio}
     return out
+
+
+def without_silenced(before: dict[str, Any], workload: dict[str, Any]) -> dict[str, Any]:
+    """The file's workload without what other arrivals on the command line leave no room for."""
+    if "arrivals" not in workload:
+        return before
+    own = {"closed": "concurrency", "trace": "trace"}.get(workload["arrivals"], "ratePerSecond")
+    return {name: value for name, value in before.items() if name == own or name not in _OF_ARRIVALS}
 
 
 def missing_of(workload: dict[str, Any]) -> list[str]:

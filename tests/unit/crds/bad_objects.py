@@ -134,6 +134,12 @@ BAD: tuple[Bad, ...] = (
     ),
     Bad("planned roles", {**_auto(WORKLOAD), "spec.role": "Prefill"}, "spec.role", "auto plans aggregated replicas"),
     Bad("unknown role", {"spec.role": "Encode"}, "spec.role", "supported values"),
+    Bad(
+        "a rate beside clients",
+        _auto({**WORKLOAD, "arrivals": "closed", "concurrency": 8}),
+        "spec.workload.ratePerSecond",
+        "ratePerSecond and concurrency do not go together",
+    ),
     Bad("a trace", _auto({**WORKLOAD, "arrivals": "trace"}), "spec.workload.arrivals", "supported values"),
     Bad(
         "prefix longer than the prompt",

@@ -63,6 +63,18 @@ def test_a_workload_longer_than_the_context():
     assert "131072" in str(said)
 
 
+@pytest.mark.parametrize(
+    ("arrivals", "one", "other"),
+    [("closed", "ratePerSecond", "concurrency"), ("poisson", "concurrency", "ratePerSecond"),
+     ("trace", "ratePerSecond", "trace"), ("trace", "concurrency", "trace")],
+)  # fmt: skip
+def test_a_load_that_the_arrivals_would_ignore_names_both_fields(arrivals, one, other):
+    said = {"ratePerSecond": 4, "concurrency": 8, "trace": "t.jsonl"}
+    said = {name: value for name, value in said.items() if name in (one, other)}
+    with pytest.raises(ValidationError, match=f"{one}: has no effect beside {other}"):
+        Workload.model_validate({"arrivals": arrivals, "input": {"tokens": 9}, "output": {"tokens": 9}, **said})
+
+
 def test_a_tpot_limit_where_every_output_is_one_token():
     one = Workload(rate_per_second=1, input=Lengths(tokens=100), output=Lengths(tokens=1))
     said = refused(InvalidSpec, "slo.tpotMs", workload=one, slo=Slo(tpot_ms=LatencyTarget(p95=50)))

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from controlplane.catalog import load
 from controlplane.cli.plan import plan as plan_command
+from controlplane.cli.plan_traffic import without_silenced
 from controlplane.main import cli
 from controlplane.model.errors import InvalidSpec, UnknownName, Unsupported
 from controlplane.model.plans import Allowed, Lengths, Workload
@@ -175,6 +176,14 @@ def test_a_rate_on_top_of_a_file_of_clients_is_not_dropped(tmp_path):
     file.write_text(yaml.safe_dump({"workload": {"arrivals": "closed", "concurrency": 8, **lengths}}))
     with pytest.raises(InvalidSpec, match="the file's closed arrivals"):
         CliRunner().invoke(plan_command, ["serving", "-f", str(file), "--rate", "8"], catch_exceptions=False)
+
+
+def test_clients_on_top_of_a_file_with_a_rate_take_its_place():
+    rate = {"ratePerSecond": 8, "input": {"tokens": 64}, "output": {"tokens": 64}}
+    clients = {"arrivals": "closed", "concurrency": 4}
+    assert without_silenced(rate, clients) == {"input": {"tokens": 64}, "output": {"tokens": 64}}
+    assert without_silenced(rate, {"arrivals": "gamma", "cv": 2.0}) == rate
+    assert without_silenced(rate, {"sharedPrefixTokens": 8}) == rate
 
 
 def test_help_has_examples_and_imports_no_numpy():
