@@ -44,8 +44,14 @@ def _beside(predicted: Quantiles, seen: Pooled) -> ObservedLatency:
         mean=mean,
         p50=_ms(seen.quantiles.p50),
         p95=_ms(seen.quantiles.p95),
-        mean_in_interval=None if mean is None else predicted.lo <= mean <= predicted.hi,
+        mean_in_interval=_within(predicted, mean),
     )
+
+
+def _within(predicted: Quantiles, mean: float | None) -> bool | None:
+    if mean is None or predicted.lo is None or predicted.hi is None:
+        return None
+    return predicted.lo <= mean <= predicted.hi
 
 
 def _ms(value_s: float | None) -> float | None:

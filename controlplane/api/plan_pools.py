@@ -24,6 +24,7 @@ def _plannable(pool: PoolOut) -> PlannablePool | None:
         accelerator=status.accelerator,
         free=status.free_accelerators,
         largest_block=status.largest_free_block or None,
+        free_nodes=status.free_nodes or None,
         per_node=status.accelerators // status.nodes or None if status.nodes else None,
         # A list stands where nodes differ.
         nic=status.nic if status.nic is not None and "," not in status.nic and " " not in status.nic else None,

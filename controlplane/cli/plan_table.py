@@ -48,6 +48,9 @@ def plan_table(plan: ServingPlan) -> str:
     lines += _section("why not", plan.why_not)
     lines += _section("load carried within the SLO, by size", plan.pareto, reasons=False)
     lines += ["", f"{plan.weighed} weighed, {plan.replayed} replayed, {plan.cpu_s:.2f} CPU s"]
+    used = plan.calibration
+    if used is not None and used.source != "shipped":
+        lines.append(f"calibration: {used.name} ({used.source}, {used.digest})")
     return "\n".join(lines)
 
 
@@ -98,7 +101,7 @@ def _row(candidate: ServingCandidate, points: Sequence[str]) -> Sequence[str]:
 
 def _latency(values: Quantiles, points: Sequence[str]) -> str:
     """Percentiles, with the interval that the mean's has at the last of them; `-` where no request has one."""
-    if values.mean <= 0:
+    if values.mean is None or values.lo is None or values.hi is None or not values.mean:
         return "-"
     said = [f"{getattr(values, point):,.0f}" for point in points]
     last = float(getattr(values, points[-1]))

@@ -11,6 +11,9 @@ from controlplane.model.resource import Condition, LabelKey, LabelValue, ObjectM
 # and a host on HGX boards, so it stands beside the tree rather than in it.
 TopologyLevel = Literal["region", "zone", "datacenter", "block", "rack", "nvlink-domain", "host"]
 
+# Different amounts of free room on a node that a pool tells of, most first.
+FREE_NODES_MAX = 64
+
 
 class LabelExpression(Part):
     """One requirement on node labels, as in a Kubernetes label selector."""
@@ -96,6 +99,13 @@ class GPUPoolSpec(Part):
     suspend: bool = Field(default=False, description="Place nothing new in this pool; what runs goes on.")
 
 
+class FreeNodes(Part):
+    """Nodes on which as much is free: pods never span nodes, so a sum says too little."""
+
+    free: int = Field(ge=1, le=1_000_000, description="Accelerators free on each of them (CPU pools: whole cores).")
+    nodes: int = Field(ge=1, le=1_000_000, description="How many nodes.")
+
+
 class PoolFact(StatusPart):
     """Where a fact about the pool came from."""
 
@@ -125,6 +135,11 @@ class GPUPoolStatus(StatusPart):
     accelerators: int = Field(default=0, description="Accelerators on all nodes (CPU pools: whole cores).")
     free_accelerators: int = Field(default=0, description="Not requested by any pod, on usable nodes, spares excluded.")
     largest_free_block: int = Field(default=0, description="Most free accelerators on one node.")
+    free_nodes: list[FreeNodes] = Field(
+        default_factory=list,
+        max_length=FREE_NODES_MAX,
+        description="How much is free on how many nodes, most first: how many large replicas really fit.",
+    )
     facts: list[PoolFact] = Field(
         default_factory=list,
         max_length=32,

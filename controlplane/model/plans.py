@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from controlplane.model.choice import AcceleratorChoice, EngineName, Slo
+from controlplane.model.cluster import FREE_NODES_MAX, FreeNodes
 from controlplane.model.resource import Part, StatusPart
 
 # Where the step times behind a number come from, best first:
@@ -80,6 +81,11 @@ class PlannablePool(Part):
     per_node: int | None = Field(default=None, ge=1, le=1024, description="Accelerators on one node.")
     largest_block: int | None = Field(
         default=None, ge=0, le=1024, description="Most of them free on one node. Not limited when absent."
+    )
+    free_nodes: list[FreeNodes] | None = Field(
+        default=None,
+        max_length=FREE_NODES_MAX,
+        description="How much is free on how many nodes. Free accelerators count as a sum when absent.",
     )
     nic: str | None = Field(default=None, description="NIC class between nodes.")
     nics_per_node: int | None = Field(default=None, ge=0, le=64, description="NICs of that class on a node.")

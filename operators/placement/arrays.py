@@ -157,6 +157,11 @@ class PoolArrays:
                 usable[index] = usability(self._nodes[self.names[index]], both) is Usability.USABLE
         return usable
 
+    def free_on(self, name: str) -> int:
+        """Units free on one node, spare or not."""
+        self.refresh()
+        return int(self.free[self.position[name]])
+
     def totals(self) -> PoolTotals:
         """Sums for the pool's status."""
         self.refresh()
@@ -177,6 +182,7 @@ class PoolArrays:
             used=int(self.used.sum()),
             free=int(free.sum()),
             largest_block=int(free.max(initial=0)),
+            free_nodes=_by_amount(free),
             unusable={state.words: int(counts[state]) for state in Usability if state and counts[state]},
         )
 
@@ -194,3 +200,8 @@ class PoolArrays:
     @staticmethod
     def _number(table: dict[str, int], name: str | None) -> int:
         return UNKNOWN if name is None else table.setdefault(name, len(table))
+
+
+def _by_amount(free: Ints) -> tuple[tuple[int, int], ...]:
+    amounts, nodes = np.unique(free[free > 0], return_counts=True)
+    return tuple(zip(amounts[::-1].tolist(), nodes[::-1].tolist(), strict=True))

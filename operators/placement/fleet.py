@@ -96,6 +96,11 @@ class Fleet:
         arrays = self._pools.get(pool)
         return PoolTotals() if arrays is None else arrays.totals()
 
+    def free_on(self, node: str) -> int:
+        """Units that placement may still use on a node; 0 for one of no pool."""
+        pool = self._pool_of.get(node)
+        return 0 if pool is None else self._pools[pool].free_on(node)
+
     # ---- the question
 
     def place(self, request: GangRequest) -> Placement | Refusal:

@@ -145,7 +145,8 @@ class PoolSupply:
 
 @dataclass(frozen=True, slots=True)
 class PoolTotals:
-    """Sums over a pool, in units. `free` and `largest_block` leave out the nodes kept as spares."""
+    """Sums over a pool, in units. `free`, `largest_block` and `free_nodes` (units free on a node, how many such nodes; most
+    first) leave out the nodes kept as spares."""
 
     nodes: int = 0
     usable_nodes: int = 0
@@ -155,4 +156,5 @@ class PoolTotals:
     used: int = 0
     free: int = 0
     largest_block: int = 0
+    free_nodes: tuple[tuple[int, int], ...] = ()
     unusable: Mapping[str, int] = field(default_factory=dict)

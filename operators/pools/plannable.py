@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from controlplane.model.blocks import take
 from controlplane.model.cluster import NodeFacts
 from controlplane.model.plans import PlannablePool
+from operators.pools.free_nodes import free_nodes
 from operators.pools.inventory import Inventory
 
 MILLICORES_PER_CORE = 1000
@@ -17,22 +19,53 @@ _REVISION_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Pods:
+    """Equal pods of `units` each. `node`: where they are, if known."""
+
+    units: int
+    count: int = 1
+    node: str | None = None
+
+
+def _nothing_free(_node: str) -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
 class PoolRoom:
     """One pool. `free_units` in accelerators, or millicores where `scale` is 1000; spares are left out. `closed`: nothing
-    new is placed there now (suspended, blocked); what runs there goes on."""
+    new is placed there now (suspended, blocked); what runs there goes on. `free_nodes`: (units free on a node, how many
+    such nodes), None where the nodes are not known; `free_on` tells of one."""
 
     facts: PlannablePool
     free_units: int
     scale: int
     closed: bool = False
-    largest_block_units: int | None = None  # on one node
+    free_nodes: tuple[tuple[int, int], ...] | None = None
+    free_on: Callable[[str], int] = field(default=_nothing_free, compare=False)
 
-    def with_held(self, held_units: int, held_block_units: int = 0) -> PlannablePool:
-        """The pool for a plan that may also use what its own replicas hold now, the largest of their pods included."""
-        free = max(0, self.free_units + held_units) // self.scale
-        block = self.largest_block_units
-        largest = None if block is None else max(block, held_block_units) // self.scale
-        return self.facts.model_copy(update={"free": free, "largest_block": largest})
+    def with_held(self, held: Sequence[Pods] = (), claims: Sequence[Pods] = ()) -> PlannablePool:
+        """The pool for a plan that may also use what its own replicas hold now, without what others' plans will take."""
+        total = self.free_units + sum(pods.units * pods.count for pods in held)
+        if self.free_nodes is None:
+            total -= sum(pods.units * pods.count for pods in claims)
+            return self.facts.model_copy(update={"free": max(0, total) // self.scale})
+        free = Counter(dict(self.free_nodes))
+        by_node: Counter[str] = Counter()
+        for pods in held:
+            if pods.node is None:
+                free[pods.units] += pods.count
+            else:
+                by_node[pods.node] += pods.units * pods.count
+        for node, units in by_node.items():
+            now = self.free_on(node)
+            free[now] -= 1 if free[now] else 0
+            free[now + units] += 1
+        for pods in sorted(claims, key=lambda pods: -pods.units):
+            # A claim that finds no node cannot be placed, so nobody need keep clear of it.
+            total -= pods.units * (pods.count - take(free, pods.units, pods.count))
+        told = free_nodes(free, self.scale)
+        return self.facts.model_copy(update={"free": max(0, total) // self.scale, "free_nodes": told})
 
 
 def plannable(inventory: Inventory) -> tuple[PoolRoom, ...]:
@@ -42,13 +75,17 @@ def plannable(inventory: Inventory) -> tuple[PoolRoom, ...]:
 
 def pools_revision(pools: Sequence[PlannablePool], engines: Sequence[str]) -> str:
     """Hash of everything but room: accelerators, nodes, NICs, prices, and the engines that can serve there."""
-    facts = [pool.model_dump(mode="json", exclude={"free", "largest_block"}) for pool in pools]
+    facts = [pool.model_dump(mode="json", exclude={"free", "largest_block", "free_nodes"}) for pool in pools]
     return _hash({"pools": facts, "engines": list(engines)})
 
 
 def room_revision(pools: Sequence[PlannablePool]) -> str:
     """Hash of the free room."""
-    return _hash({pool.name: [pool.free, pool.largest_block] for pool in pools})
+    return _hash({pool.name: [pool.free, *_by_node(pool)] for pool in pools})
+
+
+def _by_node(pool: PlannablePool) -> list[list[int]]:
+    return [[item.free, item.nodes] for item in pool.free_nodes or ()]
 
 
 def _room(inventory: Inventory, name: str) -> PoolRoom | None:
@@ -69,8 +106,8 @@ def _room(inventory: Inventory, name: str) -> PoolRoom | None:
         currency="USD" if spec.price is None else spec.price.currency,
     )
     totals = inventory.fleet.totals(name)
-    free, block = (0, 0) if closed else (totals.free, totals.largest_block)
-    return PoolRoom(facts, free, scale, closed, block)
+    free, nodes_free = (0, ()) if closed else (totals.free, totals.free_nodes)
+    return PoolRoom(facts, free, scale, closed, nodes_free, _nothing_free if closed else inventory.fleet.free_on)
 
 
 def _per_node(nodes: Sequence[NodeFacts], scale: int) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from controlplane.model.cluster import GPUPoolSpec, NodeFacts
 from operators.placement import PoolSupply, PoolTotals
+from operators.pools.free_nodes import free_nodes
 from operators.runtime import Condition, set_condition
 
 READY = "Ready"
@@ -60,6 +61,7 @@ def status(spec: GPUPoolSpec, seen: Observed, conditions: Sequence[Condition], n
         "accelerators": totals.capacity // scale,
         "freeAccelerators": totals.free // scale,
         "largestFreeBlock": totals.largest_block // scale,
+        "freeNodes": [item.model_dump(by_alias=True) for item in free_nodes(dict(totals.free_nodes), scale)],
         "facts": [dict(fact) for fact in seen.facts],
         "conditions": [_as_dict(condition) for condition in updated],
     }

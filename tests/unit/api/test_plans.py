@@ -170,7 +170,7 @@ async def test_without_pools_the_cluster_s_own_are_meant(setup: Setup, http: htt
         "accelerator": "h100-sxm-80gb", "nic": "ib-ndr-400", "nodes": 2, "accelerators": 16, "freeAccelerators": 12,
         "facts": [{"fact": "nicCount", "value": "4-8"}], "conditions": ready,
     }  # fmt: skip
-    h100 = status | {"largestFreeBlock": 7}
+    h100 = status | {"largestFreeBlock": 7, "freeNodes": [{"free": 7, "nodes": 1}, {"free": 5, "nodes": 1}]}
     setup.put("GPUPool", "h100", spec={"price": {"amountPerAcceleratorHour": 3.9}}, status=h100)
     setup.put("GPUPool", "mixed", spec={}, status=status | {"nic": "ib-ndr-400, roce-200"})
     setup.put("GPUPool", "broken", spec={}, status=status | {"conditions": []})
@@ -182,6 +182,7 @@ async def test_without_pools_the_cluster_s_own_are_meant(setup: Setup, http: htt
         "h100", 12, 8, "ib-ndr-400", 4, 3.9,
     )  # fmt: skip
     assert (pool.largest_block, mixed.largest_block) == (7, None)  # None: its controller has not said
+    assert ([(one.free, one.nodes) for one in pool.free_nodes or []], mixed.free_nodes) == ([(7, 1), (5, 1)], None)
     assert (mixed.nic, mixed.price_per_accelerator_hour) == (None, None)
 
 

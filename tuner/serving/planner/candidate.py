@@ -14,6 +14,7 @@ from typing import Literal
 from controlplane.model.plans import Prediction, Role
 from tuner.serving.planner.counts import cheapest_first, limits_of
 from tuner.serving.planner.evaluator import Evaluator
+from tuner.serving.planner.packing import fit_together
 from tuner.serving.planner.pieces import Deployment, Group
 from tuner.serving.planner.shape import Shape
 from tuner.serving.planner.worth import LEAST_COST, cost_of, too_many_watts
@@ -83,7 +84,7 @@ class Candidate:
         """Load that its pools' worth of replicas would carry by the bounds; for ordering only."""
         if self.reason == "NoStepTimes":
             return 0.0
-        most = [part.shape.pool.free // part.shape.units for part in self.parts]
+        most = [self.evaluator.most(part.shape) for part in self.parts]
         loads = [self.evaluator.raw_rate(part.shape, part.role) for part in self.parts]
         if self.parts[0].role == "aggregated":
             return sum(most) * min(loads)
@@ -94,7 +95,7 @@ class Candidate:
         shares: dict[str, int] = {}
         for part in self.parts:
             shares[part.shape.pool.name] = shares.get(part.shape.pool.name, 0) + 1
-        most = [part.shape.pool.free // shares[part.shape.pool.name] // part.shape.units for part in self.parts]
+        most = [self.evaluator.most(part.shape) // shares[part.shape.pool.name] for part in self.parts]
         for percent in range(100, 0, -5):
             counts = tuple(max(1, count * percent // 100) for count in most)
             if self._cost(counts) is not None:
@@ -213,7 +214,15 @@ class Candidate:
             return f"pool {free} free{self._budgets()}"
         replicas = math.ceil(self._asked / self._limits[0] - 1e-9)
         units = replicas * self.parts[0].shape.units
-        return f"at least {replicas} replicas ({units} accelerators) are needed, pool {free} free{self._budgets()}"
+        fit = self.evaluator.most(self.parts[0].shape)
+        scattered = (
+            fit * self.parts[0].shape.units < self.parts[0].shape.pool.free
+            and units <= pools[self.parts[0].shape.pool.name]
+        )
+        return (
+            f"at least {replicas} replicas ({units} accelerators) are needed, pool {free} free"
+            f"{f' and its nodes have room for {fit} such replicas' if scattered else ''}{self._budgets()}"
+        )
 
     def _budgets(self) -> str:
         allowed = self.evaluator.request.allowed
@@ -255,7 +264,7 @@ class Candidate:
         together = self.parts[0].role == "aggregated"
         ranges: list[range] = []
         for part, limit in zip(self.parts, self._limits, strict=True):
-            most = part.shape.pool.free // part.shape.units
+            most = self.evaluator.most(part.shape)
             least = 1 if together and len(self.parts) > 1 else max(1, math.ceil(asked / limit - 1e-9))
             ranges.append(range(least, min(most, least + _WINDOW) + 1))
         self._need = math.ceil(asked / min(self._limits) - 1e-9) if together else 0
@@ -276,6 +285,9 @@ class Candidate:
                 return None
             priced &= pool.price_per_accelerator_hour is not None
             money += count * part.shape.units * (pool.price_per_accelerator_hour or 0.0)
+        shapes = [part.shape for part in self.parts]
+        if len(used) < len(shapes) and not fit_together(zip(shapes, counts, strict=True)):
+            return None
         accelerators = sum(used.values())
         allowed = self.evaluator.request.allowed
         if allowed.max_accelerators is not None and accelerators > allowed.max_accelerators:

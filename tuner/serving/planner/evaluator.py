@@ -10,6 +10,7 @@ import numpy as np
 from controlplane.model.errors import TrimtabError
 from controlplane.model.plans import PlanRequest, Prediction, Role
 from tuner.serving.planner.load import Draws
+from tuner.serving.planner.packing import most_replicas
 from tuner.serving.planner.pieces import Deployment, Pieces, Room
 from tuner.serving.planner.shape import Shape, Unit
 from tuner.serving.planner.static import Static, estimates, limits
@@ -52,6 +53,7 @@ class Evaluator:
     _tabled: dict[tuple[str, ...], Bounds] = field(default_factory=dict)
     _sketched: dict[tuple[str, ...], Bounds] = field(default_factory=dict)
     _rooms: dict[tuple[str, ...], Room] = field(default_factory=dict)
+    _most: dict[tuple[str, ...], int] = field(default_factory=dict)
     _unsupported: dict[tuple[str, ...], str | None] = field(default_factory=dict)
     _share: float | None = None
     _verdicts: dict[tuple[object, ...], Verdict] = field(default_factory=dict)
@@ -87,6 +89,12 @@ class Evaluator:
         whole before anything was seen. Optimism of sketches is taken back."""
         share = 1.0 if self._share is None else min(1.0, self._share * _HOPE)
         return share * _optimism(shape)[1] if sketched else share
+
+    def most(self, shape: Shape) -> int:
+        """Replicas that the shape's pool takes when it has the pool to itself."""
+        if shape.key not in self._most:
+            self._most[shape.key] = most_replicas(shape)
+        return self._most[shape.key]
 
     def room(self, shape: Shape) -> Room:
         """Memory with the engine's usual settings. Raises TrimtabError."""
@@ -193,15 +201,15 @@ class Evaluator:
     def broken(self, prediction: Prediction) -> str | None:
         """The first limit of the SLO that the whole deployment's replay breaks; None when it keeps all."""
         slo = self.request.slo
-        if prediction.e2e_ms.mean <= 0:
+        if prediction.e2e_ms.mean is None:
             return "no request was answered"
         for name, target, values in (
             ("TTFT", slo.ttft_ms, prediction.ttft_ms),
             ("TPOT", slo.tpot_ms, prediction.tpot_ms),
         ):
             for point, limit in limits(target):
-                value = float(getattr(values, point))
-                if value > limit:
+                value = getattr(values, point)
+                if value is not None and value > limit:
                     return f"{name} {point} of the whole deployment is {value:,.1f} ms, the SLO is {limit:g} ms"
         return None
 

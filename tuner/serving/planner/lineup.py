@@ -89,7 +89,7 @@ def _most_useful(best: Sequence[Shape], evaluator: Evaluator, role: Role) -> lis
     for shape in best:
         pool, limit = shape.pool, evaluator.limit(shape, role)
         dense, whole = rated.get(pool.name, (0.0, 0.0))
-        rated[pool.name] = max(dense, limit / shape.units), max(whole, limit * (pool.free // shape.units))
+        rated[pool.name] = max(dense, limit / shape.units), max(whole, limit * evaluator.most(shape))
     dense_first = sorted(rated, key=lambda name: (-rated[name][0], name))
     whole_first = sorted(rated, key=lambda name: (-rated[name][1], name))
     return list(dict.fromkeys(name for turn in zip(dense_first, whole_first, strict=True) for name in turn))

@@ -69,7 +69,7 @@ def quantiles(values: Floats, band: Band) -> Quantiles:
     """Mean and percentiles of the answered; `band` bounds the true mean over the predicted one."""
     known = values[~np.isnan(values)]
     if not len(known):
-        return Quantiles(mean=0.0, p50=0.0, p90=0.0, p95=0.0, p99=0.0, lo=0.0, hi=0.0)
+        return Quantiles()
     p50, p90, p95, p99 = (float(value) for value in np.percentile(known, (50, 90, 95, 99)))
     mean = float(known.mean())
     return Quantiles(mean=mean, p50=p50, p90=p90, p95=p95, p99=p99, lo=mean * band[0], hi=mean * band[1])
@@ -86,8 +86,8 @@ def _interval_warnings(slo: Slo, metrics: Mapping[str, tuple[Quantiles, Band]]) 
     out = []
     for name, (values, band) in metrics.items():
         for point, limit in limits(slo.ttft_ms if name == "TTFT" else slo.tpot_ms):
-            value = float(getattr(values, point))
-            if value <= limit < value * band[1]:
+            value = getattr(values, point)
+            if value is not None and value <= limit < value * band[1]:
                 out.append(
                     f"{name} {point} is predicted at {value:,.0f} ms, and the 90 % interval reaches "
                     f"{value * band[1]:,.0f} ms: above the SLO of {limit:g} ms"

@@ -99,6 +99,7 @@ def _margins(prediction: Prediction, slo: Slo) -> str:
             ("TPOT", slo.tpot_ms, prediction.tpot_ms),
         )
         for point, limit in limits(target)
+        if getattr(values, point) is not None
     ]
     return ", ".join(said) if said else "no latency promised"
 

@@ -14,6 +14,7 @@ from controlplane.catalog.params import check_parallel
 from controlplane.model.plans import PlannablePool, PlanRequest
 from tuner.serving.case import EngineCase
 from tuner.serving.planner.installation import Installation
+from tuner.serving.planner.packing import largest_block, most_replicas, node_size, pod_units
 from tuner.serving.planner.precision import Precision, precisions
 from tuner.serving.planner.shape import Shape
 from tuner.serving.resolve import find_model, formats_of_name
@@ -116,22 +117,25 @@ def _add(
         elif units > pool.free:
             short = f"one replica needs {units}, pool {pool.name} has {pool.free} free"
             lost.append(_loss(shape, "PoolTooSmall", short, 2.0 + pool.free / units))
-        elif pool.largest_block is not None and pod_units(units, node_size(pool, accelerator)) > pool.largest_block:
-            on_one = pod_units(units, node_size(pool, accelerator))
-            short = f"one pod needs {on_one} on one node, pool {pool.name} has at most {pool.largest_block} free on one"
-            lost.append(_loss(shape, "PoolTooSmall", short, 2.0 + pool.largest_block / on_one))
+        elif (scattered := _scattered(shape)) is not None:
+            lost.append(scattered)
         else:
             found.append(shape)
 
 
-def node_size(pool: PlannablePool, accelerator: Accelerator) -> int:
-    """Accelerators on one node: the pool's word, the usual full node, or one where neither is known."""
-    return pool.per_node or accelerator.accelerators_per_node or 1
-
-
-def pod_units(units: int, node: int) -> int:
-    """Accelerators of one pod of a replica: all of them on one node, else equal parts that fit one each."""
-    return next(part for part in range(max(1, min(units, node)), 0, -1) if units % part == 0)
+def _scattered(shape: Shape) -> Loss | None:
+    """The loss of a shape whose pods find no nodes with room for them, though the pool's sum is enough."""
+    pool, block = shape.pool, largest_block(shape.pool)
+    one = pod_units(shape.units, pool, shape.accelerator)
+    if block is not None and one > block:
+        short = f"one pod needs {one} on one node, pool {pool.name} has at most {block} free on one"
+        return _loss(shape, "PoolTooSmall", short, 2.0 + block / one)
+    if most_replicas(shape) < 1:
+        short = (
+            f"one replica needs {shape.units // one} pods of {one}, pool {pool.name} has room on its nodes for fewer"
+        )
+        return _loss(shape, "PoolTooSmall", short, 2.9)
+    return None
 
 
 def _degrees(

@@ -1,7 +1,9 @@
 from controlplane.catalog import load
+from controlplane.model.cluster import FreeNodes
 from controlplane.model.plans import Allowed
 from tests.unit.tuner.planner.fakes import pool, request
 from tuner.serving.planner.installation import Installation
+from tuner.serving.planner.packing import fit_together, most_replicas
 from tuner.serving.planner.space import shapes
 
 CATALOG = load()
@@ -106,3 +108,14 @@ def test_replicas_stay_within_the_nodes_that_are_known():
     cases, found, _ = degrees(pools=[pool("cards", "l40", free=8, per_node=4)])
     assert max(tp for tp, pp, _, _ in cases if pp == 1) <= 16
     assert all(shape.case.accelerators_per_node == 4 for shape in found)
+
+
+def test_pods_are_counted_node_by_node():
+    scattered = [FreeNodes(free=8, nodes=1), FreeNodes(free=5, nodes=4), FreeNodes(free=1, nodes=3)]
+    _, found, lost = degrees(pools=[pool(free=31, per_node=8, free_nodes=scattered)])
+    most = {shape.case.tensor_parallel: most_replicas(shape) for shape in found if shape.case.pipeline_parallel == 1}
+    assert most == {1: 31, 2: 12, 4: 6, 8: 1}  # of their sum alone: 31, 15, 7, 3
+    sixteen = [loss for loss in lost if loss.reason == "PoolTooSmall" and loss.shape.units == 16]
+    assert sixteen and "needs 2 pods of 8, pool h100 has room on its nodes for fewer" in sixteen[0].message
+    two, eight = (next(one for one in found if one.units == units) for units in (2, 8))
+    assert fit_together([(two, 8), (eight, 1)]) and not fit_together([(two, 9), (eight, 1)])

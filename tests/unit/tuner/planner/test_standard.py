@@ -39,6 +39,13 @@ def test_a_plan_on_an_accelerator_without_measured_tables():
     assert best.capacity >= 4.0
 
 
+def test_outputs_of_one_token_have_no_tpot_in_the_plan_either():
+    one = Workload(rate_per_second=4.0, input=Lengths(tokens=256), output=Lengths(tokens=1))
+    found = plan(workload=one, slo=Slo(ttft_ms=LatencyTarget(p95=1500))).best[0].prediction
+    assert found.ttft_ms.mean > 0 and (found.tpot_ms.mean, found.tpot_ms.p95, found.tpot_ms.hi) == (None, None, None)
+    assert found.model_dump(exclude_none=True)["tpot_ms"] == {}
+
+
 def test_without_a_promise_the_plan_says_that_throughput_alone_ranks():
     assert any("no latency was promised" in said for said in plan(slo=Slo()).best[0].prediction.warnings)
     assert not any("no latency was promised" in said for said in plan().best[0].prediction.warnings)
