@@ -12,6 +12,7 @@ from typing import Any
 import uvloop
 
 from controlplane import catalog
+from controlplane.calibration import CalibrationWatch
 from controlplane.kube import (
     NODES,
     POD_DISRUPTION_BUDGETS,
@@ -28,7 +29,7 @@ from controlplane.logs import configure
 from controlplane.model import labels
 from controlplane.model.ports import PlanningService
 from controlplane.model.resource import GROUP, VERSION
-from controlplane.planning import PlannerProcess
+from controlplane.planning import PlannerProcess, planner_options
 from controlplane.settings import OperatorSettings
 from operators.pools.controller import NODE_PROJECTION, POOL_PROJECTION, SLICE_PROJECTION, PoolController, feed
 from operators.pools.inventory import Inventory
@@ -98,6 +99,9 @@ async def build(client: KubeClient, settings: OperatorSettings, planner: Plannin
     # First the inventory, then the controllers: handlers run in this order.
     feed(inventory, pools=pools, nodes=nodes, pods=pods, slices=slices, deployments=deployments)
 
+    calibration = CalibrationWatch(settings.calibration)
+    metrics.registry.register(calibration)
+    manager.add_background(calibration.run)
     recorder = EventRecorder(client, "trimtab-operator", instance=_identity(settings))
     manager.add_background(recorder.run)
     pool_controller = PoolController(
@@ -123,11 +127,13 @@ async def build(client: KubeClient, settings: OperatorSettings, planner: Plannin
         fence=fence,
         recorder=recorder,
         metrics=metrics.controller("servingdeployment"),
-        planner=planner or PlannerProcess(options={"engineImages": dict(settings.engine_images)}),
+        planner=planner or PlannerProcess(options=planner_options(settings)),
         rooms=lambda: plannable(inventory),
+        calibration=lambda: calibration.used,
         workers=settings.workers,
     )
     inventory.subscribe(serving.room_changed)
+    calibration.subscribe(serving.calibration_changed)
     manager.add_background(serving.run_planner)
     manager.add_background(pool_controller.expire_reservations)
     manager.add_controller(pool_controller.controller)

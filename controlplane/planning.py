@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, UnknownName, Unsupported
 from controlplane.model.plans import PlanRequest, ServingPlan
 from controlplane.model.ports import PLANNER_DOWN, ServingPlanner
+from controlplane.settings import ApiSettings, OperatorSettings
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +37,25 @@ _ERRORS: Mapping[str, type[TrimtabError]] = {
 Progress = Callable[[str, float], None]
 
 
+def planner_options(settings: OperatorSettings | ApiSettings) -> dict[str, Any]:
+    """What `serving_planner` is told of an installation: operator and API plan alike."""
+    return {"engineImages": dict(settings.engine_images), "calibration": settings.calibration}
+
+
 def serving_planner(options: Mapping[str, Any]) -> ServingPlanner:
-    """The planner of this installation. `options`: `engineImages` as the operator is told. Raises Refused where the
-    `serving` extra is not installed."""
+    """The planner of this installation. `options`: `engineImages` and `calibration` as the operator is told. Raises
+    Refused where the `serving` extra is not installed."""
     try:
         from tuner.serving.planner.installation import Installation  # noqa: PLC0415 - only the worker needs them
-        from tuner.serving.planner.plan import Planner  # noqa: PLC0415
+        from tuner.serving.planner.installed import InstalledPlanner  # noqa: PLC0415
     except ImportError as error:
         raise Refused(
             f"the planner cannot be loaded: {error}", hint="install trimtab[serving]", code="PlannerMissing"
         ) from error
-    return Planner(installation=Installation(images=dict(options.get("engineImages", {}))))
+    place = options.get("calibration")
+    return InstalledPlanner(
+        Installation(images=dict(options.get("engineImages", {}))), None if place is None else Path(place)
+    )
 
 
 class PlannerProcess:

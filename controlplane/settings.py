@@ -36,7 +36,8 @@ class ProcessSettings:
 
 @dataclass(frozen=True, slots=True)
 class OperatorSettings:
-    """`trimtab operator`. `engine_images`: `ENGINE` or `ENGINE/VENDOR` -> image."""
+    """`trimtab operator`. `engine_images`: `ENGINE` or `ENGINE/VENDOR` -> image. `calibration`: file, or folder with a
+    `calibration.json`, that may come and go; None: plans are made with the shipped one."""
 
     process: ProcessSettings = field(default_factory=ProcessSettings)
     leader_election: bool = True
@@ -44,18 +45,21 @@ class OperatorSettings:
     workers: int = 8
     engine_images: Mapping[str, str] = field(default_factory=dict)
     cluster_domain: str = "cluster.local"
+    calibration: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
     """`trimtab api`. `audience` None: tokens for the API server itself are accepted. `planners`: processes that answer
-    planning questions, started when first needed. `engine_images`: as for the operator, so that both plan alike."""
+    planning questions, started when first needed. `engine_images`, `calibration`: as for the operator, so that both
+    plan alike."""
 
     process: ProcessSettings = field(default_factory=lambda: ProcessSettings(port=8000))
     audience: str | None = "trimtab"
     event_log_capacity: int = 10_000
     planners: int = 2
     engine_images: Mapping[str, str] = field(default_factory=dict)
+    calibration: str | None = None
 
 
 def process_settings(env: Mapping[str, str], *, port: int) -> ProcessSettings:
@@ -80,6 +84,7 @@ def operator_settings(env: Mapping[str, str]) -> OperatorSettings:
         workers=_integer(env, "TRIMTAB_WORKERS", 8, 1, _WORKERS_MAX),
         engine_images=_images(env, "TRIMTAB_ENGINE_IMAGES"),
         cluster_domain=env.get("TRIMTAB_CLUSTER_DOMAIN") or "cluster.local",
+        calibration=env.get("TRIMTAB_CALIBRATION") or None,
     )
 
 
@@ -91,6 +96,7 @@ def api_settings(env: Mapping[str, str]) -> ApiSettings:
         event_log_capacity=_integer(env, "TRIMTAB_EVENT_LOG_CAPACITY", 10_000, 100, 1_000_000),
         planners=_integer(env, "TRIMTAB_PLANNERS", 2, 1, _PLANNERS_MAX),
         engine_images=_images(env, "TRIMTAB_ENGINE_IMAGES"),
+        calibration=env.get("TRIMTAB_CALIBRATION") or None,
     )
 
 

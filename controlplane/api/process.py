@@ -21,9 +21,10 @@ from controlplane.api.cache import ClusterCache
 from controlplane.api.engines import fetch_page, scrape_forever, session
 from controlplane.api.plan_jobs import PlanJobs
 from controlplane.bus import EventLog
+from controlplane.calibration import CalibrationWatch
 from controlplane.kube import ConfigError, KubeClient, load_access
 from controlplane.logs import configure
-from controlplane.planning import PlannerPool, PlannerProcess
+from controlplane.planning import PlannerPool, PlannerProcess, planner_options
 from controlplane.settings import ApiSettings
 from operators.runtime import Informer
 from telemetry.collectors.scrape import EngineMetrics
@@ -82,6 +83,8 @@ def watch_metrics(registry: CollectorRegistry, cache: ClusterCache, metrics: Eng
 def build(settings: ApiSettings) -> FastAPI:
     """The application; the cluster is contacted when it starts."""
     registry = CollectorRegistry()
+    calibration = CalibrationWatch(settings.calibration)
+    registry.register(calibration)
     process = settings.process
 
     @asynccontextmanager
@@ -99,7 +102,8 @@ def build(settings: ApiSettings) -> FastAPI:
             authority = Authority(client, settings.audience)
             tasks = [keep(app, informer.run(), f"watch of {informer.name}") for informer in cache.informers]
             tasks.append(keep(app, scrape_forever(cache, metrics, process.pod_name or "api"), "scraping"))
-            options = {"engineImages": dict(settings.engine_images)}
+            tasks.append(keep(app, calibration.run(), "look at the calibration"))
+            options = planner_options(settings)
             plans = PlanJobs(PlannerPool([PlannerProcess(options=options) for _ in range(settings.planners)]))
             try:
                 yield Backend(client, authority, cache, metrics, plans)

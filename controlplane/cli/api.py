@@ -14,6 +14,7 @@ _OPTIONS = {
     "port": "TRIMTAB_PORT",
     "namespace": "TRIMTAB_NAMESPACE",
     "audience": "TRIMTAB_API_AUDIENCE",
+    "calibration": "TRIMTAB_CALIBRATION",
     "log_level": "TRIMTAB_LOG_LEVEL",
     "log_format": "TRIMTAB_LOG_FORMAT",
 }
@@ -25,6 +26,9 @@ _OPTIONS = {
 @click.option("--port", help="Port to listen on (8000).")
 @click.option("--namespace", help="Namespace of the API's own pods (default).")
 @click.option("--audience", help="Audience callers' tokens must be made for (trimtab); \"\" is the API server's own.")
+@click.option(
+    "--calibration", help="Corrections to plan with: a file, or a folder with a calibration.json; may come later."
+)
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="(info)")
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), help="(text)")
 def api(**options: str | None) -> None:

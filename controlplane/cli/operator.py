@@ -16,6 +16,7 @@ _OPTIONS = {
     "workers": "TRIMTAB_WORKERS",
     "leader_election": "TRIMTAB_LEADER_ELECTION",
     "engine_images": "TRIMTAB_ENGINE_IMAGES",
+    "calibration": "TRIMTAB_CALIBRATION",
     "log_level": "TRIMTAB_LOG_LEVEL",
     "log_format": "TRIMTAB_LOG_FORMAT",
 }
@@ -29,6 +30,9 @@ _OPTIONS = {
 @click.option("--workers", help="Concurrent reconciles (8).")
 @click.option("--leader-election", type=click.Choice(["true", "false"]), help="Whether to hold a lease (true).")
 @click.option("--engine-images", help='JSON: engine or engine/vendor -> image, as {"openvino": "registry/engine:1"}.')
+@click.option(
+    "--calibration", help="Corrections to plan with: a file, or a folder with a calibration.json; may come later."
+)
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="(info)")
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), help="(text)")
 def operator(**options: str | None) -> None:

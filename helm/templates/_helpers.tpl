@@ -68,6 +68,11 @@ securityContext:
 volumes:
   - name: tmp
     emptyDir: {sizeLimit: 256Mi}
+{{- with $root.Values.planner.calibration.configMap }}
+  # Optional: it may be made, changed and deleted while the pods run, and they follow.
+  - name: calibration
+    configMap: {name: {{ . }}, optional: true}
+{{- end }}
 {{- end -}}
 
 {{/* What both containers share. Call with (list $ "operator"). */}}
@@ -86,6 +91,9 @@ resources:
   {{- toYaml (index $root.Values $component).resources | nindent 2 }}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
+{{- if $root.Values.planner.calibration.configMap }}
+  - {name: calibration, mountPath: /etc/trimtab/calibration, readOnly: true}
+{{- end }}
 startupProbe:
   httpGet: {path: /healthz, port: http}
   periodSeconds: 1
@@ -116,4 +124,8 @@ readinessProbe:
   value: {{ .Values.logFormat }}
 - name: HOME
   value: /tmp
+{{- if .Values.planner.calibration.configMap }}
+- name: TRIMTAB_CALIBRATION
+  value: /etc/trimtab/calibration
+{{- end }}
 {{- end -}}

@@ -9,6 +9,7 @@ from typing import Any
 from controlplane.catalog import Catalog
 from controlplane.model.actions import Action, AwaitRoom, CreatePod, Record, Remember, Requeue, WriteStatus
 from controlplane.model.errors import Unsupported
+from controlplane.model.plans import CalibrationUsed
 from controlplane.model.ports import PlanningService
 from controlplane.model.serving import ServingDeployment
 from operators.pools.plannable import PoolRoom
@@ -76,6 +77,7 @@ class ServingController:
         metrics: ControllerMetrics | None = None,
         planner: PlanningService | None = None,
         rooms: Callable[[], Sequence[PoolRoom]] = tuple,
+        calibration: Callable[[], CalibrationUsed | None] = lambda: None,
         workers: int = 8,
         clock: Clock | None = None,
     ) -> None:
@@ -112,12 +114,14 @@ class ServingController:
         self._planning = Planning(
             planner,
             rooms,
+            calibration,
             catalog=catalog,
             render=settings.render,
             wake=self.controller.enqueue,
             clock=self._clock,
         )
         self.run_planner = self._planning.run
+        self.calibration_changed = self._planning.pools_changed
         deployments.add_handler(self._deployment_changed)
         pods.add_handler(self._pod_changed)
         nodes.add_handler(self._node_changed)

@@ -89,6 +89,7 @@ def plan_status(
         weighed=plan.weighed,
         replayed=plan.replayed,
         elapsed_s=round(plan.elapsed_s, 3),
+        calibration=plan.calibration,
     )
 
 
@@ -99,8 +100,8 @@ def adopt(
     its first. `room`: it still fits into the pools.
 
     A running plan yields when it has no room, or when the new one is better by `margin`: moving replicas costs more than
-    a small gain. Scores of two requests do not compare, so after a change of the spec the running deployment is judged
-    by its place among the new candidates."""
+    a small gain. Scores of two requests, or of two calibrations, do not compare: after a change of either the running
+    deployment is judged by its place among the new candidates."""
     if running is None or not running.candidates:
         return new, "first plan"
     best, current = new.candidates[0], runs or running.candidates[0]
@@ -110,9 +111,11 @@ def adopt(
         return new, "the running plan has no room any more"
     twin = next((candidate for candidate in new.candidates if where(candidate) == where(current)), None)
     same_question = running.request_revision == new.request_revision and running.objective == new.objective
-    score = twin.score if twin is not None else current.score if same_question else None
+    same_answers = _digest(running) == _digest(new)
+    score = twin.score if twin is not None else current.score if same_question and same_answers else None
     if score is None or best.score is None:
-        return new, "the request changed and the running deployment is not among its best"
+        what = "calibration" if same_question else "request"
+        return new, f"the {what} changed and the running deployment is not among its best"
     if best.score >= score * (1 + margin):
         return new, f"better by {100 * (best.score / score - 1):.0f} %" if score > 0 else "better"
     if twin is None:
@@ -127,6 +130,10 @@ def adopt(
         new.model_copy(update={"candidates": [twin, *others], "planned_time": running.planned_time}),
         f"kept: better by less than {100 * margin:.0f} %",
     )
+
+
+def _digest(plan: PlanStatus) -> str | None:
+    return None if plan.calibration is None else plan.calibration.digest
 
 
 def where(candidate: PlannedCandidate) -> Placed:

@@ -8,6 +8,8 @@ from controlplane.model.auto import PlanStatus
 from controlplane.model.errors import TrimtabError
 from operators.serving.plan_request import Asked
 
+Revisions = tuple[str, str, str, str | None]  # of request, pools, room, calibration
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoSettings:
@@ -15,7 +17,7 @@ class AutoSettings:
 
     `margin`: a new plan replaces one that can still be placed only if its score is better by this share. `spec_pause_s`:
     after a change of the spec. `unplaceable_pause_s`: when the running plan has no room any more. `pools_pause_s`: when
-    pools changed (accelerators, nodes, NICs, prices). `room_pause_s`: when only free room changed. `failure_*`: after
+    pools changed (accelerators, nodes, NICs, prices) or the calibration did. `room_pause_s`: when only free room changed. `failure_*`: after
     an attempt that failed, doubling.
     """
 
@@ -33,7 +35,7 @@ class Attempt:
     """The last time the planner was asked. `error` None: it answered. `transient`: the same may work next time."""
 
     at_s: float
-    asked: tuple[str, str, str]  # revisions of request, pools, room
+    asked: Revisions
     failures: int = 0
     error: TrimtabError | None = None
     transient: bool = False
@@ -47,9 +49,9 @@ class Due:
     why: str
 
 
-def revisions(asked: Asked) -> tuple[str, str, str]:
+def revisions(asked: Asked) -> Revisions:
     """What an attempt remembers of its question."""
-    return asked.request_revision, asked.pools_revision, asked.room_revision
+    return asked.request_revision, asked.pools_revision, asked.room_revision, asked.calibration
 
 
 def due(
@@ -72,10 +74,21 @@ def due(
         return Due(since_s + settings.spec_pause_s, "there is no plan")
     if plan.request_revision != asked.request_revision:
         return Due(since_s + settings.spec_pause_s, "the spec changed")
-    if (plan.pools_revision, plan.room_revision) == now_asked[1:]:
+    recalibrated = _recalibrated(plan, asked, last)
+    if (plan.pools_revision, plan.room_revision) == now_asked[1:3] and not recalibrated:
         return None
     if not placeable:
         return Due(since_s + settings.unplaceable_pause_s, "the running plan has no room")
     if plan.pools_revision != asked.pools_revision:
         return Due(since_s + settings.pools_pause_s, "the pools changed")
+    if recalibrated:
+        return Due(since_s + settings.pools_pause_s, "the calibration changed")
     return Due(since_s + settings.room_pause_s, "free room changed")
+
+
+def _recalibrated(plan: PlanStatus, asked: Asked, last: Attempt | None) -> bool:
+    """Whether the plan was made with another calibration than would be used now. Asked about once: a planner that does
+    not say what it used must not be asked for ever."""
+    if asked.calibration is None or (last is not None and last.asked[3] == asked.calibration):
+        return False
+    return plan.calibration is None or plan.calibration.digest != asked.calibration

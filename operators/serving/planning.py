@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from controlplane.catalog import Catalog
 from controlplane.model.auto import PlannedCandidate, PlanStatus
 from controlplane.model.errors import Refused, TrimtabError
-from controlplane.model.plans import ServingPlan
+from controlplane.model.plans import CalibrationUsed, ServingPlan
 from controlplane.model.ports import PLANNER_DOWN, PlanningService
 from controlplane.model.serving import ServingDeployment
 from operators.pools.plannable import PoolRoom
@@ -58,6 +58,7 @@ class Planning:
         self,
         service: PlanningService | None,
         rooms: Callable[[], Sequence[PoolRoom]],
+        calibration: Callable[[], CalibrationUsed | None] = lambda: None,
         *,
         catalog: Catalog,
         render: RenderSettings,
@@ -65,7 +66,8 @@ class Planning:
         clock: Clock,
         settings: AutoSettings | None = None,
     ) -> None:
-        self._service, self._rooms, self._catalog, self._render = service, rooms, catalog, render
+        self._service, self._rooms, self._calibration = service, rooms, calibration
+        self._catalog, self._render = catalog, render
         self._wake, self._clock = wake, clock
         self._settings = settings or AutoSettings()
         self._known: dict[Key, _Known] = {}
@@ -81,7 +83,9 @@ class Planning:
         if known.plan is not None:
             known.plan = settled(known.plan, runs, self._settings.margin)
         try:
-            asked = ask(deployment, self._rooms(), own, self._catalog, self._render)
+            used = self._calibration()
+            question = ask(deployment, self._rooms(), own, self._catalog, self._render)
+            asked = replace(question, calibration=None if used is None else used.digest)
         except TrimtabError as error:
             return self._outlook(known, error, None)
         news = self._take_answer(known, deployment, asked, runs, now_s)
@@ -117,7 +121,7 @@ class Planning:
             known.task.cancel()
 
     def pools_changed(self) -> None:
-        """Room appeared or went: those who follow a plan look again soon."""
+        """Room appeared or went, or the calibration changed: those who follow a plan look again soon."""
         if self._known and self._timer is None:
             pause_s = max(_POOLS_LOOK_S, _POOLS_LOOK_EACH_S * len(self._known))
             self._timer = self._clock.call_later(pause_s, self._wake_all)
@@ -203,7 +207,9 @@ class Planning:
             stays = f"the plan of {plan.planned_time.strftime('%Y-%m-%dT%H:%M:%SZ')} stays in force"
         if plan is not None and asked is not None and plan.request_revision == asked.request_revision:
             again = "" if failed is None else f"; weighing it again failed: {failed}"
-            return Outlook(plan, "True", Reason.PLANNED, f"{_summary(plan)}{again}"[:_MESSAGE_MAX])
+            used = self._calibration()
+            unusable = "" if used is None or used.problem is None else f"; the installed calibration: {used.problem}"
+            return Outlook(plan, "True", Reason.PLANNED, f"{_summary(plan)}{again}{unusable}"[:_MESSAGE_MAX])
         if failed is not None:
             return Outlook(plan, "False", Reason.PLAN_FAILED, f"{failed}; {stays}"[:_MESSAGE_MAX])
         return Outlook(plan, "False", Reason.PLANNING, f"the planner is at work; {stays}")

@@ -66,6 +66,7 @@ EVERYTHING = Case(
             "nodeSelector": {"role": "system"},
             "tolerations": [{"key": "system", "operator": "Exists", "effect": "NoSchedule"}],
         },
+        "planner": {"calibration": {"configMap": "measured-here"}},
         "serviceMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "prometheus"}},
         "networkPolicy": {"enabled": True, "apiServerPorts": [16443]},
     },

@@ -7,7 +7,7 @@ import pytest
 from controlplane.api.cache import API_POD_SELECTOR
 from controlplane.settings import ProcessSettings, api_settings, operator_settings
 from operators.runtime.manager import STOP_GRACE_S
-from tests.unit.chart.rendering import CASES, DEFAULT, EVERYTHING, Case
+from tests.unit.chart.rendering import CASES, DEFAULT, EVERYTHING, Case, rendered
 
 BOTH = pytest.mark.parametrize("component", ["operator", "api"])
 ALL = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -52,8 +52,10 @@ def test_pods_meet_the_restricted_standard_and_more(case: Case, component: str) 
         "capabilities": {"drop": ["ALL"]},
     }
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
-    assert [set(volume) - {"name"} for volume in spec["volumes"]] == [{"emptyDir"}]
-    assert all("sizeLimit" in volume["emptyDir"] for volume in spec["volumes"])
+    scratch, calibration = spec["volumes"]
+    assert set(scratch) == {"name", "emptyDir"}
+    assert "sizeLimit" in scratch["emptyDir"]
+    assert set(calibration) == {"name", "configMap"}
 
 
 @ALL
@@ -127,6 +129,24 @@ def test_the_api_reads_what_the_values_say() -> None:
     assert api_settings(environment(EVERYTHING, "api")).audience is None
     process = api_settings(environment(DEFAULT, "api")).process
     assert (process.host, process.port, process.log_format) == ("0.0.0.0", 8000, "json")
+
+
+@ALL
+@BOTH
+def test_a_calibration_may_be_installed_later(case: Case, component: str) -> None:
+    name = case.values.get("planner", {"calibration": {"configMap": "trimtab-calibration"}})["calibration"]["configMap"]
+    (volume,) = [volume for volume in pod_spec(case, component)["volumes"] if "configMap" in volume]
+    assert volume["configMap"] == {"name": name, "optional": True}
+    (mount,) = [mount for mount in container(case, component)["volumeMounts"] if mount["name"] == volume["name"]]
+    assert mount["readOnly"] is True
+    # As a whole: a mount of one key would not follow changes, and would hide a misnamed one.
+    assert "subPath" not in mount
+    read = operator_settings if component == "operator" else api_settings
+    assert read(environment(case, component)).calibration == mount["mountPath"]
+
+
+def test_no_calibration_at_all_can_be_asked_for(helm: str) -> None:
+    assert "calibration" not in rendered(helm, {**DEFAULT.values, "planner": {"calibration": {"configMap": ""}}})
 
 
 def test_a_leaving_leader_has_time_to_give_its_lease_back() -> None:

@@ -97,6 +97,8 @@ def test_engine_images_are_keyed_by_the_engines_there_are() -> None:
         {"api": {"service": {"type": "ClusterIP", "nodePort": 30080}}},
         {"api": {"audience": None}},
         {"crds": {"install": "yes"}},
+        {"planner": {"calibration": {"configMap": "Not_A_Name"}}},
+        {"planner": {"calibration": {"file": "mine.json"}}},
         {"serviceMonitor": {"interval": "fast"}},
         {"networkPolicy": {"apiServerPorts": []}},
         {"imagePullSecrets": ["registry"]},

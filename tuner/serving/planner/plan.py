@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from controlplane.catalog import Catalog, load
 from controlplane.model.errors import TrimtabError, Unsupported
-from controlplane.model.plans import PlanRequest, ServingPlan
-from tuner.serving.calibration.parameters import Calibration
+from controlplane.model.plans import CalibrationUsed, PlanRequest, ServingPlan
+from tuner.serving.calibration.parameters import Calibration, digest_of, load_calibration
 from tuner.serving.planner import answer
 from tuner.serving.planner.checks import check
 from tuner.serving.planner.effort import best_effort
@@ -68,7 +69,15 @@ class Planner:
             replayed=_replayed(found),
             elapsed_s=time.perf_counter() - started,
             cpu_s=time.process_time() - cpu,
+            calibration=self._used(),
         )
+
+    def _used(self) -> CalibrationUsed | None:
+        if self.pieces is not None:
+            return None
+        chosen = load_calibration() if self.calibration is None else self.calibration
+        source: Literal["shipped", "given"] = "shipped" if self.calibration is None else "given"
+        return CalibrationUsed(name=chosen.name, digest=digest_of(chosen), source=source)
 
     def _pieces(self, request: PlanRequest, draws: Draws) -> Pieces:
         if self.pieces is not None:
