@@ -11,10 +11,12 @@ POOL = f"{GROUP}/pool"  # pods: GPUPool the replica was placed in
 ACCELERATOR = f"{GROUP}/accelerator"  # pods: catalogue id
 ROLE = f"{GROUP}/role"  # pods of a split deployment: Prefill or Decode
 ENGINE = f"{GROUP}/engine"  # pods: catalogue id of the engine
+ROUTER = f"{GROUP}/router"  # pods of a router: name of the ServingDeployment it stands in front of
 
 UNITS = f"{GROUP}/units"  # pod annotation: accelerators (millicores for a CPU) the pod was placed with
 ENGINE_CONFIG = f"{GROUP}/engine-config"  # pod annotation: the engine's configuration file, mounted by the downward API
 CHOICE = f"{GROUP}/choice"  # pod annotation: index of the accelerator choice at creation
+RENDERED = f"{GROUP}/rendered"  # annotation of routing objects: hash of what was applied
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY_VALUE = "trimtab"

@@ -16,6 +16,8 @@ from controlplane.model.choice import (
     TopologyRequirement,
 )
 from controlplane.model.resource import Condition, DnsLabel, ObjectMeta, Part, StatusPart
+from controlplane.model.roles import ReplicaRole, RoleReplicas, Roles, RoleStatus
+from controlplane.model.routing import Routing
 
 __all__ = [
     "POD_TEMPLATE_PARTS",
@@ -31,7 +33,11 @@ __all__ = [
     "NicRequirement",
     "PoolReplicas",
     "ReplicaRole",
+    "RoleReplicas",
+    "RoleStatus",
+    "Roles",
     "Rollout",
+    "Routing",
     "SecretKey",
     "ServingDeployment",
     "ServingDeploymentSpec",
@@ -39,8 +45,6 @@ __all__ = [
     "Slo",
     "TopologyRequirement",
 ]
-
-ReplicaRole = Literal["Aggregated", "Prefill", "Decode"]
 
 # The parts of spec.podTemplate as its schema tells them; what may stand inside is the renderer's to judge.
 POD_TEMPLATE_PARTS: dict[str, JsonValue] = {
@@ -133,24 +137,27 @@ class ServingDeploymentSpec(Part):
     slo: Slo = Field(default_factory=Slo, description="Latency promise at percentiles.")
     explicit: Explicit | None = Field(
         default=None,
-        description="Accelerator choices in order, each with its own engine shape. Exactly one of explicit and auto.",
+        description="Accelerator choices in order, each with its own engine shape. Exactly one of explicit, roles and "
+        "auto.",
+    )
+    roles: Roles | None = Field(
+        default=None,
+        description="Prefill and decode replicas apart (vllm, sglang), each with its own choices. They need a router "
+        "that knows both: see routing. Exactly one of explicit, roles and auto.",
     )
     auto: Auto | None = Field(
         default=None,
         description="Let Trimtab choose accelerators, engine shapes and replicas for the SLO and the workload. Exactly one "
-        "of explicit and auto.",
+        "of explicit, roles and auto.",
     )
     workload: Traffic | None = Field(default=None, description="Traffic to plan for. Needed with auto.")
-    role: ReplicaRole = Field(
-        default="Aggregated",
-        description="What the replicas do. Prefill and Decode hand the KV cache from one deployment to another by the "
-        "engine's own connector (vllm, sglang); clients then need a router that knows both. Plans are Aggregated.",
-    )
+    routing: Routing = Field(default_factory=Routing, description="What stands between clients and replicas.")
     replicas: int = Field(
         default=1,
         ge=0,
         le=1000,
-        description="Engine replicas. With auto the fewest: the plan may ask for more, and 0 still means none.",
+        description="Engine replicas. With auto the fewest: the plan may ask for more, and 0 still means none. With roles "
+        "the number of sets of prefill and decode replicas.",
     )
     spread: Literal["Pack", "Spread"] = Field(
         default="Spread",
@@ -179,18 +186,54 @@ class ServingDeploymentSpec(Part):
 
     @property
     def choices(self) -> list[AcceleratorChoice]:
-        """Accelerator choices in order: those written, or those planned once a plan is in force."""
+        """Accelerator choices in order: those written, or those planned once a plan is in force. With roles: those of
+        the prefill replicas, then those of the decode replicas."""
+        if self.roles is not None:
+            return [*self.roles.prefill.choices, *self.roles.decode.choices]
         return [] if self.explicit is None else self.explicit.choices
 
     def choice_field(self, index: int) -> str:
         """How messages call a choice: where it is written, or that it was planned."""
+        role, at = self.role_of(index)
+        if role != "Aggregated":
+            return f"spec.roles.{role.lower()}.choices[{at}]"
         return f"spec.explicit.choices[{index}]" if self.auto is None else f"plan.choices[{index}]"
+
+    def role_of(self, index: int) -> tuple[ReplicaRole, int]:
+        """The role whose choice this is, and its position among the choices of that role."""
+        if self.roles is None:
+            return "Aggregated", index
+        first = len(self.roles.prefill.choices)
+        return ("Prefill", index) if index < first else ("Decode", index - first)
+
+    @property
+    def engines_wanted(self) -> int:
+        """Engine replicas of all roles together."""
+        if self.roles is None:
+            return self.replicas
+        return self.replicas * (self.roles.prefill.replicas + self.roles.decode.replicas)
+
+    def of_role(self, role: ReplicaRole) -> "ServingDeploymentSpec":
+        """The spec of one role's replicas, as if they were all there is; itself when roles are not separate."""
+        if self.roles is None or role == "Aggregated":
+            return self
+        part = self.roles.prefill if role == "Prefill" else self.roles.decode
+        return self.model_copy(
+            update={
+                "explicit": Explicit.model_construct(choices=part.choices),
+                "roles": None,
+                "replicas": self.replicas * part.replicas,
+            }
+        )
 
 
 class ChoiceVerdict(StatusPart):
     """Why one accelerator choice was used or not."""
 
-    index: int = Field(description="Position in spec.explicit.choices, or in the plan's choices with auto.")
+    role: ReplicaRole | None = Field(default=None, description="With roles: whose choice it is.")
+    index: int = Field(
+        description="Position in spec.explicit.choices, in the role's choices, or in the plan's choices with auto."
+    )
     accelerator: str = Field(description="Accelerator of the choice.")
     pool: str | None = Field(default=None, description="Pool the verdict is about.")
     replicas: int = Field(default=0, description="Replicas running on this choice.")
@@ -223,7 +266,10 @@ class ServingDeploymentStatus(StatusPart):
     """What runs now and why."""
 
     observed_generation: int = Field(default=0, description="The metadata.generation this status was computed from.")
-    replicas: int = Field(default=0, description="Replicas that exist.")
+    replicas: int = Field(
+        default=0,
+        description="Replicas that exist. With roles, here and below: whole sets of prefill and decode replicas.",
+    )
     ready_replicas: int = Field(default=0, description="Replicas whose engine answers.")
     updated_replicas: int = Field(default=0, description="Replicas of the current revision.")
     selector: str = Field(default="", description="Label selector of the pods, for kubectl scale and autoscalers.")
@@ -234,6 +280,7 @@ class ServingDeploymentStatus(StatusPart):
         default_factory=list, max_length=64, description="Why each choice was used or not."
     )
     plan: PlanStatus | None = Field(default=None, description="With auto: what was planned and why.")
+    roles: list[RoleStatus] = Field(default_factory=list, max_length=2, description="With roles: replicas of each.")
     pools: list[PoolReplicas] = Field(default_factory=list, max_length=64, description="Replicas by pool.")
     endpoints: list[Endpoint] = Field(
         default_factory=list, max_length=8, description="Where clients reach the deployment."

@@ -52,6 +52,55 @@ _SAME_CHOICE = " && ".join(
     + [f"has(a.{name}) == has(b.{name}) && (!has(a.{name}) || a.{name} == b.{name})" for name in _OFTEN_ABSENT]
 )
 
+_CHOICES = ("spec.explicit.choices[]", "spec.roles.prefill.choices[]", "spec.roles.decode.choices[]")
+
+
+def _of_a_choice(path: str) -> tuple[Rule, ...]:
+    """Rules of one accelerator choice, wherever it stands."""
+    return (
+        Rule(
+            path,
+            "!has(self.cpuMillicores) || self.accelerator.startsWith('cpu-')",
+            "only applies to CPU accelerators (cpu-...); remove it, GPUs are counted by the parallel degrees",
+            ".cpuMillicores",
+        ),
+        Rule(
+            path,
+            "!has(self.acceleratorsPerPod) || !self.accelerator.startsWith('cpu-')",
+            "does not apply to CPU accelerators; set cpuMillicores",
+            ".acceleratorsPerPod",
+        ),
+        Rule(
+            path,
+            "self.tensorParallel * self.pipelineParallel * self.dataParallel <= 1024",
+            "tensorParallel x pipelineParallel x dataParallel must not exceed 1024 accelerators for one replica",
+            ".tensorParallel",
+        ),
+        Rule(
+            path,
+            "self.expertParallel <= self.tensorParallel * self.dataParallel",
+            "must not exceed tensorParallel x dataParallel: experts are spread over those ranks",
+            ".expertParallel",
+        ),
+        Rule(
+            path,
+            "!has(self.pools) || self.pools.all(a, self.pools.exists_one(b, a == b))",
+            "names a pool twice",
+            ".pools",
+        ),
+        Rule(
+            f"{path}.image",
+            f"self.matches('{IMAGE_PATTERN}')",
+            "is no image reference; allowed: REGISTRY/NAME:TAG or REGISTRY/NAME@DIGEST",
+        ),
+        Rule(
+            f"{path}.nic",
+            "has(self.class) || has(self.minPerNode)",
+            "say which class, or how many NICs each node must have",
+        ),
+    )
+
+
 SERVING: tuple[Rule, ...] = (
     Rule(
         "",
@@ -107,9 +156,17 @@ SERVING: tuple[Rule, ...] = (
     ),
     Rule(
         "spec",
-        "has(self.explicit) != has(self.auto)",
-        "give exactly one of explicit (accelerator choices in order) and auto (let Trimtab plan them)",
+        "[has(self.explicit), has(self.roles), has(self.auto)].exists_one(given, given)",
+        "give exactly one of explicit (accelerator choices in order), roles (prefill and decode replicas apart) and auto "
+        "(let Trimtab plan them)",
         ".explicit",
+    ),
+    Rule(
+        "spec",
+        "!has(self.roles) || self.routing.router in ['sglang-router', 'vllm-router']",
+        "separate roles need a router that sends a request to a prefill and then to a decode replica: sglang-router for "
+        "sglang, vllm-router for vllm",
+        ".routing.router",
     ),
     Rule(
         "spec",
@@ -118,10 +175,18 @@ SERVING: tuple[Rule, ...] = (
         ".workload",
     ),
     Rule(
-        "spec",
-        "!has(self.auto) || self.role == 'Aggregated'",
-        "auto plans aggregated replicas: separate roles need a router that is not Trimtab's; write them with explicit",
-        ".role",
+        "spec.routing",
+        "!has(self.policy) || self.policy in (self.router == 'service' ? ['random'] : "
+        "self.router == 'gateway-inference-extension' ? ['kv-aware'] : ['prefix-affinity', 'round-robin', 'random'])",
+        "this router does not pick so: random for a service, kv-aware for gateway-inference-extension, and prefix-affinity, "
+        "round-robin or random for sglang-router and vllm-router",
+        ".policy",
+    ),
+    Rule(
+        "spec.routing",
+        "!has(self.endpointPicker) || self.router == 'gateway-inference-extension'",
+        "only gateway-inference-extension asks an endpoint picker; remove it",
+        ".endpointPicker",
     ),
     Rule(
         "spec.workload",
@@ -131,55 +196,23 @@ SERVING: tuple[Rule, ...] = (
     ),
     Rule(
         "spec.workload",
+        "!(has(self.ratePerSecond) && has(self.concurrency))",
+        "ratePerSecond and concurrency do not go together: closed arrivals have concurrency clients and no rate, all "
+        "others a rate; leave one of them out",
+        ".ratePerSecond",
+    ),
+    Rule(
+        "spec.workload",
         "self.sharedPrefixTokens <= self.input.tokens",
         "a shared prefix is part of the prompt: it cannot be longer than input.tokens",
         ".sharedPrefixTokens",
     ),
-    Rule(
-        "spec.explicit.choices[]",
-        "!has(self.cpuMillicores) || self.accelerator.startsWith('cpu-')",
-        "only applies to CPU accelerators (cpu-...); remove it, GPUs are counted by the parallel degrees",
-        ".cpuMillicores",
-    ),
-    Rule(
-        "spec.explicit.choices[]",
-        "!has(self.acceleratorsPerPod) || !self.accelerator.startsWith('cpu-')",
-        "does not apply to CPU accelerators; set cpuMillicores",
-        ".acceleratorsPerPod",
-    ),
-    Rule(
-        "spec.explicit.choices[]",
-        "self.tensorParallel * self.pipelineParallel * self.dataParallel <= 1024",
-        "tensorParallel x pipelineParallel x dataParallel must not exceed 1024 accelerators for one replica",
-        ".tensorParallel",
-    ),
-    Rule(
-        "spec.explicit.choices[]",
-        "self.expertParallel <= self.tensorParallel * self.dataParallel",
-        "must not exceed tensorParallel x dataParallel: experts are spread over those ranks",
-        ".expertParallel",
-    ),
-    Rule(
-        "spec.explicit.choices[]",
-        "!has(self.pools) || self.pools.all(a, self.pools.exists_one(b, a == b))",
-        "names a pool twice",
-        ".pools",
-    ),
-    Rule(
-        "spec.explicit.choices[].image",
-        f"self.matches('{IMAGE_PATTERN}')",
-        "is no image reference; allowed: REGISTRY/NAME:TAG or REGISTRY/NAME@DIGEST",
-    ),
+    *(rule for path in _CHOICES for rule in _of_a_choice(path)),
     Rule(
         "spec.explicit",
         f"self.choices.all(a, self.choices.exists_one(b, {_SAME_CHOICE}))",
         "two choices ask for the same place with the same engine: the later one could never be used; change or remove it",
         ".choices",
-    ),
-    Rule(
-        "spec.explicit.choices[].nic",
-        "has(self.class) || has(self.minPerNode)",
-        "say which class, or how many NICs each node must have",
     ),
 )
 

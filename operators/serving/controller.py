@@ -258,7 +258,7 @@ class ServingController:
 
     def _may_take_room(self, key: Key, prepared: Prepared) -> bool:
         spec = prepared.spec
-        wanted = 0 if spec is None or spec.suspend else in_force(spec, self._planning.plan_of(key)).replicas
+        wanted = 0 if spec is None or spec.suspend else in_force(spec, self._planning.plan_of(key)).engines_wanted
         return len(self._pods.store.index_keys("deployment", key)) < wanted
 
     async def _say_undecided(self, row: DeploymentRow, reason: Reason, message: str) -> None:
@@ -289,7 +289,7 @@ class ServingController:
             first.setdefault(refused.revision, refused)
         for revision, refused in first.items():
             back_off = with_failure(back_off, revision, Reason.PODS_REFUSED, refused.message, self._settings, now_s)
-        self._notes[key] = Notes(back_off, notes.avoid, notes.better_since_s)
+        self._notes[key] = replace(notes, back_off=back_off)
 
     def _publish(self, row: DeploymentRow, actions: list[Action]) -> None:
         if self._recorder is None:

@@ -1,4 +1,4 @@
-"""Services and budgets of a deployment as cached rows: just what we write, so that drift shows as inequality."""
+"""Services, budgets and routing of a deployment as cached rows: just what we write, so that drift shows as inequality."""
 
 from __future__ import annotations
 
@@ -53,6 +53,12 @@ class BudgetWire(Wire):
     spec: _BudgetSpec = msgspec.field(default_factory=_BudgetSpec)
 
 
+class RoutedWire(Wire):
+    """A router's Deployment or an object for a gateway: only who owns it and what was applied."""
+
+    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
+
+
 class OwnedRow(Row):
     """`deployment`: name of the ServingDeployment its label gives."""
 
@@ -80,10 +86,17 @@ def budget_row(wire: BudgetWire) -> OwnedRow:
     return _row(wire.metadata, _budget_shape(wire))
 
 
+def routed_row(wire: RoutedWire) -> OwnedRow:
+    """Cached form of an object that stands between clients and replicas."""
+    return _row(wire.metadata, _routed_shape(wire))
+
+
 def shape_of(resource: str, manifest: dict[str, Any]) -> Shape:
     """The shape a rendered manifest will have once applied."""
     if resource == SERVICES:
         return _service_shape(msgspec.convert(manifest, ServiceWire))
+    if resource != BUDGETS:
+        return _routed_shape(msgspec.convert(manifest, RoutedWire))
     return _budget_shape(msgspec.convert(manifest, BudgetWire))
 
 
@@ -116,6 +129,10 @@ def _budget_shape(wire: BudgetWire) -> Shape:
         spec.unhealthyPodEvictionPolicy,
         tuple(sorted(spec.selector.matchLabels.items())),
     )
+
+
+def _routed_shape(wire: RoutedWire) -> Shape:
+    return (_owner(wire.metadata), wire.metadata.annotations.get(keys.RENDERED, ""))
 
 
 def _owner(meta: ObjectMeta) -> str:

@@ -12,10 +12,12 @@ from controlplane.catalog import Accelerator, Catalog, Engine
 from controlplane.model import labels
 from controlplane.model.cluster import PoolToleration
 from controlplane.model.errors import InvalidSpec
+from controlplane.model.routing import InstalledRouter, RouterName
 from controlplane.model.serving import (
     AcceleratorChoice,
     Endpoint,
     NicRequirement,
+    ReplicaRole,
     ServingDeployment,
     TopologyRequirement,
 )
@@ -26,6 +28,8 @@ from operators.serving.names import REVISION_DIGITS, gang_service_name, pod_name
 from operators.serving.overlay import merge_pod
 from operators.serving.podspec import skeleton
 from operators.serving.probes import leader_hook, probes, worker_hook
+from operators.serving.roles import role_annotations
+from operators.serving.routers import host_name
 from operators.serving.services import (
     SERVICE_PORT,
     headless_service,
@@ -59,11 +63,12 @@ class RenderSettings:
     """What the installation decides.
 
     `engine_images` maps an engine id, or `ENGINE/VENDOR` for one vendor's accelerators, to an image; it wins over the
-    catalogue's. `pre_stop_s`: time between the pod's leaving the Service and the engine's SIGTERM. `margin_s`: time
+    catalogue's. `routers`: what may stand in front of replicas besides a Service. `pre_stop_s`: time between the pod's leaving the Service and the engine's SIGTERM. `margin_s`: time
     for the engine to end after its last request.
     """
 
     engine_images: Mapping[str, str] = field(default_factory=dict)
+    routers: Mapping[RouterName, InstalledRouter] = field(default_factory=dict)
     cluster_domain: str = "cluster.local"
     pre_stop_s: int = 5
     margin_s: int = 15
@@ -71,7 +76,8 @@ class RenderSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaTemplate:
-    """One choice, ready to be placed. `revision` names what its pods are rendered from, placement apart."""
+    """One choice, ready to be placed. `choice_index`: its position among those of its role. `revision` names what its
+    pods are rendered from, placement apart."""
 
     choice_index: int
     revision: str
@@ -91,6 +97,11 @@ class ReplicaTemplate:
     settings: RenderSettings = field(repr=False)
     engine_facts: Engine = field(repr=False, compare=False)
 
+    @property
+    def role(self) -> ReplicaRole:
+        """What its replicas do."""
+        return self.launch.role
+
 
 def choice_image(
     choice: AcceleratorChoice, engine: Engine, accelerator: Accelerator, settings: RenderSettings
@@ -109,12 +120,13 @@ def choice_image(
 def replica_template(
     deployment: ServingDeployment, choice_index: int, catalog: Catalog, settings: RenderSettings
 ) -> ReplicaTemplate:
-    """What the pods of one choice are. Expects a deployment that passed `validate`.
+    """What the pods of one of `spec.choices` are. Expects a deployment that passed `validate`.
 
     Raises UnknownName or InvalidSpec where a name or source is wrong or no image is known.
     """
     path = deployment.spec.choice_field(choice_index)
     choice = deployment.spec.choices[choice_index]
+    role, at = deployment.spec.role_of(choice_index)
     accelerator = catalog.accelerator(choice.accelerator, field=f"{path}.accelerator")
     engine = catalog.engine(choice.engine, field=f"{path}.engine")
     model = catalog.model(deployment.spec.model.name, field="spec.model.name")
@@ -123,10 +135,10 @@ def replica_template(
         raise no_image(engine, accelerator, path)
     shape = resolve(choice, accelerator)
     source = sources.parse(deployment.spec.model.source)
-    launch = plan_launch(engine, shape, choice, source, _served_name(deployment), deployment.spec.role)
+    launch = plan_launch(engine, shape, choice, source, _served_name(deployment), role)
     base = merge_pod(skeleton(deployment, launch, accelerator, model, image), deployment.spec.pod_template)
     return ReplicaTemplate(
-        choice_index=choice_index,
+        choice_index=at,
         revision=_revision(deployment, choice, launch, image),
         pods=shape.pods,
         # Placement counts what the pod asks for, and a podTemplate may add containers that ask for CPU, too.
@@ -174,8 +186,9 @@ def pod(
     metadata["namespace"] = deployment.metadata.namespace
     metadata["ownerReferences"] = [owner_reference(deployment)]
     metadata["labels"].update(_labels(template, deployment, slot, rank, pool))
-    if deployment.spec.role != "Aggregated":
-        metadata["labels"][labels.ROLE] = deployment.spec.role
+    if template.role != "Aggregated":
+        metadata["labels"][labels.ROLE] = template.role
+    metadata["annotations"].update(role_annotations(template.engine_facts, template.role))
     metadata["annotations"].update(
         {labels.UNITS: str(template.units_per_pod), labels.CHOICE: str(template.choice_index)}
     )
@@ -208,7 +221,11 @@ def endpoint(
     served = _served_name(deployment)
     if template is not None:
         served = served_model(template.engine_facts, served, template.launch.source)
-    return Endpoint(url=f"http://{name}.{namespace}.svc.{settings.cluster_domain}:{SERVICE_PORT}", served_model=served)
+    url = f"http://{name}.{namespace}.svc.{settings.cluster_domain}:{SERVICE_PORT}"
+    gateway = settings.routers.get(deployment.spec.routing.router)
+    if gateway is not None and gateway.gateway is not None:
+        url = f"http://{host_name(deployment, gateway)}"
+    return Endpoint(url=url, served_model=served)
 
 
 def _served_name(deployment: ServingDeployment) -> str:
@@ -296,7 +313,7 @@ def _revision(deployment: ServingDeployment, choice: AcceleratorChoice, launch: 
         "api_key": None if spec.api_key_secret is None else spec.api_key_secret.model_dump(mode="json"),
         "template": spec.pod_template,
         "priority_class": spec.priority_class_name,
-        **({} if spec.role == "Aggregated" else {"role": spec.role}),
+        **({} if launch.role == "Aggregated" else {"role": launch.role}),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:REVISION_DIGITS]

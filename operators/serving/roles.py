@@ -1,7 +1,7 @@
 """Prefill and decode replicas: what each engine's own KV connector needs on the command line and around it. Pure.
 
 Rendered, not run here: the wire between the two roles needs accelerators. The requests' way through both is a router's
-business, which knows the endpoints of both deployments.
+business, which finds the pods of both by their labels (`routers.py`).
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import Any
 
 from controlplane.catalog import Engine
 from controlplane.model.errors import TrimtabError, Unsupported
-from controlplane.model.serving import ReplicaRole, ServingDeploymentSpec
+from controlplane.model.roles import ReplicaRole
 
 
 @dataclass(frozen=True, slots=True)
 class Connector:
     """`args` by role. `host_variable`: told the address by which the other role finds this pod. `port`: where they
-    meet; `port_variable` names it where no flag does."""
+    meet; `port_variable` names it where no flag does. `port_annotation` tells it to a router, on prefill pods."""
 
     args: Mapping[ReplicaRole, tuple[str, ...]]
     port: int
     host_variable: str | None = None
     port_variable: str | None = None
+    port_annotation: str | None = None
 
 
 def _nixl(kv_role: str) -> tuple[str, ...]:
@@ -49,8 +50,13 @@ CONNECTORS: Mapping[str, Connector] = MappingProxyType(
             port_variable="VLLM_NIXL_SIDE_CHANNEL_PORT",
         ),
         # SGLang documentation, "PD Disaggregation", and sglang/srt/server_args.py: the prefill server's bootstrap port is
-        # 8998 unless set; the router names it beside the prefill server's URL.
-        "sglang": Connector(MappingProxyType({"Prefill": _sglang("prefill"), "Decode": _sglang("decode")}), port=8998),
+        # 8998 unless set; the router names it beside the prefill server's URL, and reads it from this annotation of the
+        # pods that it discovers (sglang-router 0.3.2, router_args.py, bootstrap_port_annotation).
+        "sglang": Connector(
+            MappingProxyType({"Prefill": _sglang("prefill"), "Decode": _sglang("decode")}),
+            port=8998,
+            port_annotation="sglang.ai/bootstrap-port",
+        ),
     }
 )
 
@@ -81,27 +87,34 @@ def role_ports(engine: Engine, role: ReplicaRole) -> list[dict[str, Any]]:
     return [{"name": "kv", "containerPort": CONNECTORS[engine.id].port, "protocol": "TCP"}]
 
 
-def check_role(spec: ServingDeploymentSpec, engine: Engine, pods: int, path: str) -> list[TrimtabError]:
+def role_annotations(engine: Engine, role: ReplicaRole) -> dict[str, str]:
+    """What a router reads off a role's pods."""
+    if role != "Prefill" or CONNECTORS[engine.id].port_annotation is None:
+        return {}
+    return {str(CONNECTORS[engine.id].port_annotation): str(CONNECTORS[engine.id].port)}
+
+
+def check_role(role: ReplicaRole, engine: Engine, pods: int, path: str) -> list[TrimtabError]:
     """Why this choice cannot take the role."""
-    if spec.role == "Aggregated":
+    if role == "Aggregated":
         return []
     if engine.id not in CONNECTORS:
         return [
             Unsupported(
-                f"{engine.id} replicas of role {spec.role} are not rendered",
+                f"{engine.id} replicas of role {role} are not rendered",
                 field=f"{path}.engine",
                 value=engine.id,
                 limit=", ".join(sorted(CONNECTORS)),
-                hint="choose one of these, or role Aggregated",
+                hint="choose one of these, or aggregated replicas: spec.explicit",
             )
         ]
     if pods > 1:
         return [
             Unsupported(
-                f"a {spec.role} replica of {pods} pods is not rendered",
+                f"a {role} replica of {pods} pods is not rendered",
                 field=path,
                 limit="one pod",
-                hint="use smaller parallel degrees, or role Aggregated",
+                hint="use smaller parallel degrees, or aggregated replicas: spec.explicit",
             )
         ]
     return []

@@ -26,15 +26,18 @@ def owner_reference(deployment: ServingDeployment) -> dict[str, Any]:
 
 
 def service(deployment: ServingDeployment) -> dict[str, Any]:
-    """Where clients reach the deployment: the leaders that are ready, whatever engine and port each has."""
-    return _object(
+    """Where clients reach the deployment: its router where it has one of its own, else the leaders that are ready,
+    whatever engine and port each has."""
+    behind_router = deployment.spec.routing.router in ("sglang-router", "vllm-router")
+    selected = {labels.ROUTER: deployment.metadata.name} if behind_router else _leaders(deployment)
+    return owned_object(
         deployment,
         "v1",
         "Service",
         deployment.metadata.name,
         {
             "type": "ClusterIP",
-            "selector": _leaders(deployment),
+            "selector": selected,
             "ports": [{"name": PORT_NAME, "port": SERVICE_PORT, "targetPort": PORT_NAME, "protocol": "TCP"}],
         },
     )
@@ -42,7 +45,7 @@ def service(deployment: ServingDeployment) -> dict[str, Any]:
 
 def headless_service(deployment: ServingDeployment) -> dict[str, Any]:
     """Host names for the pods of gangs. They must resolve before any is ready: ranks find each other while loading."""
-    return _object(
+    return owned_object(
         deployment,
         "v1",
         "Service",
@@ -61,6 +64,7 @@ def pod_disruption_budget(deployment: ServingDeployment, gang_pods: int | None =
 
     Replicas of one pod: at most one leader away, counted against the scale subresource, so the object never changes.
     `gang_pods`: all pods that the placed gangs have; one away at most, because any pod takes its whole replica with it.
+    The same holds for separate roles, whose replicas the scale subresource does not count one by one.
     Pods that are not ready may always be evicted: they serve nobody, and a broken engine must not block a drain.
     """
     spec: dict[str, Any] = {"unhealthyPodEvictionPolicy": "AlwaysAllow"}
@@ -71,14 +75,17 @@ def pod_disruption_budget(deployment: ServingDeployment, gang_pods: int | None =
             "minAvailable": max(0, gang_pods - 1),
             "selector": {"matchLabels": {labels.DEPLOYMENT: deployment.metadata.name}},
         }
-    return _object(deployment, "policy/v1", "PodDisruptionBudget", deployment.metadata.name, spec)
+    return owned_object(deployment, "policy/v1", "PodDisruptionBudget", deployment.metadata.name, spec)
 
 
 def _leaders(deployment: ServingDeployment) -> dict[str, str]:
     return {labels.DEPLOYMENT: deployment.metadata.name, labels.LEADER: "true"}
 
 
-def _object(deployment: ServingDeployment, version: str, kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+def owned_object(
+    deployment: ServingDeployment, version: str, kind: str, name: str, spec: dict[str, Any]
+) -> dict[str, Any]:
+    """A manifest that carries our labels and goes with its deployment."""
     return {
         "apiVersion": version,
         "kind": kind,

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from controlplane.model.auto import PlanStatus
 from controlplane.model.cluster import PoolToleration, TopologyLevel
 from controlplane.model.errors import TrimtabError
+from controlplane.model.roles import ReplicaRole
 from controlplane.model.serving import ServingDeployment
 from operators.placement import GangRequest, Placement, Refusal
 from operators.serving.owned import Shape
@@ -76,12 +77,13 @@ class Notes:
     """What one decision leaves for the next; empty after a restart. Times in epoch seconds.
 
     `back_off` is by revision, `avoid` says until when a node is not used, `better_since_s` since when a better choice
-    could have been placed without a break.
+    could have been placed without a break; `better_by_role` is that for each of separate roles.
     """
 
     back_off: Mapping[str, BackOff] = field(default_factory=dict)
     avoid: Mapping[str, float] = field(default_factory=dict)
     better_since_s: float | None = None
+    better_by_role: Mapping[ReplicaRole, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ class Snapshot:
     `templates`: one per choice, in order; empty when there are `errors`. `pods`: all that carry the deployment's name,
     other owners' too. `owned`: shapes of our Services and budget by (resource, name) as the API server has them.
     `taken`: which of them could not be written last time. `outlook`: of an auto deployment, whose planned choices stand
-    in `deployment.spec` like explicit ones.
+    in `deployment.spec` like explicit ones. `role`: of separate roles, the one that this is about (see `parts`).
     """
 
     deployment: ServingDeployment
@@ -126,3 +128,4 @@ class Snapshot:
     notes: Notes = field(default_factory=Notes)
     taken: tuple[Taken, ...] = ()
     outlook: Outlook | None = None
+    role: ReplicaRole = "Aggregated"

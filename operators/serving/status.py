@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from controlplane.model import labels
 from controlplane.model.actions import Record
 from controlplane.model.resource import Condition
-from controlplane.model.serving import PoolReplicas, ServingDeploymentStatus
+from controlplane.model.serving import Endpoint, PoolReplicas, ServingDeployment, ServingDeploymentStatus
 from operators.runtime import status_changed
-from operators.serving import judgement
+from operators.serving import judgement, role_status
 from operators.serving.draft import Draft
 from operators.serving.reasons import Reason
 from operators.serving.render import endpoint
+from operators.serving.snapshot import Snapshot
 from operators.serving.verdicts import verdicts
 
 _MESSAGE_MAX = 2_000
 _POOLS_MAX = 64
 
 
-def build(draft: Draft) -> tuple[dict[str, Any] | None, list[Record]]:
-    """The status as JSON, and the events that its change is worth. The caller compares it with what is stored."""
-    snapshot = draft.snapshot
+def build(snapshot: Snapshot, drafts: Sequence[Draft]) -> tuple[dict[str, Any] | None, list[Record]]:
+    """The status as JSON, and the events that its change is worth. The caller compares it with what is stored.
+
+    `drafts`: one, or one for each of separate roles."""
     deployment, before = snapshot.deployment, snapshot.deployment.status
-    verdict = judgement.judge(draft)
-    ready = sum(replica.ready for replica in draft.kept)
-    updated = sum(replica.template is not None for replica in draft.kept) + len(draft.made)
-    total = len(draft.kept) + len(draft.made)
-    accelerators = Counter([r.accelerator for r in draft.kept] + [m.template.accelerator for m in draft.made])
+    verdict = role_status.verdict_of(drafts)
+    ready, updated, total = (
+        role_status.sets(deployment.spec, drafts, count)
+        for count in (role_status.ready, role_status.updated, role_status.existing)
+    )
+    revisions = [found for draft in drafts if (found := role_status.revision(draft)) is not None]
+    revision = "-".join(revisions) or None
     generation = deployment.metadata.generation
-    now = datetime.fromtimestamp(int(draft.now_s), UTC)
+    now = datetime.fromtimestamp(int(drafts[0].now_s), UTC)
     status = ServingDeploymentStatus(
         observed_generation=generation,
         replicas=total,
@@ -40,12 +44,12 @@ def build(draft: Draft) -> tuple[dict[str, Any] | None, list[Record]]:
         # With errors nobody knows what the current revision is; what was last said stays.
         updated_replicas=before.updated_replicas if snapshot.errors else updated,
         selector=f"{labels.DEPLOYMENT}={deployment.metadata.name},{labels.LEADER}=true",
-        revision=before.revision if snapshot.errors else _revision(draft),
-        accelerator=accelerators.most_common(1)[0][0] or None if accelerators else None,
+        revision=before.revision if snapshot.errors else revision,
+        accelerator=role_status.accelerator(drafts),
         reason=verdict.ready_reason,
-        choices=before.choices if snapshot.errors else verdicts(draft),
-        pools=_pools(draft),
-        endpoints=before.endpoints if snapshot.errors else [_endpoint(draft)],
+        choices=before.choices if snapshot.errors else [found for draft in drafts for found in verdicts(draft)],
+        pools=_pools(drafts),
+        endpoints=before.endpoints if snapshot.errors else [_endpoint(deployment, drafts)],
         conditions=[
             _condition(before, "Ready", verdict.ready, verdict.ready_reason, verdict.ready_message, generation, now),
             _condition(
@@ -57,12 +61,13 @@ def build(draft: Draft) -> tuple[dict[str, Any] | None, list[Record]]:
                 generation,
                 now,
             ),
-            *_planned(draft, before, generation, now),
+            *_planned(snapshot, before, generation, now),
         ],
         plan=None if snapshot.outlook is None else snapshot.outlook.plan,
-        last_rollout_time=_rolled_out(draft, ready, updated, total, now),
+        roles=role_status.roles(drafts),
+        last_rollout_time=_rolled_out(snapshot, drafts, revision, now),
     )
-    return status.model_dump(mode="json", by_alias=True, exclude_none=True), _events(draft, verdict, before, status)
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True), _events(drafts, verdict, before)
 
 
 def undecided(
@@ -117,73 +122,67 @@ def _condition(
     )
 
 
-def _planned(draft: Draft, before: ServingDeploymentStatus, generation: int, now: datetime) -> list[Condition]:
+def _planned(snapshot: Snapshot, before: ServingDeploymentStatus, generation: int, now: datetime) -> list[Condition]:
     """The Planned condition of an auto deployment."""
-    outlook = draft.snapshot.outlook
+    outlook = snapshot.outlook
     if outlook is None:
         return []
     return [_condition(before, "Planned", outlook.status, outlook.reason.value, outlook.message, generation, now)]
 
 
-def _revision(draft: Draft) -> str | None:
-    """The current revision most replicas have; the first choice's while there is none."""
-    revisions = [replica.revision for replica in draft.kept if replica.template is not None]
-    revisions += [made.template.revision for made in draft.made]
-    if revisions:
-        return Counter(revisions).most_common(1)[0][0]
-    return draft.snapshot.templates[0].revision if draft.snapshot.templates else None
+def _endpoint(deployment: ServingDeployment, drafts: Sequence[Draft]) -> Endpoint:
+    kept = (replica.template for draft in drafts for replica in draft.kept if replica.template is not None)
+    made = (made.template for draft in drafts for made in draft.made)
+    template = next(kept, None) or next(made, None)
+    return endpoint(deployment, drafts[0].settings.render, template)
 
 
-def _endpoint(draft: Draft) -> Any:
-    template = next((replica.template for replica in draft.kept if replica.template is not None), None)
-    if template is None:
-        template = draft.made[0].template if draft.made else None
-    return endpoint(draft.snapshot.deployment, draft.settings.render, template)
-
-
-def _pools(draft: Draft) -> list[PoolReplicas]:
+def _pools(drafts: Sequence[Draft]) -> list[PoolReplicas]:
     placed: Counter[tuple[str, str]] = Counter()
     ready: Counter[tuple[str, str]] = Counter()
-    for replica in draft.kept:
-        where = (replica.pool, replica.accelerator)
-        placed[where] += 1
-        ready[where] += replica.ready
-    for made in draft.made:
-        placed[made.pool, made.template.accelerator] += 1
+    for draft in drafts:
+        for replica in draft.kept:
+            where = (replica.pool, replica.accelerator)
+            placed[where] += 1
+            ready[where] += replica.ready
+        for made in draft.made:
+            placed[made.pool, made.template.accelerator] += 1
     return [
         PoolReplicas(pool=pool, accelerator=accelerator, replicas=count, ready=ready[pool, accelerator])
         for (pool, accelerator), count in sorted(placed.items())[:_POOLS_MAX]
     ]
 
 
-def _rolled_out(draft: Draft, ready: int, updated: int, total: int, now: datetime) -> datetime | None:
+def _rolled_out(snapshot: Snapshot, drafts: Sequence[Draft], revision: str | None, now: datetime) -> datetime | None:
     """When the current revision became the only one, and answered."""
-    before = draft.snapshot.deployment.status
-    if draft.snapshot.errors or updated < total or not ready or ready < draft.desired:
+    before = snapshot.deployment.status
+    done = all(
+        role_status.updated(draft) >= role_status.existing(draft) and role_status.ready(draft) >= max(1, draft.desired)
+        for draft in drafts
+    )
+    if snapshot.errors or not done:
         return before.last_rollout_time
-    was_done = before.revision == _revision(draft) and before.last_rollout_time is not None
+    was_done = before.revision == revision and before.last_rollout_time is not None
     return before.last_rollout_time if was_done else now
 
 
-def _events(
-    draft: Draft,
-    verdict: judgement.Verdict,
-    before: ServingDeploymentStatus,
-    status: ServingDeploymentStatus,
-) -> list[Record]:
+def _events(drafts: Sequence[Draft], verdict: judgement.Verdict, before: ServingDeploymentStatus) -> list[Record]:
     """Only what a person should hear of, and only when it begins."""
-    events = []
-    for made in draft.made:
-        if made.template.choice_index > 0 and not draft.moving:
-            refused = draft.refusals.get(0)
-            why = f": {refused.message}" if refused is not None else ""
-            message = f"replica placed on choice {made.template.choice_index} ({made.template.accelerator}){why}"
-            events.append(Record("Normal", "Fallback", message))
-            break
+    events = [Record("Normal", "Fallback", why) for draft in drafts if (why := _fallback(draft)) is not None]
     said = {condition.type: condition.reason for condition in before.conditions}
-    waits = draft.refused is not None and not draft.no_room
+    waits = any(draft.refused is not None and not draft.no_room for draft in drafts)
     if waits and said.get("Progressing") != verdict.progressing_reason:
         events.append(Record("Warning", "Unplaceable", verdict.progressing_message))
-    if draft.stalled and said.get("Progressing") != Reason.ROLLOUT_STALLED:
+    if any(draft.stalled for draft in drafts) and said.get("Progressing") != Reason.ROLLOUT_STALLED:
         events.append(Record("Warning", "RolloutStalled", verdict.progressing_message))
     return events
+
+
+def _fallback(draft: Draft) -> str | None:
+    """The first new replica that did not get the first choice."""
+    made = next((made for made in draft.made if made.template.choice_index > 0), None)
+    if made is None or draft.moving:
+        return None
+    refused = draft.refusals.get(0)
+    why = f": {refused.message}" if refused is not None else ""
+    return f"replica placed on choice {made.template.choice_index} ({made.template.accelerator}){why}"

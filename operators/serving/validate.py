@@ -18,6 +18,7 @@ from operators.serving.roles import check_role
 from operators.serving.shape import resolve
 from operators.serving.source import Source
 from operators.serving.validate_choice import check_api_key, check_engine, check_shape
+from operators.serving.validate_routing import check_routing
 
 T = TypeVar("T")
 
@@ -65,9 +66,10 @@ def validate(
         errors += check_engine(deployment, choice, accelerator, engine, source, path)
         errors += check_api_key(deployment, engine, catalog)
         errors += check_shape(choice, accelerator, engine, model, path)
-        errors += check_role(spec, engine, resolve(choice, accelerator).pods, path)
+        errors += check_role(spec.role_of(index)[0], engine, resolve(choice, accelerator).pods, path)
         if settings is not None and choice_image(choice, engine, accelerator, settings) is None:
             errors.append(no_image(engine, accelerator, path))
+    errors += check_routing(spec, catalog, None if settings is None else settings.routers)
     keys = frozenset(engine.launch.api_key_env for engine in catalog.engines.values() if engine.launch.api_key_env)
     return errors + check_template(spec.pod_template, accelerator_resources=frozenset(resources), key_variables=keys)
 

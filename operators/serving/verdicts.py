@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from controlplane.model.roles import SPLIT_ROLES
 from controlplane.model.serving import ChoiceVerdict
 from operators.placement import PoolVerdict
 from operators.serving.draft import Draft
@@ -29,11 +30,13 @@ def verdicts(draft: Draft) -> list[ChoiceVerdict]:
     outlook = draft.snapshot.outlook
     if outlook is not None and outlook.plan != before.plan:
         same = False  # other choices, or other ones first
+    role = None if draft.snapshot.role == "Aggregated" else draft.snapshot.role
     out: list[ChoiceVerdict] = []
     for template in draft.snapshot.templates:
         index, accelerator = template.choice_index, template.accelerator
         refusal = draft.refusals.get(index)
-        told = [v for v in before.choices if v.index == index and v.accelerator == accelerator] if same else []
+        told = [v for v in before.choices if (v.role, v.index, v.accelerator) == (role, index, accelerator)]
+        told = told if same else []
         told = [v for v in told if v.reason not in (CHOSEN, NOT_NEEDED, BACKING_OFF)]
         if used[index]:
             out.append(ChoiceVerdict(index=index, accelerator=accelerator, replicas=used[index], reason=CHOSEN))
@@ -49,7 +52,9 @@ def verdicts(draft: Draft) -> list[ChoiceVerdict]:
                 out.append(ChoiceVerdict(index=index, accelerator=accelerator, reason=BACKING_OFF, message=message))
             else:
                 out += told or [ChoiceVerdict(index=index, accelerator=accelerator, reason=NOT_NEEDED)]
-    return out[:_VERDICTS_MAX]
+    if role is None:
+        return out[:_VERDICTS_MAX]
+    return [found.model_copy(update={"role": role}) for found in out[: _VERDICTS_MAX // len(SPLIT_ROLES)]]
 
 
 def _refused(index: int, accelerator: str, verdict: PoolVerdict) -> ChoiceVerdict:

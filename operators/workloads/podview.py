@@ -70,6 +70,7 @@ class PodView(msgspec.Struct, frozen=True, gc=False):
     engine: str | None = None
     units: int | None = None
     choice: int | None = None
+    role: str | None = None  # Prefill or Decode; None for an aggregated replica
 
     @property
     def key(self) -> str:
@@ -144,6 +145,7 @@ def project(wire: PodWire) -> PodView:
         mark.engine,
         mark.units,
         mark.choice,
+        mark.role,
     )
 
 
@@ -159,6 +161,7 @@ class _Mark(NamedTuple):
     engine: str | None = None
     units: int | None = None
     choice: int | None = None
+    role: str | None = None
 
 
 _NO_MARK = _Mark()
@@ -175,6 +178,7 @@ def _mark(ours: LabelsWire, notes: AnnotationsWire | None) -> _Mark:
         _intern(ours.engine),
         None if notes is None else _integer(notes.units),
         None if notes is None else _integer(notes.choice),
+        _intern(ours.role),
     )
 
 

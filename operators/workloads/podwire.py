@@ -30,6 +30,7 @@ class LabelsWire(msgspec.Struct, gc=False):
     pool: str | None = msgspec.field(default=None, name=labels.POOL)
     accelerator: str | None = msgspec.field(default=None, name=labels.ACCELERATOR)
     engine: str | None = msgspec.field(default=None, name=labels.ENGINE)
+    role: str | None = msgspec.field(default=None, name=labels.ROLE)
 
 
 class AnnotationsWire(msgspec.Struct, gc=False):

@@ -26,6 +26,7 @@ GOOD_POOL: dict[str, Any] = {
 }
 CHOICE = "spec.explicit.choices[0]"
 _GPU = {"accelerator": "l40s", "engine": "vllm"}
+_ROLES: dict[str, Any] = {"prefill": {"choices": [_GPU]}, "decode": {"replicas": 2, "choices": [_GPU]}}
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,12 @@ BAD: tuple[Bad, ...] = (
         "spec.workload.arrivals",
         "all others ratePerSecond",
     ),
-    Bad("planned roles", {**_auto(WORKLOAD), "spec.role": "Prefill"}, "spec.role", "auto plans aggregated replicas"),
-    Bad("unknown role", {"spec.role": "Encode"}, "spec.role", "supported values"),
+    Bad("planned roles", {**_auto(WORKLOAD), "spec.roles": _ROLES}, "spec.explicit", "exactly one of explicit"),
+    Bad("half a split", {"spec.explicit": None, "spec.roles.prefill": _ROLES["prefill"]}, "spec.roles", "decode"),
+    Bad("roles without a router", {"spec.explicit": None, "spec.roles": _ROLES}, "spec.routing.router", "need a router"),
+    Bad("unknown router", {"spec.routing.router": "nginx"}, "spec.routing.router", "supported values"),
+    Bad("a policy it lacks", {"spec.routing.policy": "kv-aware"}, "spec.routing.policy", "this router does not pick so"),
+    Bad("a picker nobody asks", {"spec.routing.endpointPicker": "epp"}, "spec.routing.endpointPicker", "remove it"),
     Bad(
         "a rate beside clients",
         _auto({**WORKLOAD, "arrivals": "closed", "concurrency": 8}),
@@ -237,7 +242,12 @@ GOOD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rack required, then preferred",
      _choices({"topology": {"level": "rack"}}, {"topology": {"level": "rack", "mode": "preferred"}})),
     ("suspended at zero", {"spec.suspend": True, "spec.replicas": 0}),
-    ("prefill replicas", {"spec.role": "Prefill"}),
+    (
+        "prefill and decode replicas",
+        {"spec.explicit": None, "spec.roles": _ROLES, "spec.routing": {"router": "vllm-router"}},
+    ),
+    ("a router", {"spec.routing": {"router": "sglang-router", "policy": "round-robin"}}),
+    ("a picker", {"spec.routing": {"router": "gateway-inference-extension", "endpointPicker": "epp"}}),
     ("planned", _auto(WORKLOAD)),
     ("planned for a closed loop, within a budget",
      {**_auto({"arrivals": "closed", "concurrency": 8, "input": {"tokens": 9, "rangeRatio": 0.5}, "output": {"tokens": 9}}),

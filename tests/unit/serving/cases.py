@@ -10,6 +10,7 @@ import yaml
 
 from controlplane.catalog import load
 from controlplane.model.cluster import PoolToleration
+from controlplane.model.routing import InstalledRouter, RouterName
 from controlplane.model.serving import ServingDeployment
 from operators.serving.render import (
     RenderSettings,
@@ -19,10 +20,16 @@ from operators.serving.render import (
     replica_template,
     service,
 )
+from operators.serving.routers import routing_objects
 
 GOLDEN = Path(__file__).parent / "golden"
 CATALOG = load()
-SETTINGS = RenderSettings(engine_images={"openvino": "registry.example/trimtab-engine:0.1.0"})
+ROUTERS: dict[RouterName, InstalledRouter] = {
+    "sglang-router": InstalledRouter(image="registry.example/sglang-router:0.3.2"),
+    "vllm-router": InstalledRouter(image="registry.example/vllm-router:0.1.17"),
+    "gateway-inference-extension": InstalledRouter(gateway="gateways/inference", domain="llm.example"),
+}
+SETTINGS = RenderSettings(engine_images={"openvino": "registry.example/trimtab-engine:0.1.0"}, routers=ROUTERS)
 NVIDIA_TAINT = PoolToleration(key="nvidia.com/gpu", effect="NoSchedule")
 
 
@@ -46,6 +53,18 @@ def one_choice(model: str, source: str, choice: dict[str, Any], **spec: Any) -> 
     return deployment(model={"name": model, "source": source, **cache}, explicit={"choices": [choice]}, **spec)
 
 
+def split(engine: str, router: str, **spec: Any) -> ServingDeployment:
+    """One prefill and two decode replicas of a 70B model."""
+    choice = {"accelerator": "h100-sxm-80gb", "engine": engine, "tensorParallel": 4}
+    return deployment(
+        model={"name": "llama-3.3-70b", "source": "pvc:models/llama-3.3-70b"},
+        explicit=None,
+        roles={"prefill": {"choices": [choice]}, "decode": {"replicas": 2, "choices": [choice]}},
+        routing={"router": router},
+        **spec,
+    )
+
+
 @dataclass(frozen=True)
 class Golden:
     """One golden manifest: the deployment, and the vendors' documents its command lines were checked against."""
@@ -67,16 +86,22 @@ class Golden:
         return "\n".join(header) + "\n" + yaml.dump_all(self.objects(), Dumper=_Plain, sort_keys=False, width=110)
 
     def objects(self) -> list[dict[str, Any]]:
-        """Service, headless Service of a gang, budget, and the pods of the first replica."""
-        template = replica_template(self.deployment, 0, CATALOG, SETTINGS)
-        gang = template.pods > 1
-        tolerations = [NVIDIA_TAINT] if template.resource == "nvidia.com/gpu" else []
+        """Service, headless Service of a gang, budget, routing, and the pods of the first replica (of each role)."""
+        split_roles = self.deployment.spec.roles is not None
+        indices = range(len(self.deployment.spec.choices)) if split_roles else range(1)
+        templates = [replica_template(self.deployment, index, CATALOG, SETTINGS) for index in indices]
+        gang = templates[0].pods > 1
         out = [service(self.deployment)]
         if gang:
             out.append(headless_service(self.deployment))
-        out.append(pod_disruption_budget(self.deployment, template.pods if gang else None))
-        for rank in range(template.pods):
-            out.append(pod(template, self.deployment, 0, rank, f"node-{rank}", "pool-a", tolerations))
+        counted = sum(template.pods for template in templates) if gang or split_roles else None
+        out.append(pod_disruption_budget(self.deployment, counted))
+        port = templates[0].engine_facts.port
+        out += [manifest for _, manifest in routing_objects(self.deployment, ROUTERS, port)]
+        for template in templates:
+            tolerations = [NVIDIA_TAINT] if template.resource == "nvidia.com/gpu" else []
+            for rank in range(template.pods):
+                out.append(pod(template, self.deployment, 0, rank, f"node-{rank}", "pool-a", tolerations))
         return out
 
 
@@ -107,6 +132,8 @@ _TOKEN = {
         "volumes": [{"name": "shm", "emptyDir": {"sizeLimit": "64Gi"}}],
     }
 }
+_LLAMA_8B = ("llama-3.1-8b", "pvc:models/llama-3.1-8b")
+_L40S = {"accelerator": "l40s", "engine": "vllm", "knobs": {"maxModelLen": 16384}}
 _VLLM = (
     'vLLM documentation, "Parallelism and Scaling" (multi-node with multiprocessing)',
     "vLLM 0.24.0, vllm/engine/arg_utils.py and vllm/entrypoints/cli/serve.py",
@@ -118,6 +145,19 @@ _SGLANG = (
 )
 _VLLM_SPLIT = (*_VLLM[1:], 'vLLM documentation, "NixlConnector Usage Guide"')
 _SGLANG_SPLIT = (_SGLANG[1], 'SGLang documentation, "PD Disaggregation"')
+_SGLANG_ROUTER = (
+    "sglang-router 0.3.2, sglang_router/router_args.py (its parser takes these arguments)",
+    'SGLang documentation, "SGLang Model Gateway" (service discovery in Kubernetes)',
+)
+_VLLM_ROUTER = (
+    "vllm-router 0.1.17, vllm_router/router_args.py (its parser takes these arguments)",
+    'vLLM router documentation, "Prefill-Decode Disaggregation" and "Kubernetes Deployment"',
+)
+_EXTENSION = (
+    "Gateway API inference extension 1.0: InferencePool inference.networking.k8s.io/v1,",
+    "  InferenceObjective inference.networking.x-k8s.io/v1alpha2",
+    "Gateway API 1.3: HTTPRoute gateway.networking.k8s.io/v1",
+)
 _TRTLLM = (
     'TensorRT-LLM documentation, "trtllm-serve" (multi-node serving, --config)',
     "TensorRT-LLM, tensorrt_llm/commands/serve.py and llmapi/trtllm-llmapi-launch",
@@ -226,18 +266,27 @@ GOLDENS = (
     ),
     *(
         Golden(
-            f"{engine}-{role.lower()}-h100",
-            f"Llama 3.3 70B on four H100, {role.lower()} replicas with {name}'s own KV connector; needs a router.",
-            documents,
-            one_choice(
-                "llama-3.3-70b",
-                "pvc:models/llama-3.3-70b",
-                {"accelerator": "h100-sxm-80gb", "engine": engine, "tensorParallel": 4},
-                role=role,
-            ),
+            f"{engine}-split-h100",
+            f"Llama 3.3 70B: prefill and decode replicas on four H100 each, {name}'s own KV connector and router.",
+            (*documents, *router_documents),
+            split(engine, router),
         )
-        for engine, name, documents in (("vllm", "vLLM", _VLLM_SPLIT), ("sglang", "SGLang", _SGLANG_SPLIT))
-        for role in ("Prefill", "Decode")
+        for engine, name, documents, router, router_documents in (
+            ("vllm", "vLLM", _VLLM_SPLIT, "vllm-router", _VLLM_ROUTER),
+            ("sglang", "SGLang", _SGLANG_SPLIT, "sglang-router", _SGLANG_ROUTER),
+        )
+    ),
+    Golden(
+        "vllm-sglang-router-l40s",
+        "Llama 3.1 8B on L40S behind sglang-router, by cached prefix.",
+        (*_VLLM, *_SGLANG_ROUTER),
+        one_choice(*_LLAMA_8B, _L40S, routing={"router": "sglang-router"}),
+    ),
+    Golden(
+        "vllm-inference-extension-l40s",
+        "Llama 3.1 8B on L40S behind a gateway with the inference extension.",
+        (*_VLLM, *_EXTENSION),
+        one_choice(*_LLAMA_8B, _L40S, routing={"router": "gateway-inference-extension"}, priority="High"),
     ),
     Golden(
         "trtllm-h100",

@@ -30,12 +30,12 @@ from operators.serving.render import RenderSettings, ReplicaTemplate, replica_te
 from operators.serving.snapshot import NodeState, Notes, PlanSettings, Snapshot
 from operators.serving.validate import validate
 from operators.workloads.podview import PodView
-from tests.unit.serving.cases import CATALOG
+from tests.unit.serving.cases import CATALOG, ROUTERS
 
 UID = "5e0c1b1a-0000-4000-8000-000000000001"
 NAME, NAMESPACE = "chat", "prod"
 H100, L40S = "h100-sxm-80gb", "l40s"
-SETTINGS = PlanSettings(render=RenderSettings())
+SETTINGS = PlanSettings(render=RenderSettings(routers=ROUTERS))
 START_S = 1_800_000_000.0
 
 
@@ -258,6 +258,7 @@ class World:
             rank=int(ours[labels.RANK]),
             pool=ours[labels.POOL],
             accelerator=ours[labels.ACCELERATOR],
+            role=ours.get(labels.ROLE),
             engine=ours[labels.ENGINE],
             units=int(meta["annotations"][labels.UNITS]),
             choice=int(meta["annotations"][labels.CHOICE]),

@@ -88,8 +88,7 @@ restarting: list[dict[str, Any]] = [
     {"podTemplate": {"metadata": {"labels": {"team": "a"}}}},
     {"podTemplate": {"spec": {"imagePullSecrets": [{"name": "pull"}]}}},
     {"apiKeySecret": {"name": "key"}},
-    {"role": "Prefill"},
-    {"role": "Decode"},
+    {"explicit": None, "roles": {"prefill": {"choices": [CHOICE]}, "decode": {"choices": [CHOICE]}}},
     {"priorityClassName": "high"},
 ]
 
