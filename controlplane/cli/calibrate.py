@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
+from controlplane.cli.calibrate_install import install, installed_lines, target_options, uninstall
 from controlplane.cli.calibrate_training import training
 from controlplane.cli.case_options import case_fields, case_options
 from controlplane.cli.files import whole_file
+from controlplane.cli.page_options import Pages, read_pages
 from controlplane.cli.progress import Progress
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -21,15 +23,22 @@ def calibrate() -> None:
     """Refit the predictor from your own measurements."""
 
 
-calibrate.add_command(training)
+for command in (training, install, uninstall):
+    calibrate.add_command(command)
 
 
 @calibrate.command()
 @click.option("--data", type=_FILE, multiple=True, help="Measured runs; --format names the kind.")
 @click.option("--format", "format_name", default="csv", show_default=True, help="csv, jsonl, silicon, or a plug-in's.")
 @click.option("--vllm-bench", type=_FILE, multiple=True, help="Result of `vllm bench serve --save-result`.")
-@click.option("--metrics", type=_FILE, help="The engine's metrics page after a load.")
-@click.option("--metrics-before", type=_FILE, help="The page before the load; counters since the start when absent.")
+@click.option(
+    "--metrics",
+    multiple=True,
+    metavar="AFTER[,before=BEFORE][,closed=N|rate=R][,isl=..]",
+    help="The engine's metrics page after a load; the page before it (since the engine's start when absent) and what "
+    "differs from the other loads may follow.",
+)
+@click.option("--metrics-before", type=_FILE, multiple=True, help="Pages before the loads, in the order of --metrics.")
 @case_options
 @click.option("--base", type=_FILE, help="Calibration to build on. The packaged one when absent.")
 @click.option(
@@ -41,17 +50,23 @@ calibrate.add_command(training)
 )
 @click.option("--dry-run", is_flag=True, help="Fit and compare, write nothing.")
 @click.option("--force", is_flag=True, help="Write it even where it predicts worse than before.")
+@click.option("--install", "install_it", is_flag=True, help="Let operator and API of the cluster plan with it.")
+@target_options
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def serving(
     data: tuple[Path, ...],
     format_name: str,
     vllm_bench: tuple[Path, ...],
-    metrics: Path | None,
-    metrics_before: Path | None,
+    metrics: tuple[str, ...],
+    metrics_before: tuple[Path, ...],
     base: Path | None,
     out: Path,
     dry_run: bool,
     force: bool,
+    install_it: bool,
+    namespace: str,
+    config_map: str,
+    kubeconfig: str | None,
     output: str,
     **case: Any,
 ) -> None:
@@ -66,6 +81,8 @@ def serving(
         --system h100 --backend vllm --tp 4
     trimtab calibrate serving --data runs.csv --out h100.json
     trimtab predict serving --calibration h100.json --model qwen3-32b --system h100 ...
+    trimtab calibrate serving --metrics a.txt,closed=4 --metrics b.txt,before=a.txt,closed=16 \\
+        --metrics c.txt,before=b.txt,closed=64 --model qwen3-32b --system h100 --backend vllm --tp 4 --install
     """
     from controlplane.cli.refit_table import refit_dict, refit_table  # noqa: PLC0415 - numpy: not for --help
     from tuner.serving.calibration.importers import find_importer  # noqa: PLC0415
@@ -74,21 +91,21 @@ def serving(
     from tuner.serving.predict import Predictor  # noqa: PLC0415
 
     fields = case_fields(case)
-    files = [*data, *vllm_bench, *(path for path in (metrics_before, metrics) if path is not None)]
+    pages = read_pages(metrics, metrics_before)
+    files = [*data, *vllm_bench, *(path for one in pages for path in (one.before, one.after) if path is not None)]
     if not files:
         raise click.UsageError("name measured runs: --data, --vllm-bench or --metrics")
-    if metrics_before is not None and metrics is None:
-        raise click.UsageError("--metrics-before needs --metrics")
+    if install_it and dry_run:
+        raise click.UsageError("--dry-run writes nothing, so there is nothing to --install")
     runs = [run for path in data for run in find_importer(format_name)(path, fields)]
     runs += [run for path in vllm_bench for run in find_importer("vllm-bench")(path, fields)]
-    if metrics is not None:
-        runs.append(_of_pages(metrics, metrics_before, fields))
+    runs += [_of_pages(one, fields) for one in pages]
     with Progress("predictions") as tell:
         found = refit(
             runs,
             load_calibration(base),
             lambda calibration: Predictor(calibration=calibration).answer,
-            source=", ".join(path.name for path in files)[:200],
+            source=", ".join(dict.fromkeys(path.name for path in files))[:200],
             sha256=_sha256(files),
             progress=tell,
         )
@@ -100,9 +117,12 @@ def serving(
     click.echo(json.dumps(refit_dict(found, written), indent=2) if output == "json" else refit_table(found, written))
     if refused:
         raise click.exceptions.Exit(1)
+    if install_it:
+        for line in installed_lines(found.calibration, namespace, config_map, kubeconfig):
+            click.echo(line, err=output == "json")
 
 
-def _of_pages(after: Path, before: Path | None, fields: dict[str, Any]) -> Any:
+def _of_pages(pages: Pages, fields: dict[str, Any]) -> Any:
     try:
         from controlplane.cli.measured_pages import measurement_of_pages  # noqa: PLC0415
     except ImportError:
@@ -111,7 +131,7 @@ def _of_pages(after: Path, before: Path | None, fields: dict[str, Any]) -> Any:
         raise Unsupported(
             "reading metrics pages needs prometheus-client", field="metrics", hint="pip install 'trimtab[operator]'"
         ) from None
-    return measurement_of_pages(after, before, fields)
+    return measurement_of_pages(pages.after, pages.before, pages.case(fields))
 
 
 def _sha256(files: list[Path]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.cli.answer_table import aligned
+from tuner.serving.calibration.parameters import digest_of
 from tuner.serving.calibration.refit import Refit
 from tuner.serving.calibration.score import Score
 
@@ -20,6 +21,7 @@ def refit_dict(found: Refit, written: Path | None) -> dict[str, Any]:
 
     return {
         "name": found.calibration.name,
+        "digest": digest_of(found.calibration),
         "written": None if written is None else str(written),
         "before": scores(found.before),
         "after": scores(found.after),
@@ -52,7 +54,7 @@ def refit_table(found: Refit, written: Path | None) -> str:
     if found.worse:
         lines.append(f"worse than before: {'; '.join(found.worse)}")
     if written is not None:
-        lines.append(f"written to {written}")
+        lines.append(f"written to {written} ({digest_of(found.calibration)})")
     elif found.harmful:
         lines.append(
             "nothing written: predictions would get worse; measure more loads, or write it all the same with --force"

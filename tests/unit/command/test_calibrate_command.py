@@ -79,24 +79,39 @@ def test_a_fit_that_predicts_worse_is_not_written(
     assert json.loads(forced.stdout)["harmful"] is True and out.exists()
 
 
-def test_metrics_pages(tmp_path: Path) -> None:
-    def page(count: int) -> str:
-        lines = []
-        for name, mean in (("time_to_first_token_seconds", 0.05), ("inter_token_latency_seconds", 0.01)):
-            series = f"vllm:{name}"
-            lines += [f"# TYPE {series} histogram"]
-            for bound, share in ((0.02, 0.2), (0.1, 0.95), ("+Inf", 1.0)):
-                lines.append(f'{series}_bucket{{le="{bound}"}} {count * float(share)}')
-            lines += [f"{series}_sum {count * mean}", f"{series}_count {count}"]
-        for name, tokens in (("prompt", 512), ("generation", 64)):
-            lines += [f"# TYPE vllm:{name}_tokens counter", f"vllm:{name}_tokens_total {count * tokens}"]
-        return "\n".join(lines) + "\n"
+def _page(count: int, ttft_s: float = 0.05, tpot_s: float = 0.01) -> str:
+    """A vLLM metrics page after `count` requests."""
+    lines = []
+    for name, mean in (("time_to_first_token_seconds", ttft_s), ("inter_token_latency_seconds", tpot_s)):
+        series = f"vllm:{name}"
+        lines += [f"# TYPE {series} histogram"]
+        for bound, share in ((0.02, 0.2), (0.1, 0.95), ("+Inf", 1.0)):
+            lines.append(f'{series}_bucket{{le="{bound}"}} {count * float(share)}')
+        lines += [f"{series}_sum {count * mean}", f"{series}_count {count}"]
+    for name, tokens in (("prompt", 512), ("generation", 64)):
+        lines += [f"# TYPE vllm:{name}_tokens counter", f"vllm:{name}_tokens_total {count * tokens}"]
+    return "\n".join(lines) + "\n"
 
+
+def test_pages_of_several_loads_are_several_runs(tmp_path: Path) -> None:
+    words: list[str] = []
+    for clients in (1, 8, 32):
+        page = tmp_path / f"c{clients}.txt"
+        page.write_text(_page(20 * clients, 0.02 * clients, 0.01))
+        words += ["--metrics", f"{page},closed={clients}"]
+    found = json.loads(_call("calibrate", "serving", *words, *CASE, "--dry-run", "-o", "json").stdout)
+    assert found["after"]["ttft"]["rows"] == 3
+    assert len(found["digest"]) == 12
+    two = _call("calibrate", "serving", *words[:4], *CASE, "--dry-run")
+    assert "too few runs" in str(two.exception)
+
+
+def test_metrics_pages(tmp_path: Path) -> None:
     from controlplane.cli.measured_pages import measurement_of_pages
 
     before, after = tmp_path / "before.txt", tmp_path / "after.txt"
-    before.write_text(page(100))
-    after.write_text(page(500))
+    before.write_text(_page(100))
+    after.write_text(_page(500))
     case = {"model": "llama-3.1-8b", "system": "mi300x", "backend": "vllm", "tp": 1, "arrivals": {"closed": 8}}
     found = measurement_of_pages(after, before, case)
     assert found.question.requests == 400
