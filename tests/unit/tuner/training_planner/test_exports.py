@@ -24,7 +24,9 @@ POOL = {"gpu": "h100", "gpus": 64, "gpus_per_node": 8, "nic": "ndr", "nics_per_n
 
 def case(model: dict[str, Any] | None = None, pools: Any = None, **plan: Any) -> TrainingCase:
     """Llama 3 8B on 64 H100 unless told otherwise."""
-    return parse_case({"model": model or LLAMA_8B, "cluster": pools or POOL, "global_batch": 128, **plan})
+    late = {name: plan.pop(name) for name in ("optimizer_offload", "cp_mode", "secondary_group") if name in plan}
+    asked = parse_case({"model": model or LLAMA_8B, "cluster": pools or POOL, "global_batch": 128, **plan})
+    return replace(asked, plan=replace(asked.plan, **late))
 
 
 def said(target: str, asked: TrainingCase) -> list[str]:
@@ -214,7 +216,7 @@ def test_torchtitan_s_parser_reads_what_was_meant(plan: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "plan",
-    [ENGINE, {**ENGINE, "tp": 1, "dp": 64, "optimizer_offload": "cpu"},
+    [ENGINE, {**ENGINE, "tp": 1, "dp": 64, "optimizer_offload": "cpu", "secondary_group": 8},
      {"framework": "megatron-deepspeed", "zero": 1, "pp": 4, "dp": 16},
      {"framework": "eager", "zero": 2, "dp": 64, "precision": "fp16"}],
 )  # fmt: skip
