@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-Schedule = Literal["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-1p", "zb-2p"]
+Schedule = Literal[
+    "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min"
+]  # the last three fold the pipeline: stage i holds chunk i and chunk 2p - 1 - i
 # selective: attention scores. operators: torchtitan's policy, every second matrix product and what is elementwise.
 Recompute = Literal["none", "selective", "operators", "full"]
-Precision = Literal["bf16", "fp16", "fp8", "tf32", "fp32"]
+Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "tf32", "fp32"]
 # What decides how many kernels a layer takes, how attention is computed and what is fused.
 Optimizer = Literal["adam", "sgd"]
 Framework = Literal["megatron-lm", "megatron-deepspeed", "fsdp", "fsdp-compiled", "eager"]
 Attention = Literal["unfused", "flash"]
 VocabularyParallel = Literal["none", "vocab-1", "vocab-2", "interlaced"]
+# How context parallel ranks share attention: keys and values around a ring, or heads by all-to-all.
+ContextParallel = Literal["ring", "ulysses"]
+Offload = Literal["none", "cpu", "nvme"]
 
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 RECOMPUTE: tuple[str, ...] = get_args(Recompute)
@@ -22,6 +27,9 @@ OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 FRAMEWORKS: tuple[str, ...] = get_args(Framework)
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
 VOCABULARY_PARALLEL: tuple[str, ...] = get_args(VocabularyParallel)
+CONTEXT_PARALLEL: tuple[str, ...] = get_args(ContextParallel)
+OFFLOADS: tuple[str, ...] = get_args(Offload)
+FOLDED: tuple[str, ...] = ("zb-v", "v-half", "v-min")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +52,13 @@ class TrainingModel:
     expert_ffn: int = 0
     shared_ffn: int = 0  # width of the experts that every token visits
     moe_layers: int = 0
+    route_nodes: int = 0  # a token's experts lie on at most so many nodes; 0: anywhere
+    # Latent attention: keys and values come from `kv_rank` numbers per token, `rope_dim` of a query's `head_dim` carry
+    # position and are shared by all heads' keys; a value has `value_dim`. 0: none; `q_rank` 0: queries as they are.
+    q_rank: int = 0
+    kv_rank: int = 0
+    rope_dim: int = 0
+    value_dim: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +74,7 @@ class TrainingPool:
     intra_gb_s: float | None = None
     inter_gb_s: float | None = None
     power_cap_w: float | None = None  # limit set on each accelerator
+    cross_gb_s: float | None = None  # per node towards nodes of another NIC class; None: 25 Gb/s Ethernet is assumed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +104,15 @@ class ParallelPlan:
     overlap_dp: bool = False  # gradient traffic behind the backward pass
     overlap_tp: bool = False  # tensor-parallel traffic in chunks beside the GEMMs that need it
     overlap_pp: bool = False  # transfers between stages behind other chunks' work
+    recompute_layers: int = 0  # full recomputation of so many layers of each chunk only; 0: all of them
+    cp_mode: ContextParallel = "ring"
+    # Sharding beyond `zero`: ranks that share one copy of the weights or of the gradients (0: all data-parallel ranks),
+    # and ranks that hold a second copy of the weights between them for the backward pass (ZeRO++ hpZ; 0: none).
+    weight_group: int = 0
+    gradient_group: int = 0
+    secondary_group: int = 0
+    optimizer_offload: Offload = "none"  # where optimizer state lives and is updated
+    offload_layers: int = 0  # layers of a stage whose activations wait in host memory
 
     @property
     def micro_batches(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tuner.training.attention import kept_elements
 from tuner.training.columns import Array, Columns
 
 _REPLICATED = 10.0  # bytes per token and hidden element: two norms 4, two GEMM inputs 4, two dropout masks 2
@@ -16,38 +17,42 @@ _SCORES = 5.0  # bytes per score
 
 
 def layer_bytes(c: Columns) -> Array:
-    """Held between forward and backward: everything, or the layer's input where all of it is recomputed."""
+    """Held between forward and backward of a layer that `recompute` is about: everything, or its input alone."""
+    whole, plain, least = _held(c)
+    kept = np.where(c.recompute > 0, whole, plain)
+    return np.asarray(np.where(c.recompute > 2, least, np.where(c.recompute > 1, 0.5 * (least + whole), kept)))
+
+
+def plain_bytes(c: Columns) -> Array:
+    """Held of a layer where nothing is recomputed."""
+    return _held(c)[1]
+
+
+def _held(c: Columns) -> tuple[Array, Array, Array]:
+    """Without scores, with those that attention keeps, and the input alone."""
     tokens = c.micro_batch * c.seq / c.cp
     split = np.where(c.sp > 0, c.tp, 1.0)
     wide = c.element_bytes / 2.0
     kept = wide * (tokens * c.hidden * (_REPLICATED - 2.0 * (c.dropout < 1)) / split + sharded_bytes(c, tokens))
-    scores = (_SCORES - 3.0 * (c.dropout < 1)) * wide * c.micro_batch * c.heads / c.tp * c.seq * c.seq / c.cp
-    whole = kept + np.where((c.flash > 0) | (c.recompute > 0), 0.0, scores)
-    least = 2.0 * wide * tokens * c.hidden / split
-    return np.asarray(np.where(c.recompute > 2, least, np.where(c.recompute > 1, 0.5 * (least + whole), whole)))
+    return kept, kept + np.where(c.flash > 0, 0.0, _score_bytes(c)), 2.0 * wide * tokens * c.hidden / split
+
+
+def _score_bytes(c: Columns) -> Array:
+    each = (_SCORES - 3.0 * (c.dropout < 1)) * c.element_bytes / 2.0
+    return np.asarray(each * c.micro_batch * c.heads / c.tp * c.seq * c.seq / c.cp)
 
 
 def working_bytes(c: Columns) -> Array:
     """What one layer needs beside that while its backward runs: all of it when recomputed, scores when selective."""
-    tokens = c.micro_batch * c.seq / c.cp
-    split = np.where(c.sp > 0, c.tp, 1.0)
-    wide = c.element_bytes / 2.0
-    scores = (
-        (_SCORES - 3.0 * (c.dropout < 1)) * wide * c.micro_batch * c.heads / c.tp * c.seq * c.seq / c.cp * (c.flash < 1)
-    )
-    whole = (
-        wide * (tokens * c.hidden * (_REPLICATED - 2.0 * (c.dropout < 1)) / split + sharded_bytes(c, tokens)) + scores
-    )
-    return np.asarray(np.where(c.recompute > 1, whole, np.where(c.recompute > 0, scores, 0.0)))
+    kept = _held(c)[0]
+    scores = _score_bytes(c) * (c.flash < 1)
+    return np.asarray(np.where(c.recompute > 1, kept + scores, np.where(c.recompute > 0, scores, 0.0)))
 
 
 def sharded_bytes(c: Columns, tokens: Array) -> Array:
     """The part that tensor parallelism splits: queries, keys, values, attention's output, the MLP's inner tensors."""
-    query = c.heads * c.head_dim / c.tp
-    keys = np.maximum(c.kv_heads / c.tp, 1.0) * c.head_dim
-    attention = 4.0 * query + 4.0 * keys
     inner = np.where(c.gated > 0, 6.0, 4.0)
     share = np.where(c.layers > 0, c.moe_layers / np.maximum(c.layers, 1.0), 0.0)
     dense = inner * c.ffn / c.tp
     expert = c.top_k * (inner * c.expert_ffn + 4.0 * c.hidden * c.etp) / c.tp + inner * c.shared_ffn / c.tp
-    return np.asarray(tokens * (attention + (1.0 - share) * dense + share * expert))
+    return np.asarray(tokens * (kept_elements(c) + (1.0 - share) * dense + share * expert))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from controlplane.model.errors import InvalidSpec, Unsupported
-from controlplane.model.training import TrainingCase
+from controlplane.model.training import FOLDED, TrainingCase
+from tuner.training.checks_saving import check_memory_saving
 
-_ZERO_BUBBLE = ("zb-h1", "zb-h2", "zb-1p", "zb-2p")
+_ZERO_BUBBLE = ("zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min")
 
 
 def check(case: TrainingCase) -> None:
@@ -14,6 +15,7 @@ def check(case: TrainingCase) -> None:
     _pipeline(case)
     _pools(case)
     _experts(case)
+    check_memory_saving(case)
 
 
 def _shapes(case: TrainingCase) -> None:
@@ -51,7 +53,9 @@ def _pipeline(case: TrainingCase) -> None:
         )  # fmt: skip
     if not layers and plan.pp > model.layers:
         raise InvalidSpec("more stages than layers", field="pp", value=plan.pp, limit=f"1 to {model.layers}")
-    if plan.vpp > 1:
+    if plan.schedule in FOLDED:
+        _folded(case)
+    elif plan.vpp > 1:
         if plan.schedule != "interleaved":
             raise InvalidSpec(
                 "virtual stages need the interleaved schedule", field="vpp", value=plan.vpp, limit="1",
@@ -75,6 +79,16 @@ def _pipeline(case: TrainingCase) -> None:
             "zero-bubble schedules split the backward pass; with full recomputation that is not offered",
             field="recompute", value="full", limit="none, selective",
         )  # fmt: skip
+
+
+def _folded(case: TrainingCase) -> None:
+    plan = case.plan
+    if plan.vpp != 2:
+        raise InvalidSpec(f"{plan.schedule} folds two chunks onto a stage", field="vpp", value=plan.vpp, limit="2")
+    if plan.pp < 2:
+        raise InvalidSpec(f"{plan.schedule} needs a pipeline", field="pp", value=plan.pp, limit="2 or more")
+    if 2 * plan.pp > case.model.layers:
+        raise InvalidSpec("more chunks than layers", field="pp", value=plan.pp, limit=f"1 to {case.model.layers // 2}")
 
 
 def _pools(case: TrainingCase) -> None:

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controlplane.catalog import load
+from controlplane.catalog import Accelerator, load
 from controlplane.model.errors import Unsupported
-from controlplane.model.training import ParallelPlan, TrainingCase, TrainingPool
+from controlplane.model.training import PRECISIONS, ParallelPlan, TrainingCase, TrainingPool
 from tuner.training.software import software
 
 Array = NDArray[np.float64]
 RECOMPUTE_CODE = {"none": 0.0, "selective": 1.0, "operators": 2.0, "full": 3.0}
-SCHEDULE_CODE = {"gpipe": 0.0, "1f1b": 1.0, "interleaved": 2.0, "zb-h1": 3.0, "zb-1p": 3.0, "zb-h2": 4.0, "zb-2p": 4.0}
+SCHEDULE_CODE = {"gpipe": 0.0, "1f1b": 1.0, "interleaved": 2.0, "zb-h1": 3.0, "zb-1p": 3.0, "zb-h2": 4.0, "zb-2p": 4.0,
+                 "zb-v": 5.0, "v-half": 6.0, "v-min": 7.0}  # fmt: skip
+FOLDED_CODE = 5.0  # from here on: stage i holds chunk i and chunk 2p - 1 - i, so both ends lie on the first stage
 VOCABULARY_CODE = {"none": 0.0, "vocab-2": 1.0, "vocab-1": 2.0, "interlaced": 3.0}
-_WEIGHT_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 2.0, "tf32": 4.0, "fp32": 4.0}
+CONTEXT_CODE = {"ring": 0.0, "ulysses": 1.0}
+OFFLOAD_CODE = {"none": 0.0, "cpu": 1.0, "nvme": 2.0}
+_WEIGHT_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 2.0, "mxfp8": 2.0, "nvfp4": 2.0, "tf32": 4.0, "fp32": 4.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,11 @@ class Columns:
     expert_ffn: Array
     shared_ffn: Array
     moe_layers: Array
+    route_nodes: Array
+    q_rank: Array
+    kv_rank: Array
+    rope_dim: Array
+    value_dim: Array
     tp: Array
     pp: Array
     dp: Array
@@ -55,8 +64,15 @@ class Columns:
     micro_batch: Array
     micro_batches: Array
     recompute: Array
+    recomputed: Array  # layers of the fullest stage that `recompute` is about
     zero: Array
+    weight_group: Array
+    gradient_group: Array
+    secondary_group: Array
+    optimizer_offload: Array
+    offload_layers: Array
     sp: Array
+    cp_mode: Array
     vocab_parallel: Array
     flash: Array
     gradient_bytes: Array
@@ -70,10 +86,12 @@ class Columns:
     accumulate_bytes: Array
     handovers: Array
     peak: Array
+    wide_peak: Array  # of what narrow formats leave alone: attention, output layer
     bandwidth: Array
     memory: Array
     intra: Array
     node: Array
+    host: Array  # link to host memory, not a number where unknown
     per_node: Array
     power: Array
     gpu_class: NDArray[np.intp]
@@ -113,36 +131,73 @@ def _row(case: TrainingCase, pool: TrainingPool) -> tuple[tuple[float, ...], tup
     model, plan = case.model, case.plan
     gpu = load().accelerators[pool.gpu]
     traits = software(plan.framework)
-    peak = gpu.peak_flop_per_s(plan.precision)
-    if peak is None and plan.precision == "bf16":
-        peak = gpu.fp16_flop_per_s
-    if peak is None and plan.precision == "tf32":
-        peak = gpu.fp32_flop_per_s
-    if peak is None or gpu.memory_bandwidth_bytes_per_s is None or gpu.plannable_memory_bytes is None:
+    peak, wide_peak = peaks(gpu, plan.precision)
+    if gpu.memory_bandwidth_bytes_per_s is None or gpu.plannable_memory_bytes is None:
         raise Unsupported(
-            f"{pool.gpu} has no {plan.precision} peak in the catalogue", field="precision", value=plan.precision,
-            hint="choose a precision this accelerator computes in",
+            "the catalogue does not know how much memory it has, or how fast", field="gpu", value=pool.gpu
+        )
+    host = gpu.pcie_bandwidth_bytes_per_s_per_direction
+    if host is None and (plan.optimizer_offload != "none" or plan.offload_layers):
+        raise Unsupported(
+            f"the catalogue does not know the link between {pool.gpu} and host memory", field="optimizer_offload"
+            if plan.optimizer_offload != "none" else "offload_layers", value=plan.optimizer_offload, limit="no offload",
         )  # fmt: skip
     if pool.power_cap_w is not None and gpu.tdp_w is not None:
         # Dynamic power goes with the cube of the clock where voltage follows it.
-        peak *= min(pool.power_cap_w / gpu.tdp_w, 1.0) ** (1.0 / 3.0)
+        slower = min(pool.power_cap_w / gpu.tdp_w, 1.0) ** (1.0 / 3.0)
+        peak, wide_peak = slower * peak, slower * wide_peak
+    first, most, last = stage_layers(case)
     intra, intra_kind = _intra(pool)
     node, inter_kind = _node(pool, intra)
     values = (
         model.layers, model.hidden, model.heads, model.kv_heads, model.head_dim, model.ffn, model.vocab, model.seq,
-        *stage_layers(case),
+        first, most, last,
         model.gated,
         model.dropout, model.tied, model.experts, model.top_k, model.expert_ffn, model.shared_ffn, model.moe_layers,
+        model.route_nodes, model.q_rank, model.kv_rank, model.rope_dim, model.value_dim or model.head_dim,
         plan.tp, plan.pp, plan.dp, plan.cp, plan.ep, plan.etp, plan.vpp, SCHEDULE_CODE[plan.schedule], plan.micro_batch,
-        plan.micro_batches, RECOMPUTE_CODE[plan.recompute], plan.zero, plan.sp, VOCABULARY_CODE[plan.vocab_parallel],
+        plan.micro_batches, RECOMPUTE_CODE[plan.recompute],
+        min(plan.recompute_layers * plan.vpp, most) if plan.recompute_layers else most,
+        plan.zero, plan.weight_group, plan.gradient_group, plan.secondary_group,
+        OFFLOAD_CODE[plan.optimizer_offload], plan.offload_layers,
+        plan.sp, CONTEXT_CODE[plan.cp_mode], VOCABULARY_CODE[plan.vocab_parallel],
         plan.attention == "flash", plan.gradient_bytes, _state_bytes(plan), plan.overlap_dp,
         plan.overlap_tp, plan.overlap_pp, _WEIGHT_BYTES[plan.precision],
         traits.forward_slots, traits.elementwise, traits.accumulate_bytes,
         traits.handovers,
-        peak, gpu.memory_bandwidth_bytes_per_s, gpu.plannable_memory_bytes, intra, node, pool.gpus_per_node,
-        gpu.tdp_w or np.nan,
+        peak, wide_peak, gpu.memory_bandwidth_bytes_per_s, gpu.plannable_memory_bytes, intra, node,
+        np.nan if host is None else host, pool.gpus_per_node, gpu.tdp_w or np.nan,
     )  # fmt: skip
     return values, (gpu.architecture.lower().replace(" ", "-"), intra_kind, inter_kind)
+
+
+_NARROW = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}
+# Architectures whose matrix units take operands with a scale per block (vendors' architecture papers).
+_BLOCK_SCALED = {"mxfp8": ("Blackwell", "Blackwell Ultra", "CDNA 4"), "nvfp4": ("Blackwell", "Blackwell Ultra")}
+
+
+def peaks(gpu: Accelerator, precision: str) -> tuple[float, float]:
+    """Operations per second of the layers' matrix products, and of what narrow formats leave in 16 bits. Raises
+    Unsupported where the catalogue has no peak of this precision."""
+    found = _native(gpu, precision)
+    wide = _native(gpu, "bf16") if precision in _NARROW else found
+    if found is None or wide is None:
+        known = [name for name in PRECISIONS if _native(gpu, name) is not None]
+        raise Unsupported(
+            f"{gpu.id} has no {precision} peak in the catalogue", field="precision", value=precision,
+            limit=", ".join(known) or "none is known", hint="choose a precision this accelerator computes in",
+        )  # fmt: skip
+    return found, wide
+
+
+def _native(gpu: Accelerator, precision: str) -> float | None:
+    if gpu.architecture not in _BLOCK_SCALED.get(precision, (gpu.architecture,)):
+        return None
+    if precision == "bf16":
+        return gpu.bf16_flop_per_s or gpu.fp16_flop_per_s
+    if precision == "tf32":
+        return gpu.tf32_flop_per_s or gpu.fp32_flop_per_s
+    return gpu.peak_flop_per_s(_NARROW.get(precision, precision))
 
 
 def _state_bytes(plan: ParallelPlan) -> float:

@@ -12,17 +12,24 @@ def model_flops(model: TrainingModel, sequences: float, *, causal: bool = False)
     """
     matrices = 3 if model.gated else 2
     attention = 2 * model.hidden * model.head_dim * (model.heads + model.kv_heads)
+    if model.kv_rank:
+        queries = model.heads * model.head_dim
+        attention = model.q_rank * (model.hidden + queries) if model.q_rank else model.hidden * queries
+        attention += model.hidden * (model.kv_rank + model.rope_dim) + model.heads * model.value_dim * model.hidden
+        attention += model.kv_rank * model.heads * (model.head_dim - model.rope_dim + model.value_dim)
     dense = matrices * model.hidden * model.ffn
     experts = matrices * model.hidden * (model.top_k * model.expert_ffn + model.shared_ffn)
     weights = model.layers * attention + (model.layers - model.moe_layers) * dense + model.moe_layers * experts
     weights += model.hidden * model.vocab
-    scores = 2 * model.layers * model.seq * model.heads * model.head_dim * (0.5 if causal else 1.0)
+    width = model.head_dim + (model.value_dim or model.head_dim)
+    scores = model.layers * model.seq * model.heads * width * (0.5 if causal else 1.0)
     return 6.0 * sequences * model.seq * (weights + scores)
 
 
 def recompute_flops(model: TrainingModel, sequences: float, recompute: str) -> float:
     """What recomputation adds: one more forward of the layers (full) or of attention's scores (selective)."""
-    scores = 4.0 * sequences * model.layers * model.seq**2 * model.heads * model.head_dim
+    width = model.head_dim + (model.value_dim or model.head_dim)
+    scores = 2.0 * sequences * model.layers * model.seq**2 * model.heads * width
     if recompute == "selective":
         return scores
     if recompute == "full":

@@ -12,10 +12,12 @@ from tuner.training.constants import Constants
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Per configuration: operations per second in GEMMs and flash kernels, bytes per second of memory, of one
-    accelerator's link inside the node, and of all NICs of a node together."""
+    """Per configuration: operations per second in the layers' GEMMs, in the output's (16 bits where layers are
+    narrower) and in flash kernels, bytes per second of memory, of one accelerator's link inside the node, and of all
+    NICs of a node together."""
 
     gemm: Array
+    wide_gemm: Array
     attention: Array
     memory: Array
     intra: Array
@@ -31,7 +33,8 @@ def hardware(columns: Columns, constants: Constants) -> Hardware:
     links = np.array([constants.links[name] for name in columns.link_classes])
     return Hardware(
         gemm=columns.peak * share("gemm"),
-        attention=columns.peak * share("attention"),
+        wide_gemm=columns.wide_peak * share("gemm"),
+        attention=columns.wide_peak * share("attention"),
         memory=columns.bandwidth * share("memory"),
         intra=columns.intra * links[columns.intra_class],
         node=columns.node * links[columns.inter_class],

@@ -10,10 +10,13 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from tuner.training.activations import layer_bytes, working_bytes
-from tuner.training.columns import Array, Columns
+from tuner.training.activations import layer_bytes, plain_bytes, working_bytes
+from tuner.training.columns import FOLDED_CODE, Array, Columns
 from tuner.training.constants import Constants
+from tuner.training.offload import waiting_layers
+from tuner.training.parameters import layer_parameters
 from tuner.training.schedules import in_flight
+from tuner.training.sharding import shards
 
 _GATHERED_LAYERS = 2.0  # ZeRO-3: the layer that runs and the one fetched ahead
 _WORKSPACE_BYTES = 64.0 * 2**20  # matrix-product scratch of PyTorch and of the kernels' library, 32 MiB each
@@ -41,29 +44,23 @@ class Waterfall:
         return np.asarray(sum(getattr(self, item.name) for item in fields(self)))
 
 
-def layer_parameters(c: Columns) -> tuple[Array, Array]:
-    """Parameters of an average layer on one rank: shared by all data-parallel ranks, and experts."""
-    attention = 2.0 * c.hidden * c.head_dim * (c.heads + np.maximum(c.kv_heads, c.tp)) / c.tp
-    norms = np.where(c.gated > 0, 2.0, 4.0) * c.hidden
-    matrices = np.where(c.gated > 0, 3.0, 2.0)
-    share = np.where(c.layers > 0, c.moe_layers / np.maximum(c.layers, 1.0), 0.0)
-    mlp = matrices * c.hidden * ((1.0 - share) * c.ffn + share * c.shared_ffn) / c.tp
-    router = share * c.hidden * c.experts
-    experts = share * matrices * c.hidden * c.expert_ffn * c.experts / (c.ep * c.etp)
-    return attention + norms + mlp + router, np.asarray(experts)
-
-
 def state_bytes(c: Columns, dense: Array, experts: Array) -> tuple[Array, Array, Array]:
-    """Weights, gradients and optimizer state of a number of parameters on one rank."""
-    ranks = c.dp * c.cp
-    replicas = np.maximum(ranks * c.tp / (c.ep * c.etp), 1.0)
+    """Weights (and their second copy), gradients and optimizer state of a number of parameters on one rank."""
+    cut = shards(c)
+    replicas = np.maximum(cut.ranks * c.tp / (c.ep * c.etp), 1.0)
     wide = c.element_bytes
 
-    def part(level: float, each: Array) -> Array:
-        cut = c.zero >= level
-        return np.asarray(each * (dense / np.where(cut, ranks, 1.0) + experts / np.where(cut, replicas, 1.0)))
+    def part(over: Array, each: Array) -> Array:
+        return np.asarray(each * (dense / over + experts / np.minimum(over, replicas)))
 
-    return part(3.0, wide), part(2.0, np.maximum(c.gradient_bytes, wide)), part(1.0, c.state_bytes)
+    weights = part(cut.weights, wide)
+    if np.any(c.secondary_group > 0):
+        second = np.minimum(np.maximum(c.secondary_group, 1.0), cut.weights)
+        weights = weights + np.where(
+            (c.zero > 2) & (second < cut.weights) & (c.secondary_group > 0), part(second, wide), 0.0
+        )
+    optimizer = np.where(c.optimizer_offload > 0, 0.0, part(cut.optimizer, c.state_bytes))
+    return weights, part(cut.gradients, np.maximum(c.gradient_bytes, wide)), optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +75,7 @@ class _Pieces:
     fetched: Array
     flight: Array
     held: Array
+    plain: Array
     working: Array
     mask: Array
     first_ends: Array
@@ -91,7 +89,8 @@ def _pieces(c: Columns, stages: int) -> _Pieces:
     matrix = c.vocab * c.hidden / c.tp
     spread = np.where(c.tied > 0, 1.0, 2.0) * matrix / c.pp
     single = np.where(c.tied > 0, 1.0, 2.0) * matrix
-    end = np.where(shared, spread, np.where(c.pp > 1, matrix, single))
+    folded = (c.schedule >= FOLDED_CODE) & (c.pp > 1) & ~shared
+    end = np.where(shared, spread, np.where((c.pp > 1) & ~folded, matrix, single))
     waiting = np.array(_WAITING)[c.vocab_parallel.astype(np.intp)] * (c.pp > 1)
     flight = in_flight(c.schedule, c.pp, c.micro_batches, c.vpp, np.arange(stages, dtype=np.float64))
     if np.any(shared):
@@ -105,16 +104,24 @@ def _pieces(c: Columns, stages: int) -> _Pieces:
         matrix=state_bytes(c, np.ones_like(dense), np.zeros_like(dense)),
         first_matrices=end,
         inner_matrices=np.where(shared, spread, 0.0),
-        last_matrices=end,
+        last_matrices=np.where(folded, 0.0, end),
         fetched=np.where(c.zero > 2, _GATHERED_LAYERS * c.element_bytes * (dense + experts), 0.0),
         flight=flight,
         held=layer_bytes(c),
+        plain=plain_bytes(c),
         working=working_bytes(c) + _WORKSPACE_BYTES,
         mask=tokens * c.hidden / np.where(c.sp > 0, c.tp, 1.0),
-        first_ends=inner,
+        first_ends=np.where(folded, logits, inner),
         inner_ends=inner,
-        last_ends=np.where(shared, inner, logits),
+        last_ends=np.where(shared, inner, np.where(folded, 0.0, logits)),
     )
+
+
+def _kept(c: Columns, has: _Pieces, layers: Array) -> tuple[Array, Array]:
+    """Activations of a stage with so many layers: per micro-batch in flight, and once (buffers of what is offloaded)."""
+    again = np.where(c.recompute > 0, np.minimum(c.recomputed, layers), 0.0)
+    away, buffered = waiting_layers(c, layers - again)
+    return again * has.held + (layers - again - away) * has.plain, buffered * has.plain
 
 
 def memory(c: Columns, constants: Constants, stages: int) -> Waterfall:
@@ -125,7 +132,9 @@ def memory(c: Columns, constants: Constants, stages: int) -> Waterfall:
     weights, gradients, optimizer = (
         layers * layer[:, None] + ends * end[:, None] for layer, end in zip(has.layer, has.matrix, strict=True)
     )
-    activations = has.flight * layers * has.held[:, None] + has.working[:, None]
+    kept = [_kept(c, has, each) for each in (c.first, c.most, c.last)]
+    each, once = (_per_stage(first, inner, last, stages) for first, inner, last in zip(*kept, strict=True))
+    activations = has.flight * each + once + has.working[:, None]
     boundary = _per_stage(has.first_ends, has.inner_ends, has.last_ends, stages)
     boundary[:, 0] += has.mask * has.flight[:, 0]
     fetched = np.repeat(has.fetched[:, None], stages, axis=1)
@@ -140,8 +149,9 @@ def stage_totals(c: Columns, constants: Constants, stages: int) -> Array:
     layer, end = sum(has.layer), sum(has.matrix)
     slack = 1.0 + constants.shared["fragmentation"]
     common = slack * (has.fetched + has.working) + constants.shared["reserved_bytes"]
-    inner = slack * (c.most * layer + has.inner_matrices * end + has.inner_ends) + common
-    total = has.flight * (slack * c.most * has.held)[:, None]
+    kept, once = _kept(c, has, c.most)
+    inner = slack * (c.most * layer + has.inner_matrices * end + has.inner_ends + once) + common
+    total = has.flight * (slack * kept)[:, None]
     total += inner[:, None]
     for stage, layers, matrices, ends in (
         (stages - 1, c.last, has.last_matrices, has.last_ends),
@@ -149,7 +159,8 @@ def stage_totals(c: Columns, constants: Constants, stages: int) -> Array:
     ):
         flight = has.flight[:, stage]
         mask = has.mask * flight if stage == 0 else 0.0
-        total[:, stage] = slack * (layers * (layer + flight * has.held) + matrices * end + ends + mask) + common
+        kept, once = _kept(c, has, layers)
+        total[:, stage] = slack * (layers * layer + flight * kept + once + matrices * end + ends + mask) + common
     return total
 
 

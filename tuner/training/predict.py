@@ -18,6 +18,7 @@ from tuner.training.constants import Constants, document, from_document, shipped
 from tuner.training.evaluate import stage_pools, times, waterfall
 from tuner.training.flops import model_flops, recompute_flops
 from tuner.training.memory import Waterfall
+from tuner.training.offload import host_bytes
 from tuner.training.patterns import FITTED, pattern
 
 _IDLE_SHARE = 0.15  # of the power limit, with nothing to do
@@ -69,6 +70,10 @@ class Predictor:
             "fits": bool((spare >= 0).all()),
             "pattern": pattern(case),
         }
+        plan = case.plan
+        if plan.optimizer_offload == "cpu" or plan.offload_layers:
+            host = host_bytes(columns([(case, 0)], tuple(self._constants.accelerators)))
+            answer["host_memory_bytes"] = round(float(host[0]))
         answer["warnings"] = self._warnings(case, spare)
         return answer
 
@@ -103,8 +108,14 @@ class Predictor:
             found.append(f"{', '.join(unfitted)}: constants of this architecture are not fitted to measurements")
         if pattern(case) not in self._widths:
             found.append(f"no measured runs of pattern {pattern(case)}: the interval is a guess, twice the pooled one")
-        if case.plan.precision == "fp8":
-            found.append("fp8: all matrix products count at the 8-bit peak with the 16-bit efficiency; not fitted")
+        plan = case.plan
+        if plan.precision in ("fp8", "mxfp8", "nvfp4"):
+            found.append(
+                f"{plan.precision}: the layers' matrix products count at its peak with the 16-bit efficiency, attention "
+                "and output in 16 bits; not fitted"
+            )
+        if plan.optimizer_offload != "none" or plan.offload_layers:
+            found.append("offload: rates of host link, host memory and drives are priors; host memory is not checked")
         return found
 
 

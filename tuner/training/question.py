@@ -8,7 +8,10 @@ from controlplane.catalog import load
 from controlplane.model.errors import InvalidSpec
 from controlplane.model.training import (
     ATTENTIONS,
+    CONTEXT_PARALLEL,
+    FOLDED,
     FRAMEWORKS,
+    OFFLOADS,
     OPTIMIZERS,
     PRECISIONS,
     RECOMPUTE,
@@ -25,13 +28,24 @@ from tuner.training.names import gpu_id, nic_id
 
 _MODEL = {
     "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq", "head_dim", "gated", "dropout", "tied", "experts", "top_k",
-    "expert_ffn", "shared_ffn", "moe_layers",
+    "expert_ffn", "shared_ffn", "moe_layers", "route_nodes", "q_rank", "kv_rank", "rope_dim", "value_dim",
 }  # fmt: skip
-_POOL = {"gpu", "gpus", "gpus_per_node", "nic", "nics_per_node", "intra_gb_s", "inter_gb_s", "power_cap_w"}
+_POOL = {
+    "gpu",
+    "gpus",
+    "gpus_per_node",
+    "nic",
+    "nics_per_node",
+    "intra_gb_s",
+    "inter_gb_s",
+    "power_cap_w",
+    "cross_gb_s",
+}
 _LINE = {
     "id", "model", "cluster", "tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "global_batch",
     "recompute", "zero", "sp", "vocab_parallel", "layers_per_stage", "precision", "framework", "attention",
-    "gradient_bytes", "optimizer", "overlap_dp", "overlap_tp", "overlap_pp", "stage_pools",
+    "gradient_bytes", "optimizer", "overlap_dp", "overlap_tp", "overlap_pp", "stage_pools", "recompute_layers",
+    "cp_mode", "weight_group", "gradient_group", "secondary_group", "optimizer_offload", "offload_layers",
 }  # fmt: skip
 MAX_POOLS = 16
 MAX_STAGES = 1024
@@ -94,6 +108,11 @@ def _model(line: Fields) -> TrainingModel:
         expert_ffn=width("expert_ffn", ffn if experts else 0, 0),
         shared_ffn=width("shared_ffn", 0, 0),
         moe_layers=width("moe_layers", layers if experts else 0, 0),
+        route_nodes=width("route_nodes", 0, 0),
+        q_rank=width("q_rank", 0, 0),
+        kv_rank=width("kv_rank", 0, 0),
+        rope_dim=width("rope_dim", 0, 0),
+        value_dim=width("value_dim", 0, 0),
     )
 
 
@@ -126,6 +145,7 @@ def _pool(item: object, path: str) -> TrainingPool:
         intra_gb_s=fields.number("intra_gb_s", 0, 1e5, open_low=True),
         inter_gb_s=fields.number("inter_gb_s", 0, 1e5, open_low=True),
         power_cap_w=fields.number("power_cap_w", 0, 1e4, open_low=True),
+        cross_gb_s=fields.number("cross_gb_s", 0, 1e5, open_low=True),
     )
 
 
@@ -143,7 +163,8 @@ def _plan(line: Fields, model: TrainingModel) -> ParallelPlan:
     batch = line.whole("global_batch", 1, 1 << 24)
     if batch is None:
         line.need("global_batch")
-    vpp = degree("vpp")
+    schedule = word("schedule", SCHEDULES, "interleaved" if (line.whole("vpp", 1, _MAX_GPUS) or 1) > 1 else "1f1b")
+    vpp = degree("vpp", 2 if schedule in FOLDED else 1)
     framework = word("framework", FRAMEWORKS, "megatron-lm")
     vocab = line.raw("vocab_parallel")
     if isinstance(vocab, bool):
@@ -167,7 +188,7 @@ def _plan(line: Fields, model: TrainingModel) -> ParallelPlan:
         ep=degree("ep"),
         etp=degree("etp"),
         vpp=vpp,
-        schedule=word("schedule", SCHEDULES, "interleaved" if vpp > 1 else "1f1b"),
+        schedule=schedule,
         micro_batch=degree("micro_batch"),
         global_batch=batch,
         recompute=recompute,
@@ -182,7 +203,14 @@ def _plan(line: Fields, model: TrainingModel) -> ParallelPlan:
         optimizer=word("optimizer", OPTIMIZERS, "adam"),
         overlap_dp=line.flag("overlap_dp") or False,
         overlap_tp=line.flag("overlap_tp") or False,
-        overlap_pp=vpp > 1 if overlap_pp is None else overlap_pp,
+        overlap_pp=schedule == "interleaved" and vpp > 1 if overlap_pp is None else overlap_pp,
+        recompute_layers=line.whole("recompute_layers", 0, model.layers) or 0,
+        cp_mode=word("cp_mode", CONTEXT_PARALLEL, "ring"),
+        weight_group=line.whole("weight_group", 0, _MAX_GPUS) or 0,
+        gradient_group=line.whole("gradient_group", 0, _MAX_GPUS) or 0,
+        secondary_group=line.whole("secondary_group", 0, _MAX_GPUS) or 0,
+        optimizer_offload=word("optimizer_offload", OFFLOADS, "none"),
+        offload_layers=line.whole("offload_layers", 0, model.layers) or 0,
     )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tuner.training.columns import Array
+from tuner.training import folded
+from tuner.training.columns import FOLDED_CODE, Array
 
 
 def equal_stages(schedule: str, p: int, m: int, forward: float, inputs: float, weight: float, v: int = 1) -> float:
@@ -20,6 +21,7 @@ def equal_stages(schedule: str, p: int, m: int, forward: float, inputs: float, w
         "interleaved": work / v,
         "zb-h1": forward + inputs - weight,
         "zb-h2": max(forward + inputs - 2.0 * weight, 0.0),
+        "zb-v": max(inputs - weight, 0.0),  # with at least 2p - 1 micro-batches
     }
     return m * work + (p - 1) * bubbles[schedule]
 
@@ -34,16 +36,25 @@ def pipeline_time(
     weight: Array,
     hop: Array,
     hidden: Array,
+    forward: Array | None = None,
 ) -> Array:
     """Time of m micro-batches: every stage once, the slowest m - 1 times more, hops on the way and in the cycle.
 
     `stages` is the sum over stages of one micro-batch's time, `slowest` its maximum, `weight` the weight-gradient part
-    of the slowest stage; `hidden` transfers cost nothing once the pipeline is full. Exact for equal stages; a lower bound where the ratio of forward to backward differs.
+    of the slowest stage, `forward` its forward part (a third where not said; folded schedules need it); `hidden`
+    transfers cost nothing once the pipeline is full. Exact for equal stages but for V-Half and V-Min; a lower bound
+    where the ratio of forward to backward differs.
     """
     fill = stages - slowest
     cycle = slowest + ((p > 1) & (hidden < 1)) * 2.0 * hop * np.where(schedule == 2, v, 1.0)
     saved = np.where(schedule == 3, 2.0 * weight, np.where(schedule == 4, 3.0 * weight, 0.0)) * (p - 1.0)
     fill = np.where(schedule == 2, fill / v, np.maximum(fill - saved, 0.0))
+    if np.any(schedule >= FOLDED_CODE):
+        ahead = slowest / 3.0 if forward is None else forward
+        code = schedule - FOLDED_CODE
+        slow, wait = folded.cycle_and_fill(code, p, m, ahead, np.maximum(slowest - ahead - weight, 0.0), weight)
+        cycle = np.where(schedule >= FOLDED_CODE, slow + cycle - slowest, cycle)
+        fill = np.where(schedule >= FOLDED_CODE, wait, fill)
     return np.asarray(m * cycle + fill + 2.0 * (p - 1.0) * hop)
 
 
@@ -51,9 +62,13 @@ def in_flight(schedule: Array, p: Array, m: Array, v: Array, stage: Array) -> Ar
     """Micro-batches whose activations a stage holds at its peak, shape (configurations, stages).
 
     One formula for all schedules, min(m, most - slope x stage): 1F1B p - i; GPipe m; ZB-H2 2p - 1; interleaved warm-up
-    of (v - 1) p + 2 (p - i) - 1 chunks of 1/v of the layers, one more in the steady state.
+    of (v - 1) p + 2 (p - i) - 1 chunks of 1/v of the layers, one more in the steady state. Folded: counted (`folded`).
     """
     most = np.where(schedule == 2, (v - 1.0 + 2.0) * p / v - 1.0 / v, p)
     most = np.where(schedule == 4, 2.0 * p - 1.0, np.where(schedule == 0, m, most))
     slope = np.where(schedule == 2, 2.0 / v, np.where((schedule == 4) | (schedule == 0), 0.0, 1.0))
-    return np.asarray(np.minimum(m[:, None], most[:, None] - slope[:, None] * stage[None, :]))
+    found = np.minimum(m[:, None], most[:, None] - slope[:, None] * stage[None, :])
+    if np.any(schedule >= FOLDED_CODE):
+        bent = folded.in_flight(schedule, p, m, len(stage), FOLDED_CODE)
+        found = np.where(schedule[:, None] >= FOLDED_CODE, bent, found)
+    return np.asarray(found)

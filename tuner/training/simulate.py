@@ -80,8 +80,11 @@ def _unit(k: int, p: int, v: int, backward: bool) -> tuple[int, int]:
     return (v - 1 - chunk if backward else chunk), group * p + micro
 
 
-def simulate(orders: Sequence[Sequence[Pass]], stages: Sequence[Stage], hop_s: float, v: int = 1) -> Timeline:
-    """Runs fixed orders. Raises ValueError where an order waits for itself, or is too long."""
+def simulate(
+    orders: Sequence[Sequence[Pass]], stages: Sequence[Stage], hop_s: float, v: int = 1, *, folded: bool = False
+) -> Timeline:
+    """Runs fixed orders. `folded`: chunk 1 of stage i comes after chunk 0 of all stages in reverse. Raises ValueError
+    where an order waits for itself, or is too long."""
     p = len(stages)
     if sum(len(order) for order in orders) > MAX_PASSES:
         raise ValueError(f"more than {MAX_PASSES} passes")
@@ -93,13 +96,15 @@ def simulate(orders: Sequence[Sequence[Pass]], stages: Sequence[Stage], hop_s: f
         for stage in sorted(waiting):
             while next_[stage] < len(orders[stage]):
                 kind, chunk, micro = orders[stage][next_[stage]]
-                ready = _ready(done, kind, chunk * p + stage, micro, p * v, hop_s)
+                place = 2 * p - 1 - stage if folded and chunk else chunk * p + stage
+                turns = (p,) if folded else ()
+                ready = _ready(done, kind, place, micro, p * v, hop_s, turns)
                 if ready is None:
                     break
                 start = max(clock[stage], ready)
                 seconds = _seconds(stages[stage], kind) / v
                 clock[stage] = start + seconds
-                done[kind[0], chunk * p + stage, micro] = clock[stage]
+                done[kind[0], place, micro] = clock[stage]
                 bars[stage].append(Bar(kind, chunk, micro, start, clock[stage]))  # type: ignore[arg-type]
                 next_[stage] += 1
                 moved = True
@@ -111,20 +116,22 @@ def simulate(orders: Sequence[Sequence[Pass]], stages: Sequence[Stage], hop_s: f
 
 
 def _ready(
-    done: dict[tuple[str, int, int], float], kind: str, place: int, micro: int, places: int, hop_s: float
-) -> float | None:
+    done: dict[tuple[str, int, int], float], kind: str, place: int, micro: int, places: int, hop_s: float,
+    turns: tuple[int, ...] = (),
+) -> float | None:  # fmt: skip
+    """`turns`: places whose input comes from the same stage, without a transfer."""
     if kind == "F":
         if place == 0:
             return 0.0
         before = done.get(("F", place - 1, micro))
-        return None if before is None else before + hop_s
+        return None if before is None else before + (0.0 if place in turns else hop_s)
     if kind == "W":
         return done.get(("B", place, micro))
     own = done.get(("F", place, micro))
     if own is None or place == places - 1:
         return own
     after = done.get(("B", place + 1, micro))
-    return None if after is None else max(own, after + hop_s)
+    return None if after is None else max(own, after + (0.0 if place + 1 in turns else hop_s))
 
 
 def _seconds(stage: Stage, kind: str) -> float:

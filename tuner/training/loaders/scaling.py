@@ -32,9 +32,10 @@ def llama3(path: Path) -> Table:
                                     dropout=False),
                 pools=(TrainingPool(gpu="h100-sxm-80gb", gpus=gpus, gpus_per_node=8, nic="roce-400",
                                     nics_per_node=8),),
+                # zero 1: gradients are summed once per iteration, whatever of their memory is shared before.
                 plan=ParallelPlan(
                     tp=whole(record, "tp"), cp=whole(record, "cp"), pp=pp, dp=dp, vpp=each, schedule="interleaved",
-                    micro_batch=1, global_batch=dp * whole(record, "batch_per_dp"), sp=True, zero=2,
+                    micro_batch=1, global_batch=dp * whole(record, "batch_per_dp"), sp=True, zero=1,
                     layers_per_stage=(each - 1, *(each,) * (pp - 2), each - 1), overlap_dp=True, overlap_pp=True,
                 ),
             )  # fmt: skip

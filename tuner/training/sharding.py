@@ -1,0 +1,91 @@
+"""Who holds which share of weights, gradients and optimizer state, and the traffic that follows.
+
+ZeRO levels 0 to 3 over all data-parallel ranks (arXiv 1910.02054), smaller groups for weights and gradients (hybrid
+sharding, and the three levels of arXiv 2501.04266), and a second copy of the weights inside a group that backward
+gathers from (hpZ of ZeRO++, arXiv 2306.10209). A group lies on neighbouring ranks, inside a node where it fits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tuner.training.collectives import all_reduce, reduce_scatter, span
+from tuner.training.columns import Array, Columns
+from tuner.training.compute import LayerTime
+from tuner.training.hardware import Hardware
+from tuner.training.parameters import stage_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """Over how many ranks each is cut; `ranks` is all there are."""
+
+    ranks: Array
+    weights: Array
+    gradients: Array
+    optimizer: Array
+
+
+def shards(c: Columns) -> Shards:
+    """The cuts of every configuration."""
+    ranks = c.dp * c.cp
+    weights = np.where(c.weight_group > 0, np.minimum(c.weight_group, ranks), ranks)
+    gradients = np.where(c.gradient_group > 0, np.minimum(c.gradient_group, ranks), ranks)
+    return Shards(
+        ranks,
+        np.where(c.zero > 2, weights, 1.0),
+        np.where(c.zero > 1, gradients, 1.0),
+        np.where(c.zero > 0, ranks, 1.0),
+    )
+
+
+def gathered(c: Columns, h: Hardware, layer: LayerTime, contention: float) -> LayerTime:
+    """What every micro-batch pays: weights gathered before forward and before backward, gradients scattered after."""
+    if not np.any(c.zero > 1):
+        return layer
+    cut = shards(c)
+    embedding = c.vocab * c.hidden / c.tp
+    size = (stage_parameters(c) - embedding) / np.maximum(c.first, c.last)
+    weights, gradients = c.element_bytes * size, c.gradient_bytes * size
+    fetch = _scattered(c, h, weights, cut.weights)
+    second = np.where(c.secondary_group > 0, np.minimum(c.secondary_group, cut.weights), cut.weights)
+    again = _scattered(c, h, weights, second)
+    # Without accumulation the one reduction hides behind the end of backward (`reduced`).
+    scatter = np.where((c.zero > 2) | (c.micro_batches > 1), _scattered(c, h, gradients, cut.gradients), 0.0)
+    forward = layer.forward + exposed(fetch, layer.forward, contention)
+    backward = layer.backward + exposed(again + scatter, layer.backward, contention)
+    late = forward + backward - layer.forward - layer.backward
+    return LayerTime(forward, backward, layer.weight, layer.exposed + late)
+
+
+def reduced(c: Columns, h: Hardware, layer: LayerTime, contention: float) -> Array:
+    """What an iteration's end pays: gradients summed over the ranks that `gathered` did not reach, and weights brought
+    to those that hold copies; behind the last backward pass with `overlap_dp`."""
+    cut, parameters = shards(c), stage_parameters(c)
+    gradients, weights = c.gradient_bytes * parameters, c.element_bytes * parameters
+    scattered = (c.zero > 2) | ((c.zero > 1) & (c.micro_batches > 1))
+    inner = np.where(scattered, cut.gradients, 1.0)
+    outer, copies = cut.ranks / inner, cut.ranks / cut.weights
+    down = span(outer, c.tp * inner, c.per_node, h.intra, h.node)
+    up = span(copies, c.tp * cut.weights, c.per_node, h.intra, h.node)
+    reduce = reduce_scatter(gradients / inner, outer, down.rate)
+    gather = np.where(c.zero > 0, reduce_scatter(weights / cut.weights, copies, up.rate), 0.0)
+    window = c.most * layer.backward
+    full = np.where(c.zero > 0, reduce + gather, all_reduce(gradients, cut.ranks, down.rate))
+    plain = reduce_scatter(weights, cut.ranks, down.rate)
+    hidden = exposed(reduce, window, contention) + exposed(
+        np.where(c.zero > 0, gather, plain), window / 2.0, contention
+    )
+    return np.asarray(np.where(cut.ranks > 1, np.where(c.overlap_dp > 0, hidden, full), 0.0))
+
+
+def exposed(traffic: Array, window: Array, contention: float) -> Array:
+    """What traffic behind `window` seconds of work still costs: the excess, and the work it slows meanwhile."""
+    return np.asarray(np.maximum(traffic - window, 0.0) + contention * np.minimum(traffic, window))
+
+
+def _scattered(c: Columns, h: Hardware, size: Array, ranks: Array) -> Array:
+    group = span(ranks, c.tp, c.per_node, h.intra, h.node)
+    return reduce_scatter(size, ranks, group.rate)
