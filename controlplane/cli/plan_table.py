@@ -101,7 +101,7 @@ def _row(candidate: ServingCandidate, points: Sequence[str]) -> Sequence[str]:
 
 def _latency(values: Quantiles, points: Sequence[str]) -> str:
     """Percentiles, with the interval that the mean's has at the last of them; `-` where no request has one."""
-    if values.mean <= 0:
+    if values.mean is None or values.lo is None or values.hi is None or not values.mean:
         return "-"
     said = [f"{getattr(values, point):,.0f}" for point in points]
     last = float(getattr(values, points[-1]))

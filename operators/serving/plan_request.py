@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import get_args
 
 from controlplane.catalog import Accelerator, Catalog, Engine
@@ -14,7 +14,7 @@ from controlplane.model.choice import AcceleratorChoice, EngineName
 from controlplane.model.errors import InvalidSpec, TrimtabError, Unsupported
 from controlplane.model.plans import PlannablePool, PlanRequest
 from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec
-from operators.pools.plannable import MILLICORES_PER_CORE, PoolRoom, pools_revision, room_revision
+from operators.pools.plannable import MILLICORES_PER_CORE, Pods, PoolRoom, pools_revision, room_revision
 from operators.serving import source as sources
 from operators.serving.render import RenderSettings, choice_image, no_image
 from operators.serving.validate_choice import check_api_key, check_engine
@@ -24,6 +24,8 @@ from operators.workloads.podview import PodView
 _TOP = 8
 _POOLS_MAX = 64
 _REVISION_DIGITS = 10
+
+Claims = Mapping[str, Sequence[Pods]]  # by pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +46,19 @@ def ask(
     pods: Iterable[PodView],
     catalog: Catalog,
     settings: RenderSettings,
+    claims: Claims = MappingProxyType({}),
 ) -> Asked:
-    """The planning question of a valid `auto` deployment. Raises InvalidSpec or Unsupported where there is none."""
+    """The planning question of a valid `auto` deployment. `claims`: what others' plans will take, pool by pool. Raises
+    InvalidSpec or Unsupported where there is none."""
     spec = deployment.spec
     if spec.auto is None or spec.workload is None:
         raise InvalidSpec("a plan needs the traffic it is made for", field="spec.workload", hint="state it")
     own = [pod for pod in pods if pod.owner_uid == deployment.metadata.uid]
-    held = held_units(own, deployment.metadata.uid)
-    blocks = _held_blocks(own)
+    held = held_pods(own)
     usable = [*rooms, *_differing(rooms, own, catalog)]
     serving = {pod.pool for pod in own if _serves(pod)}
     pools = [
-        room.with_held(held[room.facts.name], blocks.get(room.facts.name, 0))
+        room.with_held(held.get(room.facts.name, ()), claims.get(room.facts.name, ()))
         for room in usable
         if not room.closed or room.facts.name in serving
     ][:_POOLS_MAX]
@@ -91,22 +94,13 @@ def request_revision(spec: ServingDeploymentSpec) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_REVISION_DIGITS]
 
 
-def held_units(pods: Iterable[PodView], uid: str) -> Counter[str]:
-    """Units that the deployment's own pods hold in each pool: its next plan may use them, too."""
-    held: Counter[str] = Counter()
-    for pod in pods:
-        if pod.owner_uid == uid and pod.pool is not None and not pod.terminal:
-            held[pod.pool] += pod.units or 0
-    return held
-
-
-def _held_blocks(own: Iterable[PodView]) -> dict[str, int]:
-    """Units of the largest pod in each pool: its successor finds such a block again."""
-    found: dict[str, int] = {}
+def held_pods(own: Iterable[PodView]) -> dict[str, list[Pods]]:
+    """What the deployment's own pods hold in each pool, with their nodes: its next plan may use that room, too."""
+    held: dict[str, list[Pods]] = {}
     for pod in own:
         if pod.pool is not None and not pod.terminal:
-            found[pod.pool] = max(found.get(pod.pool, 0), pod.units or 0)
-    return found
+            held.setdefault(pod.pool, []).append(Pods(pod.units or 0, 1, pod.node_name or pod.target_node))
+    return held
 
 
 def _serves(pod: PodView) -> bool:

@@ -11,10 +11,10 @@ import pytest
 from controlplane.model.auto import PlannedCandidate, PlanStatus
 from controlplane.model.errors import Refused, TrimtabError, Unsupported
 from controlplane.model.plans import Allowed
-from operators.pools.plannable import PoolRoom
+from operators.pools.plannable import Pods, PoolRoom
 from operators.serving.plan_adopt import adopt, choices_of, has_room, in_force, plan_status
 from operators.serving.plan_due import Attempt, AutoSettings, due, revisions
-from operators.serving.plan_request import ask, held_units, in_words_of_the_spec
+from operators.serving.plan_request import ask, held_pods, in_words_of_the_spec
 from operators.serving.plan_runs import runs_on, settled
 from operators.workloads.podview import PodView
 from tests.unit.serving.auto_cases import RENDER, ROOMS, answer, asked, auto, room, status
@@ -45,9 +45,10 @@ def test_what_its_own_replicas_hold_is_free_for_its_next_plan() -> None:
     def pod(uid: str, phase: str = "Running") -> PodView:
         return PodView("p", "prod", "u", "1", phase, owner_uid=uid, pool="big", units=3)
 
-    assert held_units([pod(UID), pod("other"), pod(UID, "Failed")], UID) == {"big": 3}
-    assert room("big", free=2).with_held(3).free == 5
-    assert room("cores", "cpu-x86", free=2).with_held(1500).free == 3  # 2,000 + 1,500 millicores: three whole cores
+    assert held_pods([pod(UID), pod(UID, "Failed")]) == {"big": [Pods(3)]}
+    rooms = (room("big", free=2),)
+    assert ask(auto(), rooms, [pod(UID), pod("other")], CATALOG, RENDER).request.pools[0].free == 5
+    assert room("cores", "cpu-x86", free=2).with_held([Pods(1500)]).free == 3  # 2,000 + 1,500 millicores: three cores
 
 
 def test_only_engines_that_can_serve_it_here_are_asked_for() -> None:
@@ -245,10 +246,20 @@ def test_a_closed_pool_stays_in_the_question_while_own_pods_answer_there() -> No
 
 
 def test_the_block_that_an_own_pod_holds_is_there_for_its_successor() -> None:
-    rooms = (replace(room("big", free=7), largest_block_units=7),)
-    pod = PodView("p", NAMESPACE, "u", "1", "Running", owner_uid=UID, pool="big", accelerator=H100, units=8, ready=True)
-    assert ask(auto(), rooms, (), CATALOG, RENDER).request.pools[0].largest_block == 7
-    assert ask(auto(), rooms, [pod], CATALOG, RENDER).request.pools[0].largest_block == 8
+    rooms = (
+        replace(room("big", free=7), free_nodes=((5, 1), (1, 2)), free_on={"n0": 1, "n1": 5, "n2": 1}.__getitem__),
+    )
+    pod = PodView(
+        "p", NAMESPACE, "u", "1", "Running", owner_uid=UID, pool="big", accelerator=H100, units=7, ready=True,
+        node_name="n2",
+    )  # fmt: skip
+
+    def nodes(*pods: PodView) -> list[tuple[int, int]] | None:
+        told = ask(auto(), rooms, pods, CATALOG, RENDER).request.pools[0].free_nodes
+        return None if told is None else [(item.free, item.nodes) for item in told]
+
+    assert nodes() == [(5, 1), (1, 2)]
+    assert nodes(pod) == [(8, 1), (5, 1), (1, 1)]
 
 
 def test_a_fallback_that_serves_is_what_a_new_plan_must_beat() -> None:
