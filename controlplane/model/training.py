@@ -74,6 +74,8 @@ class TrainingPool:
     intra_gb_s: float | None = None
     inter_gb_s: float | None = None
     power_cap_w: float | None = None  # limit set on each accelerator
+    price_per_accelerator_hour: float | None = None
+    currency: str = "USD"
     cross_gb_s: float | None = None  # per node towards nodes of another NIC class; None: 25 Gb/s Ethernet is assumed
 
 

@@ -67,6 +67,7 @@ class Predictor:
             "exposed_comm_s": exposed,
             "energy_j": self._energy(case, seconds, bubble, exposed, model / capacity),
             "energy_basis": "model",
+            **_cost(case, seconds),
             "fits": bool((spare >= 0).all()),
             "pattern": pattern(case),
         }
@@ -132,6 +133,20 @@ def predictor_of(path: Path) -> Predictor:
             f"is no file of constants: {type(error).__name__} {str(error)[:80]}", field="constants", value=path.name,
             hint="write one with `trimtab calibrate training`",
         ) from None  # fmt: skip
+
+
+def _cost(case: TrainingCase, seconds: float) -> dict[str, Any]:
+    """What the accelerators cost while an iteration runs; absent without prices, or with prices in two currencies."""
+    pools = [case.pools[index] for index in stage_pools(case)]
+    prices = [pool.price_per_accelerator_hour for pool in pools]
+    if None in prices or len({pool.currency for pool in pools}) > 1:
+        return {}
+    hourly = sum(price for price in prices if price is not None) * case.plan.ranks / case.plan.pp
+    cost = hourly * seconds / 3600.0
+    tokens = case.plan.global_batch * case.model.seq
+    return {
+        "cost_per_iteration": cost, "cost_per_billion_tokens": cost / tokens * 1e9, "currency": pools[0].currency,
+    }  # fmt: skip
 
 
 def _shown(parts: Waterfall) -> dict[str, list[int]]:

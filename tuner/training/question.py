@@ -40,6 +40,8 @@ _POOL = {
     "inter_gb_s",
     "power_cap_w",
     "cross_gb_s",
+    "price_per_accelerator_hour",
+    "currency",
 }
 _LINE = {
     "id", "model", "cluster", "tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "global_batch",
@@ -145,8 +147,19 @@ def _pool(item: object, path: str) -> TrainingPool:
         intra_gb_s=fields.number("intra_gb_s", 0, 1e5, open_low=True),
         inter_gb_s=fields.number("inter_gb_s", 0, 1e5, open_low=True),
         power_cap_w=fields.number("power_cap_w", 0, 1e4, open_low=True),
+        price_per_accelerator_hour=fields.number("price_per_accelerator_hour", 0, 1e6),
+        currency=_currency(fields),
         cross_gb_s=fields.number("cross_gb_s", 0, 1e5, open_low=True),
     )
+
+
+def _currency(fields: Fields) -> str:
+    text = fields.text("currency", 3)
+    if text is None:
+        return "USD"
+    if not (len(text) == 3 and text.isascii() and text.isalpha() and text.isupper()):
+        fields.fail("currency", "is no currency code", "three capital letters of ISO 4217")
+    return text
 
 
 def _plan(line: Fields, model: TrainingModel) -> ParallelPlan:

@@ -17,6 +17,7 @@ from tests.unit.tuner.training.cases import case, line
 from tuner.training import batch
 from tuner.training.constants import document
 from tuner.training.predict import Predictor, predictor_of
+from tuner.training.question import parse_case
 
 ANSWER = {
     "id", "iteration_s", "lo", "hi", "tokens_per_s", "mfu", "hfu", "memory_bytes", "memory", "bubble",
@@ -118,3 +119,22 @@ def test_the_same_answer_under_any_hash_seed() -> None:
         for seed in ("0", "1")
     }  # fmt: skip
     assert len(found) == 1
+
+
+def test_cost_follows_prices_and_is_absent_without() -> None:
+    asked = {
+        "model": {"layers": 8, "hidden": 1024, "heads": 8, "vocab": 32000, "seq": 1024}, "global_batch": 32,
+        "dp": 8, "cluster": {"gpu": "a100", "gpus": 8, "price_per_accelerator_hour": 1.8, "currency": "EUR"},
+    }  # fmt: skip
+    said = Predictor().answer(parse_case(asked))
+    assert said["cost_per_iteration"] == pytest.approx(8 * 1.8 * said["iteration_s"] / 3600.0)
+    assert said["cost_per_billion_tokens"] == pytest.approx(said["cost_per_iteration"] / (32 * 1024) * 1e9)
+    assert said["currency"] == "EUR"
+    for cluster, field in (
+        ({"currency": "euro"}, "cluster.currency"),
+        ({"price_per_accelerator_hour": -1}, "cluster.price_per_accelerator_hour"),
+    ):
+        with pytest.raises(InvalidSpec) as error:
+            parse_case({**asked, "cluster": {"gpu": "a100", "gpus": 8, **cluster}})
+        assert error.value.field == field
+    assert "cost_per_iteration" not in Predictor().answer(parse_case({**asked, "cluster": {"gpu": "a100", "gpus": 8}}))
