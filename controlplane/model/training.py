@@ -76,6 +76,7 @@ class TrainingPool:
     power_cap_w: float | None = None  # limit set on each accelerator
     price_per_accelerator_hour: float | None = None
     currency: str = "USD"
+    name: str | None = None  # as the user calls it
     cross_gb_s: float | None = None  # per node towards nodes of another NIC class; None: 25 Gb/s Ethernet is assumed
 
 

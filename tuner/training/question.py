@@ -42,6 +42,7 @@ _POOL = {
     "cross_gb_s",
     "price_per_accelerator_hour",
     "currency",
+    "name",
 }
 _LINE = {
     "id", "model", "cluster", "tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "global_batch",
@@ -149,6 +150,7 @@ def _pool(item: object, path: str) -> TrainingPool:
         power_cap_w=fields.number("power_cap_w", 0, 1e4, open_low=True),
         price_per_accelerator_hour=fields.number("price_per_accelerator_hour", 0, 1e6),
         currency=_currency(fields),
+        name=fields.text("name", 63),
         cross_gb_s=fields.number("cross_gb_s", 0, 1e5, open_low=True),
     )
 

@@ -72,6 +72,6 @@ def layers_of(case: TrainingCase) -> list[int]:
 
 
 def pool_names(case: TrainingCase) -> list[str]:
-    """What the pools are called: by their accelerator, numbered where that is not enough."""
-    gpus = [pool.gpu for pool in case.pools]
-    return [gpu if gpus.count(gpu) == 1 else f"{gpu}-{index}" for index, gpu in enumerate(gpus)]
+    """What the pools are called: as the user said, else by their accelerator, numbered where that is not enough."""
+    names = [pool.name or pool.gpu for pool in case.pools]
+    return [name if names.count(name) == 1 else f"{name}-{index}" for index, name in enumerate(names)]
