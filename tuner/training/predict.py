@@ -18,6 +18,7 @@ from tuner.training.constants import Constants, document, from_document, shipped
 from tuner.training.evaluate import stage_pools, times, waterfall
 from tuner.training.flops import model_flops, recompute_flops
 from tuner.training.memory import Waterfall
+from tuner.training.networks import assumes_ethernet
 from tuner.training.offload import host_bytes
 from tuner.training.patterns import FITTED, pattern
 
@@ -109,6 +110,10 @@ class Predictor:
             found.append(f"{', '.join(unfitted)}: constants of this architecture are not fitted to measurements")
         if pattern(case) not in self._widths:
             found.append(f"no measured runs of pattern {pattern(case)}: the interval is a guess, twice the pooled one")
+        if assumes_ethernet(tuple(case.pools[index] for index in sorted(set(stage_pools(case))))):
+            found.append(
+                "pools of unlike NICs: 25 Gb/s Ethernet per node between them is assumed; cross_gb_s says more"
+            )
         plan = case.plan
         if plan.precision in ("fp8", "mxfp8", "nvfp4"):
             found.append(
