@@ -29,6 +29,7 @@ from controlplane.logs import configure
 from controlplane.model import labels
 from controlplane.model.ports import PlanningService
 from controlplane.model.resource import GROUP, VERSION
+from controlplane.operator_routing import routing
 from controlplane.planning import PlannerProcess, planner_options
 from controlplane.settings import OperatorSettings
 from operators.pools.controller import NODE_PROJECTION, POOL_PROJECTION, SLICE_PROJECTION, PoolController, feed
@@ -92,7 +93,9 @@ async def build(client: KubeClient, settings: OperatorSettings, planner: Plannin
     deployments = Informer(client, SERVING_DEPLOYMENTS, Projection(DeploymentWire, project_deployment))
     services = Informer(client, SERVICES, Projection(ServiceWire, service_row), label_selector=_OURS)
     budgets = Informer(client, POD_DISRUPTION_BUDGETS, Projection(BudgetWire, budget_row), label_selector=_OURS)
+    routers, routed = await routing(client, settings.routers, _serves, _OURS)
     informers: list[Informer[Any, Any] | None] = [pools, nodes, slices, pods, deployments, services, budgets]
+    informers += routed.values()
     for informer in informers:
         if informer is not None:
             manager.add_informer(informer)
@@ -117,11 +120,14 @@ async def build(client: KubeClient, settings: OperatorSettings, planner: Plannin
         nodes=nodes,
         services=services,
         budgets=budgets,
+        routed=routed,
         supply=inventory,
         inventory_pod=inventory.set_pod,
         catalog=facts,
         settings=PlanSettings(
-            render=RenderSettings(engine_images=settings.engine_images, cluster_domain=settings.cluster_domain)
+            render=RenderSettings(
+                engine_images=settings.engine_images, routers=routers, cluster_domain=settings.cluster_domain
+            )
         ),
         writer=Writer(client, "trimtab-serving", fence.check),
         fence=fence,

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, UnknownName, Unsupported
 from controlplane.model.plans import PlanRequest, ServingPlan
 from controlplane.model.ports import PLANNER_DOWN, ServingPlanner
+from controlplane.model.routers import SPLITS
 from controlplane.settings import ApiSettings, OperatorSettings
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,16 @@ Progress = Callable[[str, float], None]
 
 def planner_options(settings: OperatorSettings | ApiSettings) -> dict[str, Any]:
     """What `serving_planner` is told of an installation: operator and API plan alike."""
-    return {"engineImages": dict(settings.engine_images), "calibration": settings.calibration}
+    return {
+        "engineImages": dict(settings.engine_images),
+        "calibration": settings.calibration,
+        "routers": sorted(settings.routers),
+    }
 
 
 def serving_planner(options: Mapping[str, Any]) -> ServingPlanner:
-    """The planner of this installation. `options`: `engineImages` and `calibration` as the operator is told. Raises
+    """The planner of this installation. `options`: `engineImages`, `calibration` and `routers` as the
+    operator is told. Raises
     Refused where the `serving` extra is not installed."""
     try:
         from tuner.serving.planner.installation import Installation  # noqa: PLC0415 - only the worker needs them
@@ -54,7 +60,12 @@ def serving_planner(options: Mapping[str, Any]) -> ServingPlanner:
         ) from error
     place = options.get("calibration")
     return InstalledPlanner(
-        Installation(images=dict(options.get("engineImages", {}))), None if place is None else Path(place)
+        Installation(
+            images=dict(options.get("engineImages", {})),
+            routers=frozenset({"service", *options.get("routers", ())}),
+            split_roles=frozenset(SPLITS.values()),
+        ),
+        None if place is None else Path(place),
     )
 
 

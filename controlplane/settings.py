@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controlplane.model.errors import InvalidSpec
+from controlplane.model.routers import InstalledRouter, RouterName
+from controlplane.router_settings import routers_of
 
 _PORT_MAX = 65_535
 _WORKERS_MAX = 256
@@ -37,7 +39,8 @@ class ProcessSettings:
 @dataclass(frozen=True, slots=True)
 class OperatorSettings:
     """`trimtab operator`. `engine_images`: `ENGINE` or `ENGINE/VENDOR` -> image. `calibration`: file, or folder with a
-    `calibration.json`, that may come and go; None: plans are made with the shipped one."""
+    `calibration.json`, that may come and go; None: plans are made with the shipped one. `routers`: what may stand in
+    front of replicas besides a Service."""
 
     process: ProcessSettings = field(default_factory=ProcessSettings)
     leader_election: bool = True
@@ -46,13 +49,14 @@ class OperatorSettings:
     engine_images: Mapping[str, str] = field(default_factory=dict)
     cluster_domain: str = "cluster.local"
     calibration: str | None = None
+    routers: Mapping[RouterName, InstalledRouter] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
     """`trimtab api`. `audience` None: tokens for the API server itself are accepted. `planners`: processes that answer
-    planning questions, started when first needed. `engine_images`, `calibration`: as for the operator, so that both
-    plan alike."""
+    planning questions, started when first needed. `engine_images`, `calibration`, `routers`: as for the operator, so
+    that both plan alike."""
 
     process: ProcessSettings = field(default_factory=lambda: ProcessSettings(port=8000))
     audience: str | None = "trimtab"
@@ -60,6 +64,7 @@ class ApiSettings:
     planners: int = 2
     engine_images: Mapping[str, str] = field(default_factory=dict)
     calibration: str | None = None
+    routers: Mapping[RouterName, InstalledRouter] = field(default_factory=dict)
 
 
 def process_settings(env: Mapping[str, str], *, port: int) -> ProcessSettings:
@@ -85,6 +90,7 @@ def operator_settings(env: Mapping[str, str]) -> OperatorSettings:
         engine_images=_images(env, "TRIMTAB_ENGINE_IMAGES"),
         cluster_domain=env.get("TRIMTAB_CLUSTER_DOMAIN") or "cluster.local",
         calibration=env.get("TRIMTAB_CALIBRATION") or None,
+        routers=routers_of(env),
     )
 
 
@@ -97,6 +103,7 @@ def api_settings(env: Mapping[str, str]) -> ApiSettings:
         planners=_integer(env, "TRIMTAB_PLANNERS", 2, 1, _PLANNERS_MAX),
         engine_images=_images(env, "TRIMTAB_ENGINE_IMAGES"),
         calibration=env.get("TRIMTAB_CALIBRATION") or None,
+        routers=routers_of(env),
     )
 
 

@@ -17,6 +17,7 @@ _OPTIONS = {
     "leader_election": "TRIMTAB_LEADER_ELECTION",
     "engine_images": "TRIMTAB_ENGINE_IMAGES",
     "calibration": "TRIMTAB_CALIBRATION",
+    "routers": "TRIMTAB_ROUTERS",
     "log_level": "TRIMTAB_LOG_LEVEL",
     "log_format": "TRIMTAB_LOG_FORMAT",
 }
@@ -33,6 +34,7 @@ _OPTIONS = {
 @click.option(
     "--calibration", help="Corrections to plan with: a file, or a folder with a calibration.json; may come later."
 )
+@click.option("--routers", help='JSON: router -> what it needs, as {"sglang-router": {"image": "registry/router:1"}}.')
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="(info)")
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), help="(text)")
 def operator(**options: str | None) -> None:

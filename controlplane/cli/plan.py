@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -96,13 +96,14 @@ def serving(
 
 
 def _planner(options: dict[str, Any], calibration: Path | None) -> Any:
+    from controlplane.model.routers import RouterName  # noqa: PLC0415
     from tuner.serving.calibration.parameters import load_calibration  # noqa: PLC0415
     from tuner.serving.planner import Installation, Planner  # noqa: PLC0415 - numpy and the catalogue: not for --help
 
     return Planner(
         calibration=None if calibration is None else load_calibration(calibration),
         installation=Installation(
-            router=options["router"] or "random",
+            routers=frozenset(get_args(RouterName)),  # what is asked for is what is there
             split_roles=frozenset(options["split_roles"]),
             kv_connectors=frozenset(options["kv_connector"]),
             images=dict(item.split("=", 1) for item in options["image"] if "=" in item),

@@ -18,7 +18,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 _OBJECTIVES = ("goodput-per-accelerator", "goodput-per-watt", "goodput-per-cost")
-_ROUTERS = ("random", "round-robin", "least-loaded", "prefix-affinity", "kv-aware")
+_ROUTERS = ("service", "sglang-router", "vllm-router", "gateway-inference-extension")
+_POLICIES = ("random", "round-robin", "prefix-affinity", "kv-aware")
 _FILE_BYTES_MAX = 1 << 20
 _NEEDED = (
     ("model", "--model"),
@@ -59,7 +60,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--max-cost-per-hour", type=float, help="Budget in the pools' currency."),
     click.option("--top", type=int, help="Deployments to rank (3)."),
     click.option("--seed", type=int, help="Seed of the simulated traffic (0)."),
-    click.option("--router", type=click.Choice(_ROUTERS), help="Policy of the installed router (random: a Service)."),
+    click.option("--router", type=click.Choice(_ROUTERS), help="What stands in front of the replicas (service)."),
+    click.option("--router-policy", type=click.Choice(_POLICIES), help="How it picks; each router has a default."),
     click.option(
         "--split-roles", multiple=True, metavar="ENGINE", help="Engine whose roles this installation renders."
     ),
@@ -151,6 +153,10 @@ def _put(data: dict[str, Any], options: dict[str, Any]) -> None:
             allowed[field] = options[option]
     if allowed:
         data["allowed"] = allowed
+    if options["router"] or options["router_policy"]:
+        routing = _mapping(data.get("routing"), "routing")
+        named = {"router": options["router"], "policy": options["router_policy"]}
+        data["routing"] = {**routing, **{field: value for field, value in named.items() if value}}
 
 
 def _pool(text: str) -> dict[str, Any]:

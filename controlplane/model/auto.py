@@ -8,6 +8,7 @@ from pydantic import Field
 from controlplane.model.choice import AcceleratorChoice
 from controlplane.model.plans import Allowed, CalibrationUsed, Lengths, Objective, Prediction, Role, Workload
 from controlplane.model.resource import Part, StatusPart
+from controlplane.model.routers import RouterPolicy
 
 # Candidates kept in a status: what runs and what it can fall back to.
 PLANNED_MAX = 4
@@ -79,6 +80,9 @@ class PlanStatus(StatusPart):
     room_revision: str = Field(description="Hash of the pools' free room when it was last weighed.")
     planned_time: datetime = Field(description="When this plan was made.")
     weighed_time: datetime = Field(description="When it was last weighed against what the pools hold.")
+    router: RouterPolicy | None = Field(
+        default=None, description="How its predictions take requests to reach the replicas."
+    )
     candidates: list[PlannedCandidate] = Field(
         max_length=PLANNED_MAX, description="What runs, and what it falls back to, in order."
     )

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from controlplane.model.choice import AcceleratorChoice, EngineName, Slo
 from controlplane.model.cluster import FREE_NODES_MAX, FreeNodes
 from controlplane.model.resource import Part, StatusPart
+from controlplane.model.routing import Routing
 
 # Where the step times behind a number come from, best first:
 # measured: tables of this engine, accelerator and quantisation. measured-bf16-attention: same, attention at bf16.
@@ -126,6 +127,7 @@ class PlanRequest(Part):
     pools: list[PlannablePool] = Field(min_length=1, max_length=64, description="Where it may run.")
     allowed: Allowed = Field(default_factory=Allowed, description="What it may use.")
     objective: Objective = Field(default="goodput-per-accelerator", description="What better means.")
+    routing: Routing = Field(default_factory=Routing, description="How requests reach the replicas.")
     top: int = Field(default=3, ge=1, le=16, description="Plans to return.")
     seed: int = Field(default=0, ge=0, description="Seed of the simulated traffic.")
 

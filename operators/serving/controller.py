@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from controlplane.catalog import Catalog
@@ -41,6 +42,7 @@ from operators.serving.prepared import Prepared, Preparer, deployment_of, status
 from operators.serving.reasons import Reason
 from operators.serving.repair import with_failure
 from operators.serving.room import Room, Supply
+from operators.serving.routers import routing_names
 from operators.serving.rows import DeploymentRow
 from operators.serving.snapshot import NodeState, Notes, Outlook, PlanSettings, Snapshot, Taken
 from operators.serving.status import only_details, undecided
@@ -67,6 +69,7 @@ class ServingController:
         nodes: Informer[Any, NodeView],
         services: Informer[Any, OwnedRow],
         budgets: Informer[Any, OwnedRow],
+        routed: Mapping[str, Informer[Any, OwnedRow]] = MappingProxyType({}),
         supply: Supply,
         inventory_pod: Callable[[PodView], None],
         catalog: Catalog,
@@ -82,7 +85,7 @@ class ServingController:
         clock: Clock | None = None,
     ) -> None:
         self._deployments, self._pods, self._nodes = deployments, pods, nodes
-        self._services, self._budgets = services, budgets
+        self._services, self._budgets, self._routed = services, budgets, routed
         self._supply, self._settings, self._writer = supply, settings, writer
         self._recorder = recorder
         self._clock: Clock = clock or SystemClock()
@@ -94,6 +97,7 @@ class ServingController:
             pods=pods,
             services=services,
             budgets=budgets,
+            routed=routed,
             supply=supply,
             inventory_pod=inventory_pod,
             expectations=self._expectations,
@@ -127,6 +131,8 @@ class ServingController:
         nodes.add_handler(self._node_changed)
         services.add_handler(self._owned_changed)
         budgets.add_handler(self._owned_changed)
+        for informer in routed.values():
+            informer.add_handler(self._owned_changed)
 
     def room_changed(self, _pool: str) -> None:
         """Subscribe this to the inventory."""
@@ -248,6 +254,11 @@ class ServingController:
         budget = self._budgets.store.get(row.key)
         if budget is not None:
             found[BUDGETS, row.name] = budget.shape
+        for plural, informer in self._routed.items():
+            for name in routing_names(row.name):
+                item = informer.store.get(key_of(row.namespace, name))
+                if item is not None:
+                    found[plural, name] = item.shape
         return found
 
     def _node_state(self, name: str) -> NodeState:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from controlplane.kube import (
@@ -77,6 +78,7 @@ class Executor:
         pods: Informer[Any, PodView],
         services: Informer[Any, OwnedRow],
         budgets: Informer[Any, OwnedRow],
+        routed: Mapping[str, Informer[Any, OwnedRow]] = MappingProxyType({}),
         supply: Supply,
         inventory_pod: Callable[[PodView], None],
         expectations: Expectations,
@@ -85,6 +87,7 @@ class Executor:
         self._fence = fence
         self._pods = pods
         self._owned = {SERVICE_PLURAL: (SERVICES, services), BUDGETS: (POD_DISRUPTION_BUDGETS, budgets)}
+        self._owned |= {plural: (informer.resource, informer) for plural, informer in routed.items()}
         self._supply = supply
         self._inventory_pod = inventory_pod
         self._expectations = expectations

@@ -84,6 +84,7 @@ def plan_status(
         room_revision=asked.room_revision,
         planned_time=moment,
         weighed_time=moment,
+        router=plan.request.routing.picks_by,
         candidates=kept,
         why_not=losers[:LOSERS_MAX],
         weighed=plan.weighed,

@@ -77,6 +77,7 @@ def ask(
         pools=pools,
         allowed=allowed.model_copy(update={"engines": engines}),
         objective=spec.auto.objective,
+        routing=spec.routing,
         top=_TOP,
     )
     return Asked(request, request_revision(spec), pools_revision(pools, engines), room_revision(pools))
@@ -90,6 +91,8 @@ def request_revision(spec: ServingDeploymentSpec) -> str:
         "slo": spec.slo.model_dump(mode="json"),
         "workload": None if spec.workload is None else spec.workload.model_dump(mode="json"),
         "auto": None if spec.auto is None else spec.auto.model_dump(mode="json"),
+        # A plain Service counts as nothing said, so that plans made before there was a choice stay valid.
+        **({} if spec.routing.router == "service" else {"routing": spec.routing.model_dump(mode="json")}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_REVISION_DIGITS]
 
@@ -168,6 +171,7 @@ _SPEC_FIELDS = {
     "model": "spec.model.name",
     "slo": "spec.slo",
     "workload": "spec.workload",
+    "routing": "spec.routing",
     "allowed": "spec.auto.allowed",
 }
 

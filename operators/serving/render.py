@@ -12,7 +12,7 @@ from controlplane.catalog import Accelerator, Catalog, Engine
 from controlplane.model import labels
 from controlplane.model.cluster import PoolToleration
 from controlplane.model.errors import InvalidSpec
-from controlplane.model.routing import InstalledRouter, RouterName
+from controlplane.model.routers import InstalledRouter, RouterName
 from controlplane.model.serving import (
     AcceleratorChoice,
     Endpoint,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from controlplane.model import labels
-from controlplane.model.routing import InstalledRouter, RouterName, RouterPolicy
+from controlplane.model.routers import InstalledRouter, RouterName, RouterPolicy
 from controlplane.model.serving import ServingDeployment
 from operators.serving.probes import PORT_NAME
 from operators.serving.services import owned_object
@@ -25,10 +25,9 @@ ROUTED = (DEPLOYMENTS, INFERENCE_POOLS, INFERENCE_OBJECTIVES, HTTP_ROUTES)
 """Plurals of the objects made here."""
 
 # Gateway API inference extension v1.0 and later: the pool is stable, objectives are still of the experimental group.
-POOL_API = "inference.networking.k8s.io"
-POOL_VERSION = "v1"
-OBJECTIVE_API = "inference.networking.x-k8s.io/v1alpha2"
-ROUTE_API = "gateway.networking.k8s.io/v1"
+POOL_GROUP = "inference.networking.k8s.io"
+OBJECTIVE_GROUP = "inference.networking.x-k8s.io"
+ROUTE_GROUP = "gateway.networking.k8s.io"
 PICKER_PORT = 9002  # what an endpoint picker listens on for the gateway (ext_proc), by the extension's documents
 
 ROUTER_PORT = 8000
@@ -68,6 +67,11 @@ def routing_objects(
     else:
         found = [(DEPLOYMENTS, _router(deployment, name, routers[name], engine_port))]
     return [(plural, _signed(manifest)) for plural, manifest in found]
+
+
+def routing_names(deployment: str) -> tuple[str, str]:
+    """The names that objects of a deployment's routing may have."""
+    return deployment, f"{deployment}-router"
 
 
 def router_args(name: RouterName, policy: RouterPolicy, *, split: bool, workers: tuple[str, ...]) -> list[str]:
@@ -131,7 +135,7 @@ def _router(
         deployment,
         "apps/v1",
         "Deployment",
-        f"{deployment.metadata.name}-router",
+        routing_names(deployment.metadata.name)[1],
         {
             "replicas": 0 if spec.suspend else 1,
             "selector": {"matchLabels": {labels.ROUTER: deployment.metadata.name}},
@@ -145,7 +149,7 @@ def _extension(
 ) -> list[tuple[str, dict[str, Any]]]:
     name, spec = deployment.metadata.name, deployment.spec
     namespace, _, gateway = (installed.gateway or "").rpartition("/")
-    pool_reference = {"group": POOL_API, "kind": "InferencePool", "name": name}
+    pool_reference = {"group": POOL_GROUP, "kind": "InferencePool", "name": name}
     pool = {
         "selector": {"matchLabels": {labels.DEPLOYMENT: name, labels.LEADER: "true"}},
         "targetPorts": [{"number": engine_port}],
@@ -170,9 +174,12 @@ def _extension(
     }
     objective = {"priority": _PRIORITIES[spec.priority], "poolRef": pool_reference}
     return [
-        (INFERENCE_POOLS, owned_object(deployment, f"{POOL_API}/{POOL_VERSION}", "InferencePool", name, pool)),
-        (INFERENCE_OBJECTIVES, owned_object(deployment, OBJECTIVE_API, "InferenceObjective", name, objective)),
-        (HTTP_ROUTES, owned_object(deployment, ROUTE_API, "HTTPRoute", name, route)),
+        (INFERENCE_POOLS, owned_object(deployment, f"{POOL_GROUP}/v1", "InferencePool", name, pool)),
+        (
+            INFERENCE_OBJECTIVES,
+            owned_object(deployment, f"{OBJECTIVE_GROUP}/v1alpha2", "InferenceObjective", name, objective),
+        ),
+        (HTTP_ROUTES, owned_object(deployment, f"{ROUTE_GROUP}/v1", "HTTPRoute", name, route)),
     ]
 
 

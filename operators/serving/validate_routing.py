@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from controlplane.catalog import Catalog
 from controlplane.model.errors import InvalidSpec, TrimtabError, Unsupported
-from controlplane.model.routing import OFFERED, SPLITS, InstalledRouter, RouterName
+from controlplane.model.routers import OFFERED, SPLITS, InstalledRouter, RouterName
 from controlplane.model.serving import ServingDeploymentSpec
 
 _ROUTER = "spec.routing.router"

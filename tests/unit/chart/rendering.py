@@ -49,6 +49,10 @@ EVERYTHING = Case(
             "openvino": "registry.example/engine-openvino:1.2.3",
             "vllm/amd": "registry.example/vllm:rocm",
         },
+        "routers": {
+            "sglang-router": {"image": "registry.example/sglang-router:0.3.2"},
+            "gateway-inference-extension": {"gateway": "gateways/inference", "domain": "llm.example"},
+        },
         "priorityClassName": "system-cluster-critical",
         "logLevel": "debug",
         "logFormat": "text",

@@ -53,6 +53,16 @@ RIGHTS: dict[tuple[str, str], set[Right]] = {
     ("ClusterRole", "trimtab-admin"): _rights(OURS, "gpupools", "create update patch delete deletecollection"),
 }
 
+# Only where the installation has routers.
+ROUTING: dict[tuple[str, str], set[Right]] = {
+    ("ClusterRole", "trimtab-operator-routing"): (
+        _rights("apps", "deployments", f"{READ} create patch delete")
+        | _rights("inference.networking.k8s.io", "inferencepools", f"{READ} create patch delete")
+        | _rights("inference.networking.x-k8s.io", "inferenceobjectives", f"{READ} create patch delete")
+        | _rights("gateway.networking.k8s.io", "httproutes", f"{READ} create patch delete")
+    ),
+}
+
 # Whoever has one of these can become somebody else or read what is not theirs.
 FORBIDDEN_VERBS = {"impersonate", "escalate", "bind", "approve", "sign", "use", "proxy"}
 FORBIDDEN_RESOURCES = {

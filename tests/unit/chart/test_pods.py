@@ -116,6 +116,9 @@ def test_the_operator_reads_what_the_values_say() -> None:
     read = operator_settings(environment(EVERYTHING, "operator"))
     assert read.engine_images == EVERYTHING.values["engineImages"]
     assert operator_settings(environment(DEFAULT, "operator")).engine_images == {}
+    assert set(read.routers) == set(EVERYTHING.values["routers"])
+    assert read.routers["gateway-inference-extension"].domain == "llm.example"
+    assert operator_settings(environment(DEFAULT, "operator")).routers == {}
     assert read.cluster_domain == "cluster.example"
     assert read.leader_election
     assert read.process == ProcessSettings(

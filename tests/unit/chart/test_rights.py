@@ -16,7 +16,7 @@ from controlplane.kube import (
     TOKEN_REVIEWS,
 )
 from tests.unit.chart.rendering import CASES, DEFAULT, NAMESPACE, Case
-from tests.unit.chart.rights import FORBIDDEN_RESOURCES, FORBIDDEN_VERBS, RIGHTS, Right
+from tests.unit.chart.rights import FORBIDDEN_RESOURCES, FORBIDDEN_VERBS, RIGHTS, ROUTING, Right
 
 READS = {"get", "list", "watch"}
 
@@ -43,10 +43,13 @@ def roles(case: Case) -> dict[tuple[str, str], dict[str, Any]]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_roles_are_those_of_the_table(case: Case) -> None:
-    assert {key: granted(role) for key, role in roles(case).items()} == RIGHTS
+    wanted = RIGHTS | (ROUTING if case.values.get("routers") else {})
+    assert {key: granted(role) for key, role in roles(case).items()} == wanted
 
 
-@pytest.mark.parametrize("rights", RIGHTS.values(), ids=[f"{kind} {name}" for kind, name in RIGHTS])
+@pytest.mark.parametrize(
+    "rights", (RIGHTS | ROUTING).values(), ids=[f"{kind} {name}" for kind, name in RIGHTS | ROUTING]
+)
 def test_nothing_is_granted_that_makes_its_holder_more_powerful(rights: set[Right]) -> None:
     for right in rights:
         assert "*" not in (right.group, right.resource, right.verb)
@@ -95,12 +98,11 @@ def test_roles_are_bound_to_our_accounts_only(case: Case) -> None:
             assert subject["kind"] == "ServiceAccount"
             assert subject["namespace"] == NAMESPACE
             assert subject["name"] in accounts
-            assert subject["name"] == document["roleRef"]["name"]
-    assert sorted(bound) == [
-        ("ClusterRole", "trimtab-api"),
-        ("ClusterRole", "trimtab-operator"),
-        ("Role", "trimtab-operator"),
-    ]
+            assert document["roleRef"]["name"] in (subject["name"], f"{subject['name']}-routing")
+    routed = [("ClusterRole", "trimtab-operator-routing")] if case.values.get("routers") else []
+    assert sorted(bound) == sorted(
+        [("ClusterRole", "trimtab-api"), ("ClusterRole", "trimtab-operator"), ("Role", "trimtab-operator"), *routed]
+    )
 
 
 @pytest.mark.parametrize(

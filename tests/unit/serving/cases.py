@@ -10,7 +10,7 @@ import yaml
 
 from controlplane.catalog import load
 from controlplane.model.cluster import PoolToleration
-from controlplane.model.routing import InstalledRouter, RouterName
+from controlplane.model.routers import InstalledRouter, RouterName
 from controlplane.model.serving import ServingDeployment
 from operators.serving.render import (
     RenderSettings,

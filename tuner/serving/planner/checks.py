@@ -6,8 +6,9 @@ from itertools import pairwise
 
 from controlplane.catalog import Catalog, ModelShape
 from controlplane.model.choice import LatencyTarget
-from controlplane.model.errors import InvalidSpec
+from controlplane.model.errors import InvalidSpec, Unsupported
 from controlplane.model.plans import PlanRequest
+from controlplane.model.routers import OFFERED
 from tuner.serving.planner.installation import Installation
 from tuner.serving.planner.static import limits
 from tuner.serving.resolve import find_model
@@ -20,6 +21,7 @@ def check(request: PlanRequest, catalog: Catalog, installation: Installation) ->
     model = find_model(catalog, request.model)
     _check_pools(request, catalog)
     _check_allowed(request, catalog, installation)
+    _check_routing(request, installation)
     for name, target in (("ttftMs", request.slo.ttft_ms), ("tpotMs", request.slo.tpot_ms)):
         if target is not None:
             _check_target(name, target)
@@ -50,6 +52,25 @@ def _check_pools(request: PlanRequest, catalog: Catalog) -> None:
             value=0,
             limit="at least 1 in one pool",
             hint="free some, or ask what a pool of a given size would do by giving it as free",
+        )
+
+
+def _check_routing(request: PlanRequest, installation: Installation) -> None:
+    routing = request.routing
+    if routing.policy is not None and routing.policy not in OFFERED[routing.router]:
+        raise InvalidSpec(
+            f"{routing.router} does not pick replicas so",
+            field="routing.policy",
+            value=routing.policy,
+            limit=", ".join(OFFERED[routing.router]),
+        )
+    if routing.router not in installation.routers:
+        raise Unsupported(
+            f"{routing.router} is not part of this installation",
+            field="routing.router",
+            value=routing.router,
+            limit=", ".join(sorted(installation.routers)),
+            hint="plan with one that is there, or install it and name it in the chart's value routers",
         )
 
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from controlplane.catalog import Accelerator, Engine
-
-# How requests reach replicas. random: a plain Service (kube-proxy picks a ready endpoint per connection).
-# The others need a router that is installed and told to the planner.
-RouterPolicy = Literal["random", "round-robin", "least-loaded", "prefix-affinity", "kv-aware"]
+from controlplane.model.routers import SPLITS, RouterName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +20,7 @@ class Installation:
 
     engines: frozenset[str] | None = None
     images: Mapping[str, str] = field(default_factory=dict)
-    router: RouterPolicy = "random"
+    routers: frozenset[RouterName] = frozenset({"service"})
     split_roles: frozenset[str] = frozenset()
     kv_connectors: frozenset[str] = frozenset()
 
@@ -41,7 +37,7 @@ class Installation:
             )
         return None
 
-    def why_not_split(self, prefill: Engine, decode: Engine) -> str | None:
+    def why_not_split(self, prefill: Engine, decode: Engine, router: RouterName) -> str | None:
         """The first thing missing for separate prefill and decode roles; None when this installation has all."""
         for engine in (prefill, decode):
             if not engine.capabilities.pd_split:
@@ -50,6 +46,11 @@ class Installation:
                 return f"the operator does not render prefill and decode roles of {engine.id} here"
             if engine.id not in self.kv_connectors:
                 return f"no KV connector of {engine.id} is set up here"
-        if self.router == "random":
-            return "no router that sends a request to a prefill and then to a decode replica is installed here"
+        wanted = next((name for name, engine in SPLITS.items() if engine == decode.id), None)
+        if wanted is None:
+            return f"no router is known that sends requests through prefill and decode replicas of {decode.id}"
+        if wanted != router:
+            return f"{router} does not send a request to a prefill and then to a decode replica: {wanted} would"
+        if wanted not in self.routers:
+            return f"{wanted} is not installed here"
         return None

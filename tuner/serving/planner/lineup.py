@@ -70,7 +70,7 @@ def _pairs(shapes: Sequence[Shape], evaluator: Evaluator, installation: Installa
             why_not = (
                 installation.why_not_image(prefill.engine, prefill.accelerator)
                 or installation.why_not_image(decode.engine, decode.accelerator)
-                or installation.why_not_split(prefill.engine, decode.engine)
+                or installation.why_not_split(prefill.engine, decode.engine, evaluator.request.routing.router)
             )
             parts = (Part("prefill", prefill), Part("decode", decode))
             out.append(Candidate(parts=parts, evaluator=evaluator, advisory=why_not))

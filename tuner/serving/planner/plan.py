@@ -85,17 +85,13 @@ class Planner:
         from tuner.serving.planner.standard import StandardPieces  # noqa: PLC0415 - tests bring their own
 
         return StandardPieces(
-            router=self.installation.router, slo=request.slo, draws=draws, calibration=self.calibration
+            router=request.routing.picks_by, slo=request.slo, draws=draws, calibration=self.calibration
         )
 
     def _draws(self, request: PlanRequest) -> Draws:
         if request.workload.arrivals != "trace":
-            return draw(request.workload, request.seed, in_turns=self._in_turns)
-        return draws_of_trace(request, find_model(self.catalog, request.model), in_turns=self._in_turns)
-
-    @property
-    def _in_turns(self) -> bool:
-        return self.installation.router != "random"
+            return draw(request.workload, request.seed, in_turns=_in_turns(request))
+        return draws_of_trace(request, find_model(self.catalog, request.model), in_turns=_in_turns(request))
 
 
 def plan(
@@ -103,6 +99,10 @@ def plan(
 ) -> ServingPlan:
     """One question to the planner of an installation (the default one when None)."""
     return Planner(installation=installation or Installation()).plan(request, progress=progress)
+
+
+def _in_turns(request: PlanRequest) -> bool:
+    return request.routing.picks_by != "random"
 
 
 def _fitting(possible: Sequence[Shape], losses: Sequence[Loss], evaluator: Evaluator) -> tuple[list[Shape], list[Loss]]:

@@ -8,11 +8,12 @@ import numpy as np
 
 from controlplane.model.choice import Slo
 from controlplane.model.plans import PlanRequest, Prediction, Role
+from controlplane.model.routers import RouterPolicy
 from tuner.serving.calibration.apply import Calibrated, calibrate
 from tuner.serving.calibration.parameters import Calibration
+from tuner.serving.case import EngineCase
 from tuner.serving.energy import clock_factors, phase_power_w
 from tuner.serving.planner import fleets
-from tuner.serving.planner.installation import RouterPolicy
 from tuner.serving.planner.load import Draws
 from tuner.serving.planner.pieces import Deployment, Outcome, Room
 from tuner.serving.planner.prediction import prediction_of
@@ -37,7 +38,7 @@ class StandardPieces:
     slo: Slo
     draws: Draws
     calibration: Calibration | None = None  # None: the packaged one
-    _engines: dict[tuple[str, ...], Calibrated] = field(default_factory=dict)
+    _engines: dict[tuple[EngineCase, float | None], Calibrated] = field(default_factory=dict)
 
     def sketch(self, shape: Shape) -> StepTable:
         return roofline_table(shape.case)
@@ -121,13 +122,14 @@ class StandardPieces:
         return estimates(unit.shape, table, self.draws, [unit.scheduler], _UNBOUNDED_TOKENS, self.slo)[0]
 
     def _engine(self, shape: Shape) -> Calibrated:
-        if shape.key not in self._engines:
+        key = shape.case, shape.pool.power_cap_w  # the same accelerators in another pool are the same engine
+        if key not in self._engines:
             table = step_table(shape.case)
             cap = clock_factors(shape.accelerator, shape.pool.power_cap_w)
-            self._engines[shape.key] = calibrate(
+            self._engines[key] = calibrate(
                 shape.case, table if cap is None else _slower(table, *cap), self.calibration
             )
-        return self._engines[shape.key]
+        return self._engines[key]
 
     def _replica(self, unit: Unit, role: Role) -> Replica:
         shape = unit.shape

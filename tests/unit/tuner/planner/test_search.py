@@ -8,6 +8,7 @@ import pytest
 
 from controlplane.catalog import load
 from controlplane.model.plans import Allowed, Lengths, Workload
+from controlplane.model.routing import Routing
 from controlplane.model.serving import LatencyTarget, Slo
 from tests.unit.tuner.planner.fakes import FakePieces, pool, request
 from tuner.serving.planner import Installation, Planner
@@ -172,9 +173,11 @@ def test_what_this_installation_cannot_run_is_advisory():
 
 
 def test_separate_roles_are_deployable_where_all_is_installed():
-    whole = Installation(router="least-loaded", split_roles=frozenset({"vllm"}), kv_connectors=frozenset({"vllm"}))
+    whole = Installation(
+        routers=frozenset({"vllm-router"}), split_roles=frozenset({"vllm"}), kv_connectors=frozenset({"vllm"})
+    )
     asked = {"allowed": Allowed(engines=["vllm"], disaggregated=True), "top": 16}
-    answer = plan(installation=whole, **asked)
+    answer = plan(installation=whole, routing=Routing(router="vllm-router"), **asked)
     pairs = [item for item in answer.best if {role.role for role in item.roles} == {"prefill", "decode"}]
     assert pairs and all(item.deployable for item in pairs)
     without = plan(**asked)

@@ -3,6 +3,7 @@
 import pytest
 
 from controlplane.model.plans import Allowed, Lengths, Workload
+from controlplane.model.routing import Routing
 from controlplane.model.serving import LatencyTarget, Slo
 from tests.unit.tuner.planner.fakes import pool, request
 from tuner.serving.planner import Installation, Planner
@@ -94,9 +95,17 @@ def test_a_power_cap_slows_and_saves():
 
 def test_separate_roles_are_predicted_with_their_link():
     whole = Installation(
-        images=TOLD.images, router="least-loaded", split_roles=frozenset({"vllm"}), kv_connectors=frozenset({"vllm"})
+        images=TOLD.images,
+        routers=frozenset({"vllm-router"}),
+        split_roles=frozenset({"vllm"}),
+        kv_connectors=frozenset({"vllm"}),
     )
-    answer = plan(whole, allowed=Allowed(engines=["vllm"], disaggregated=True), top=16)
+    answer = plan(
+        whole,
+        allowed=Allowed(engines=["vllm"], disaggregated=True),
+        routing=Routing(router="vllm-router"),
+        top=16,
+    )
     pairs = [item for item in answer.best if len(item.roles) == 2]
     assert pairs and {role.role for role in pairs[0].roles} == {"prefill", "decode"}
     assert pairs[0].prediction.slo_attained >= 0.95
