@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from controlplane.cli.calibrate_install import install, installed_lines, target_options, uninstall
+from controlplane.cli.calibrate_observe import observe
 from controlplane.cli.calibrate_training import training
 from controlplane.cli.case_options import case_fields, case_options
 from controlplane.cli.files import whole_file
@@ -23,7 +24,7 @@ def calibrate() -> None:
     """Refit the predictor from your own measurements."""
 
 
-for command in (training, install, uninstall):
+for command in (training, observe, install, uninstall):
     calibrate.add_command(command)
 
 

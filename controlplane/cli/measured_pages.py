@@ -21,25 +21,31 @@ def measurement_of_pages(after: Path, before: Path | None, case: Mapping[str, An
     a page does not know: model, system, backend, degrees and arrivals. Raises InvalidSpec or UnknownName."""
     if "backend" not in case:
         raise InvalidSpec("is needed to read a metrics page", field="backend", hint="add --backend")
-    engine = load().engine(find_engine(str(case["backend"])))
-    names = _names(engine)
+    names = page_names(load().engine(find_engine(str(case["backend"]))))
     late, early = _page(after, names), {} if before is None else _page(before, names)
+    found = measured_between(early, late, str(after))
+    return read_measurement({**with_case(case, found["load"]), "measured": found["measured"]}, after.name)
+
+
+def measured_between(early: Mapping[str, float], late: Mapping[str, float], where: str) -> dict[str, Any]:
+    """`load` (requests and their lengths) and `measured` latencies, in the words of the batch interface, between two
+    samples under our names. `where`: what to call them in an error. Raises InvalidSpec."""
     grown = {column: value - early.get(column, 0.0) for column, value in late.items()}
     if any(grown[column] < 0 for column in grown if column.endswith(("_count", "_tokens"))):
-        raise InvalidSpec("counters fell between the pages: the engine was restarted", field=str(after))
-    ttft = _histogram(grown, "ttft", after)
-    tpot = _histogram(grown, "tpot" if grown.get("tpot_count") else "inter_token", after)
+        raise InvalidSpec("counters fell between the pages: the engine was restarted", field=where)
+    ttft = _histogram(grown, "ttft", where)
+    tpot = _histogram(grown, "tpot" if grown.get("tpot_count") else "inter_token", where)
     requests = int(grown["ttft_count"])
-    found = {
+    load = {
         "requests": requests,
         "isl": _per_request(grown, "prompt_tokens", requests),
         "osl": _per_request(grown, "generation_tokens", requests),
     }
-    measured = {"ttft_ms": ttft, "tpot_ms": tpot}
-    return read_measurement({**with_case(case, found), "measured": measured}, after.name)
+    return {"load": load, "measured": {"ttft_ms": ttft, "tpot_ms": tpot}}
 
 
-def _names(engine: Engine) -> dict[str, str]:
+def page_names(engine: Engine) -> dict[str, str]:
+    """Our name -> the engine's, of the series that a measurement is made of."""
     metrics = engine.metrics
     known = {
         "ttft": metrics.ttft,
@@ -59,10 +65,10 @@ def _page(path: Path, names: Mapping[str, str]) -> dict[str, float]:
         raise InvalidSpec(f"cannot be read: {error}", field=str(path)) from error
 
 
-def _histogram(grown: Mapping[str, float], name: str, path: Path) -> dict[str, float]:
+def _histogram(grown: Mapping[str, float], name: str, where: str) -> dict[str, float]:
     count, total = grown.get(f"{name}_count", 0.0), grown.get(f"{name}_sum", 0.0)
     if count < 1 or total <= 0:
-        raise InvalidSpec(f"no {name} was observed", field=str(path), hint="scrape the page after the load has run")
+        raise InvalidSpec(f"no {name} was observed", field=where, hint="scrape the page after the load has run")
     counts = {bound: grown[column] for bound, column in buckets(grown, name).items()}
     found = {"mean": total / count * 1e3}
     top = max((bound for bound in counts if bound != float("inf")), default=0.0)
