@@ -1,7 +1,6 @@
 """What stands between clients and replicas besides the Service: a router's own pods, or objects for a gateway. Pure.
 
-Rendered, not run here: command lines are those the routers' own argument parsers take (sglang-router 0.3.2, vllm-router
-0.1.17), objects are of the API versions named at each.
+Rendered, not run here: objects are of the API versions named at each.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from controlplane.catalog.router_lines import ROUTER_PORT, router_args, router_program
 from controlplane.model import labels
-from controlplane.model.routers import InstalledRouter, RouterName, RouterPolicy
+from controlplane.model.routers import InstalledRouter, RouterName
 from controlplane.model.serving import ServingDeployment
 from operators.serving.probes import PORT_NAME
 from operators.serving.services import owned_object
@@ -30,22 +30,6 @@ OBJECTIVE_GROUP = "inference.networking.x-k8s.io"
 ROUTE_GROUP = "gateway.networking.k8s.io"
 PICKER_PORT = 9002  # what an endpoint picker listens on for the gateway (ext_proc), by the extension's documents
 
-ROUTER_PORT = 8000
-_COMMANDS: Mapping[RouterName, tuple[str, ...]] = {
-    "sglang-router": ("python3", "-m", "sglang_router.launch_router"),
-    "vllm-router": ("vllm-router",),
-}
-_SPLIT_FLAGS: Mapping[RouterName, str] = {
-    "sglang-router": "--pd-disaggregation",
-    "vllm-router": "--vllm-pd-disaggregation",
-}
-_POLICIES: Mapping[RouterPolicy, str] = {
-    "prefix-affinity": "cache_aware",
-    "round-robin": "round_robin",
-    "random": "random",
-}
-# Of two decode replicas at random the one with less to do: what vLLM's router documents for decode replicas.
-_DECODE_POLICY = "power_of_two"
 # A larger number is served first; requests below 0 are those the picker may turn away when all are busy.
 _PRIORITIES = {"High": 1, "Normal": 0, "Low": -1}
 
@@ -74,20 +58,6 @@ def routing_names(deployment: str) -> tuple[str, str]:
     return deployment, f"{deployment}-router"
 
 
-def router_args(name: RouterName, policy: RouterPolicy, *, split: bool, workers: tuple[str, ...]) -> list[str]:
-    """Arguments of a router's program: where it listens, how it picks, and `workers`, how it finds replicas."""
-    out = ["--host", "0.0.0.0", "--port", str(ROUTER_PORT)]  # noqa: S104 - a pod's own address
-    if not split:
-        return [*out, "--policy", _POLICIES[policy], *workers]
-    picks = ["--prefill-policy", _POLICIES[policy], "--decode-policy", _DECODE_POLICY]
-    return [*out, _SPLIT_FLAGS[name], *picks, *workers]
-
-
-def router_program(name: RouterName) -> tuple[str, ...]:
-    """How the router is started."""
-    return _COMMANDS[name]
-
-
 def _found_by_labels(deployment: ServingDeployment, engine_port: int) -> tuple[str, ...]:
     name, namespace = deployment.metadata.name, deployment.metadata.namespace or "default"
     leaders = (f"{labels.DEPLOYMENT}={name}", f"{labels.LEADER}=true")
@@ -112,7 +82,7 @@ def _router(
     container = {
         "name": "router",
         "image": installed.image,
-        "command": list(_COMMANDS[name]),
+        "command": list(router_program(name)),
         "args": args,
         "ports": [{"name": PORT_NAME, "containerPort": ROUTER_PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/health", "port": PORT_NAME}, "periodSeconds": 5, "timeoutSeconds": 5},
