@@ -30,7 +30,8 @@ def megatron_launch(case: TrainingCase, plan: ParallelPlan) -> Launch:
     return Launch(
         framework="megatron-lm", version=launchable("megatron-lm").version,
         program=(*torchrun(case, plan), "pretrain_gpt.py"), arguments=arguments,
-        environment=_ONE_CONNECTION if old and plan.tp * plan.cp > 1 else {},
+        # Its fully sharded data parallelism asks for the opposite.
+        environment=_ONE_CONNECTION if old and plan.tp * plan.cp > 1 and plan.zero < 2 else {},
         notes=("data, tokenizer, normalisation, position embedding, learning rate and checkpoints are yours",),
     )  # fmt: skip
 

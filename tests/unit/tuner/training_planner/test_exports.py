@@ -24,9 +24,7 @@ POOL = {"gpu": "h100", "gpus": 64, "gpus_per_node": 8, "nic": "ndr", "nics_per_n
 
 def case(model: dict[str, Any] | None = None, pools: Any = None, **plan: Any) -> TrainingCase:
     """Llama 3 8B on 64 H100 unless told otherwise."""
-    late = {name: plan.pop(name) for name in ("optimizer_offload", "cp_mode", "secondary_group") if name in plan}
-    asked = parse_case({"model": model or LLAMA_8B, "cluster": pools or POOL, "global_batch": 128, **plan})
-    return replace(asked, plan=replace(asked.plan, **late))
+    return parse_case({"model": model or LLAMA_8B, "cluster": pools or POOL, "global_batch": 128, **plan})
 
 
 def said(target: str, asked: TrainingCase) -> list[str]:
@@ -113,6 +111,9 @@ def test_deepspeed_leaves_stages_to_the_code_and_says_so() -> None:
         ("deepspeed", {**ENGINE, "zero": 0, "tp": 1, "pp": 4, "dp": 16, "layers_per_stage": [5, 9, 9, 9]},
          "layers_per_stage"),
         ("megatron", {**FSDP}, "framework"),
+        ("megatron", {"tp": 2, "pp": 4, "dp": 8, "schedule": "zb-h1"}, "schedule"),
+        ("megatron", {"pp": 4, "dp": 16, "vocab_parallel": "vocab-2"}, "vocab_parallel"),
+        ("megatron", {"dp": 64, "zero": 3, "secondary_group": 8}, "secondary_group"),
     ],
 )  # fmt: skip
 def test_what_a_framework_has_no_word_for_is_refused_by_name(target: str, plan: dict[str, Any], field: str) -> None:
@@ -121,6 +122,18 @@ def test_what_a_framework_has_no_word_for_is_refused_by_name(target: str, plan: 
         launch_of(target, asked, asked.plan)
     assert error.value.field == field
     assert error.value.limit or error.value.hint
+
+
+def test_megatron_is_told_of_sharding_offload_exchange_and_unequal_stages() -> None:
+    assert {
+        "--use-megatron-fsdp", "--data-parallel-sharding-strategy optim_grads_params", "--ckpt-format fsdp_dtensor",
+    } <= set(said("megatron", case(dp=64, zero=3)))  # fmt: skip
+    exchanged = said("megatron", case(dp=32, cp=2, zero=1, cp_mode="ulysses", optimizer_offload="cpu"))
+    assert {"--cp-comm-type a2a", "--optimizer-cpu-offload"} <= set(exchanged)
+    partial = said("megatron", case(dp=64, zero=1, recompute="full", recompute_layers=3))
+    assert {"--recompute-method block", "--recompute-num-layers 3"} <= set(partial)
+    uneven = said("megatron", case(pp=4, dp=16, layers_per_stage=[5, 9, 9, 9]))
+    assert "--pipeline-model-parallel-layout 'Et*5|t*9|t*9|t*9L'" in uneven
 
 
 def test_an_unknown_framework_is_told_the_known_ones() -> None:
@@ -234,7 +247,10 @@ def test_deepspeed_s_configuration_accepts_the_file(plan: dict[str, Any], monkey
 @pytest.mark.parametrize(
     "plan",
     [{"tp": 8, "dp": 8, "sp": True, "zero": 1, "overlap_dp": True}, {"pp": 4, "vpp": 2, "tp": 2, "dp": 8},
-     {"tp": 2, "pp": 2, "dp": 16, "recompute": "full", "precision": "fp8"}],
+     {"tp": 2, "pp": 2, "dp": 16, "recompute": "full", "precision": "fp8"},
+     {"pp": 4, "dp": 16, "layers_per_stage": [5, 9, 9, 9]}, {"dp": 64, "zero": 3},
+     {"dp": 32, "cp": 2, "zero": 1, "cp_mode": "ulysses", "optimizer_offload": "cpu", "recompute": "full",
+      "recompute_layers": 3}],
 )  # fmt: skip
 def test_megatron_s_parser_reads_what_was_meant(plan: dict[str, Any]) -> None:
     module = pytest.importorskip("megatron.training.arguments", reason="Megatron-LM is not installed here")
