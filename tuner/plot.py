@@ -26,15 +26,19 @@ class Series:
     style: Style = "line"
 
 
-def plot(title: str, x_label: str, y_label: str, series: Sequence[Series], *, log_y: bool = False) -> str:
-    """One figure. A plot without a finite point says so instead of showing empty axes."""
+def plot(
+    title: str, x_label: str, y_label: str, series: Sequence[Series], *, log_y: bool = False, from_zero: bool = True
+) -> str:
+    """One figure, its heights from zero unless told otherwise. A plot without a finite point says so instead of showing
+    empty axes."""
     shown = [_finite(item, log_y) for item in series]
     shown = [item for item in shown if item.x.size]
     if not shown:
         return figure(title, f'<text x="{LEFT}" y="{HEIGHT // 2}">nothing to show</text>')
     x = linear(x_label, min(s.x.min() for s in shown), max(s.x.max() for s in shown), tight=True)
     low, high = min(s.y.min() for s in shown), max(s.y.max() for s in shown)
-    frame = Frame(x, logarithmic(y_label, low, high) if log_y else linear(y_label, min(0.0, low), high))
+    y = logarithmic(y_label, low, high) if log_y else linear(y_label, min(0.0, low) if from_zero else low, high)
+    frame = Frame(x, y)
     parts = [frame.drawn()]
     for number, item in enumerate(shown):
         thin = _thinned(item)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from controlplane.model.launch import LaunchStage, RankRun
 from controlplane.model.training import ParallelPlan, TrainingCase
-from tuner.training.columns import stage_layers
-from tuner.training.evaluate import stage_pools
+from tuner.training.evaluate import layer_counts, stage_pools
 from tuner.training.placement import NodeGroup, rank_map
 
 
@@ -59,16 +58,8 @@ def launch_stages(case: TrainingCase, plan: ParallelPlan) -> tuple[LaunchStage, 
         LaunchStage(
             layers=count, pool=names[place], accelerator=case.pools[place].gpu, first_rank=at * each, ranks=each
         )
-        for at, (count, place) in enumerate(zip(layers_of(case), stage_pools(case), strict=True))
+        for at, (count, place) in enumerate(zip(layer_counts(case), stage_pools(case), strict=True))
     )
-
-
-def layers_of(case: TrainingCase) -> list[int]:
-    """Layers of every stage of the case's plan."""
-    if case.plan.layers_per_stage:
-        return list(case.plan.layers_per_stage)
-    first, most, last = stage_layers(case)
-    return [case.model.layers] if case.plan.pp == 1 else [first, *[most] * (case.plan.pp - 2), last]
 
 
 def pool_names(case: TrainingCase) -> list[str]:

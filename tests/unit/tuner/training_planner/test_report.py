@@ -1,0 +1,100 @@
+"""The HTML report of a training plan: well-formed, self-contained, every figure with units, everything escaped."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.unit.tuner.training_planner.questions import question
+from tests.unit.tuner.training_planner.test_exports import case
+from tuner.bars import gantt, stacked
+from tuner.training.constants import shipped
+from tuner.training.evaluate import times
+from tuner.training.planner import Planner
+from tuner.training.planner.report import html_report
+from tuner.training.timeline import picture
+
+BIG = "layers=40,hidden=6144,heads=48,vocab=51200"
+UNITS = re.compile(r", (s|GiB|MJ|USD|EUR)$|^(stage|rank of the plan)$")
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    asked = question(BIG, ("pp=4", "vpp=1,2"), gpus=64, batch=96, price_per_accelerator_hour=2.0)
+    return html_report(Planner().plan(asked, top=4), shipped(), {"model": "<big> & slow", "--fix": ("pp=4", "vpp=1,2")})
+
+
+def test_the_page_is_well_formed_and_brings_everything_with_it(page: str) -> None:
+    root = ElementTree.fromstring(page)
+    assert not re.search(r"""(src|href)\s*=|https?://|<script|@import|url\(""", page)
+    assert "&lt;big&gt; &amp; slow" in page
+    heads = [item.text for item in root.iter("h2")]
+    for head in (
+        "Memory",
+        "Schedule",
+        "Time, energy, cost",
+        "Why not",
+        "How to start it",
+        "Where the numbers come from",
+    ):
+        assert head in heads
+
+
+def test_every_axis_has_its_unit(page: str) -> None:
+    axes = [item.text or "" for item in ElementTree.fromstring(page).iter("text") if item.get("class") == "axis"]
+    assert len(axes) == 10
+    assert all(UNITS.search(text) for text in axes), axes
+
+
+def test_the_page_says_what_can_be_launched_and_what_cannot(page: str) -> None:
+    assert "--pipeline-model-parallel-size 4" in page
+    assert "torchtitan: framework" in page
+    assert "basis" not in page
+    assert "fitted" in page
+
+
+def test_memory_is_drawn_for_every_stage_with_its_limit(page: str) -> None:
+    figures = {item.get("aria-label"): item for item in ElementTree.fromstring(page).iter("svg")}
+    memory = figures["Memory of the fullest rank"]
+    limit = next(item for item in memory.iter("path") if item.get("class") == "limit")
+    assert (limit.get("d") or "").count("M") == 4
+    gantt_rows = [item.text for item in figures["Who does what"].iter("text") if item.get("class") == "tick"]
+    assert {"0", "1", "2", "3"} <= set(gantt_rows)
+
+
+# ---- the schedule's picture
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [{"pp": 4, "dp": 16}, {"pp": 4, "vpp": 2, "dp": 16}, {"pp": 8, "dp": 8, "schedule": "gpipe"},
+     {"pp": 8, "dp": 8, "schedule": "zb-h1"}, {"pp": 8, "dp": 8, "schedule": "zb-1p"}, {"dp": 64}],
+)  # fmt: skip
+def test_a_picture_takes_the_time_of_the_pipeline(plan: dict[str, Any]) -> None:
+    asked = case(**plan)
+    found = picture(asked, shipped())
+    assert found is not None
+    assert all(row for row in found.timeline.stages)
+    if found.micro_batches == found.of:
+        whole = float(times([asked], shipped()).seconds[0])
+        assert 0.8 * whole < found.timeline.seconds < whole
+
+
+def test_a_long_pipeline_is_drawn_in_part_and_a_huge_one_not() -> None:
+    asked = case(pp=4, dp=16)
+    long = replace(asked, plan=replace(asked.plan, global_batch=1 << 14))
+    found = picture(long, shipped())
+    assert found is not None
+    assert (found.micro_batches, found.of) == (12, 1024)
+    deep = case({"layers": 256, "hidden": 1024, "heads": 8, "vocab": 1024, "seq": 1024},
+                {"gpu": "h100", "gpus": 256, "nic": "ndr"}, pp=256)  # fmt: skip
+    assert picture(deep, shipped()) is None
+
+
+def test_figures_without_data_say_so() -> None:
+    assert "nothing to show" in stacked("t", "x", "y", [], {}, limit=None)
+    assert "nothing to show" in gantt("t", "x", "y", [], {"a": []})
