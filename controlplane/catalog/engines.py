@@ -12,6 +12,10 @@ from controlplane.catalog.hardware import Accelerator
 
 Scalar = bool | int | float | str
 
+# Engines that download from Hugging Face themselves, and their flag for a revision.
+# vLLM and SGLang: `--revision` of the server arguments; TensorRT-LLM: `--hf_revision` of trtllm-serve.
+REVISION_FLAGS = {"vllm": "--revision", "sglang": "--revision", "trtllm-serve": "--hf_revision"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:

@@ -32,7 +32,11 @@ plan.add_command(training)
 @plan_options
 @click.option("-f", "--file", type=_FILE, help="A planning request as YAML or JSON; options come on top.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="(table)")
-@click.option("--export", type=click.Choice([*_EXPORTS, "manifest"]), help="Print the winner ready to be started.")
+@click.option(
+    "--export",
+    type=click.Choice([*_EXPORTS, "manifest", "kubernetes"]),
+    help="Print the winner ready to be started: command lines, a ServingDeployment (manifest), or plain Deployments.",
+)
 @click.option("--source", help="Where the weights are, for --export: hf:ORG/REPO, pvc:CLAIM/PATH or image:/PATH.")
 @click.option("--name", help="Name of the exported ServingDeployment. The model's when absent.")
 @click.option("--calibration", type=_FILE, help="Corrections refitted by `trimtab calibrate serving`.")
@@ -78,7 +82,7 @@ def serving(
     with _Told(quiet) as told:
         answer = planner.plan(request, progress=told)
     if export is not None:
-        click.echo(_exported(answer, export, source, name))
+        click.echo(_exported(answer, export, source, name, _images(options)))
     elif output == "table":
         from controlplane.cli.plan_table import plan_table  # noqa: PLC0415
 
@@ -106,15 +110,19 @@ def _planner(options: dict[str, Any], calibration: Path | None) -> Any:
             routers=frozenset(get_args(RouterName)),  # what is asked for is what is there
             split_roles=frozenset(options["split_roles"]),
             kv_connectors=frozenset(options["kv_connector"]),
-            images=dict(item.split("=", 1) for item in options["image"] if "=" in item),
+            images=_images(options),
         ),
     )
 
 
-def _exported(answer: ServingPlan, export: str, source: str | None, name: str | None) -> str:
+def _images(options: dict[str, Any]) -> dict[str, str]:
+    return dict(item.split("=", 1) for item in options["image"] if "=" in item)
+
+
+def _exported(answer: ServingPlan, export: str, source: str | None, name: str | None, images: dict[str, str]) -> str:
     from controlplane.catalog import load  # noqa: PLC0415
     from controlplane.model.errors import Unsupported  # noqa: PLC0415
-    from tuner.serving.planner.export import launch_lines, manifest  # noqa: PLC0415
+    from tuner.serving.planner.export import launch_lines, manifest, object_name  # noqa: PLC0415
     from tuner.serving.resolve import find_model  # noqa: PLC0415
 
     if not answer.best:
@@ -127,10 +135,19 @@ def _exported(answer: ServingPlan, export: str, source: str | None, name: str | 
 
         text: str = yaml.safe_dump(manifest(answer.best[0], answer.request, model, source, name), sort_keys=False)
         return text.rstrip("\n")
+    if export == "kubernetes":
+        import yaml  # noqa: PLC0415
+
+        from tuner.serving.planner.export_plain import plain_manifests  # noqa: PLC0415
+
+        title = object_name(model, name)
+        objects = plain_manifests(answer.best[0], answer.request, model, source, catalog, title, images)
+        plain: str = yaml.safe_dump_all(objects, sort_keys=False)
+        return plain.rstrip("\n")
     wanted = _EXPORTS[export]
     for candidate in answer.best:
         if all(role.choice.engine == wanted for role in candidate.roles):
-            return "\n".join(launch_lines(candidate, model, source, catalog))
+            return "\n".join(launch_lines(candidate, model, source, catalog, answer.request.routing))
     raise Unsupported(
         f"no ranked deployment runs {wanted}", field="export", value=export, hint=f"allow it alone: --engine {wanted}"
     )

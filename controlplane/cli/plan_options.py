@@ -67,7 +67,10 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--kv-connector", multiple=True, metavar="ENGINE", help="Engine whose KV connector is set up here."),
     click.option(
-        "--image", multiple=True, metavar="ENGINE/VENDOR=IMAGE", help="Image for other vendors' accelerators."
+        "--image",
+        multiple=True,
+        metavar="ENGINE[/VENDOR]=IMAGE",
+        help="Image of an engine, for one vendor's accelerators, or of a router.",
     ),
 )
 

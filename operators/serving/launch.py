@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from controlplane.catalog import Engine, ModelShape
-from controlplane.catalog.engines import MultiNode, Scalar
+from controlplane.catalog.engines import REVISION_FLAGS, MultiNode, Scalar
 from controlplane.catalog.knobs import Rendered, merge, render_knobs, render_shape
 from controlplane.model.serving import AcceleratorChoice, ReplicaRole
 from operators.serving import mpi
@@ -16,10 +16,6 @@ from operators.serving.source import Source
 
 CONFIG_FOLDER = "/etc/trimtab/engine"
 CONFIG_FILE = "config.yaml"
-
-# Engines that download from Hugging Face themselves, and their flag for a revision.
-# vLLM and SGLang: `--revision` of the server arguments; TensorRT-LLM: `--hf_revision` of trtllm-serve.
-REVISION_FLAGS = {"vllm": "--revision", "sglang": "--revision", "trtllm-serve": "--hf_revision"}
 
 # SGLang's ranks above 0 answer /health on the serving port once their schedulers are ready (entrypoints/engine.py,
 # "non-zero rank nodes"); vLLM's headless ranks and MPI workers listen on nothing that speaks HTTP.

@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from controlplane.catalog import Accelerator, ModelShape
+from controlplane.catalog.engines import REVISION_FLAGS
 from controlplane.model import labels
 from controlplane.model.serving import ServingDeployment
 from operators.serving import mpi
-from operators.serving.launch import CONFIG_FILE, CONFIG_FOLDER, POD_IP, REVISION_FLAGS, EngineLaunch
+from operators.serving.launch import CONFIG_FILE, CONFIG_FOLDER, POD_IP, EngineLaunch
 from operators.serving.memory import host_memory_bytes
 from operators.serving.names import mpi_secret_name
 from operators.serving.overlay_check import ENGINE_CONTAINER, SCRATCH, SHM

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from controlplane.catalog import Accelerator, Catalog, Engine, ModelShape, unknown
+from controlplane.catalog.engines import REVISION_FLAGS
 from controlplane.catalog.knobs import check_knobs
 from controlplane.catalog.params import check_parallel
 from controlplane.model.errors import InvalidSpec, TrimtabError, Unsupported
 from controlplane.model.serving import AcceleratorChoice, ServingDeployment
-from operators.serving.launch import REVISION_FLAGS, shape_fields, why_no_data_parallel
+from operators.serving.launch import shape_fields, why_no_data_parallel
 from operators.serving.memory import does_not_fit
 from operators.serving.shape import ranks_of, resolve
 from operators.serving.source import Source

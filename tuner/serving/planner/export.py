@@ -1,4 +1,4 @@
-"""A planned deployment as what people deploy: an engine's command line, or a ServingDeployment manifest. Pure."""
+"""A planned deployment as what people deploy: command lines of engines and router, or a ServingDeployment. Pure."""
 
 from __future__ import annotations
 
@@ -6,46 +6,85 @@ import json
 import math
 import re
 import shlex
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from controlplane.catalog import Catalog, Engine, ModelShape
-from controlplane.catalog.engines import Scalar
+from controlplane.catalog.connectors import CONNECTORS
+from controlplane.catalog.engines import REVISION_FLAGS, Scalar
 from controlplane.catalog.knobs import merge, render_knobs, render_shape
 from controlplane.catalog.params import BYTES_PER_WEIGHT, weight_bytes
+from controlplane.catalog.router_lines import router_args, router_program
+from controlplane.model.choice import AcceleratorChoice
 from controlplane.model.errors import Unsupported
 from controlplane.model.plans import PlannedRole, PlanRequest, ServingCandidate
 from controlplane.model.resource import API_VERSION
+from controlplane.model.routing import Routing
 
+MODEL_FOLDER = "/model"  # where a claim with weights is mounted
 _CONFIG_FILE = "config.yaml"
 _DOWNLOAD_MARGIN = 1.1  # tokenizer, configuration and duplicate formats beside the weights
 _DEFAULT_CACHE_GIB = 100  # spec.model.cache.sizeLimit when nothing is said
 
 
-def launch_lines(candidate: ServingCandidate, model: ModelShape, source: str | None, catalog: Catalog) -> list[str]:
-    """One block of shell lines per role: what to start, how often and where. Engines that read a file get it first."""
+def launch_lines(
+    candidate: ServingCandidate,
+    model: ModelShape,
+    source: str | None,
+    catalog: Catalog,
+    routing: Routing | None = None,
+) -> list[str]:
+    """One block of shell lines per role: what to start, how often and where. Engines that read a file get it first.
+    The router comes last."""
     out: list[str] = []
     for role in candidate.roles:
         engine = catalog.engine(role.choice.engine)
         out.append(f"# {role.replicas} x {role.role} on {role.choice.accelerator} (pool {role.pool})")
-        if role.role != "aggregated":
-            out.append("# add the KV connector of your installation: its settings are not part of a plan")
         if _ranks(role) > (catalog.accelerator(role.choice.accelerator).accelerators_per_node or _ranks(role)):
             out.append("# spans nodes: start one process per node with the engine's own rank and leader flags")
-        out += _command(role, engine, _model_argument(model, source))
-    return out
+        out += _command(role, engine, source_of(model, source))
+    return out + _router_lines(candidate, catalog, routing or Routing())
+
+
+def _router_lines(candidate: ServingCandidate, catalog: Catalog, routing: Routing) -> list[str]:
+    """The router's command line, with a name to fill in for every replica."""
+    if routing.router == "service":
+        return []
+    if routing.router == "gateway-inference-extension":
+        return ["# in front: a gateway with the inference extension; --export manifest asks Trimtab for its objects"]
+    words: list[str] = []
+    number: Counter[str] = Counter()
+    split = is_split(candidate)
+    for role in candidate.roles:
+        port = catalog.engine(role.choice.engine).port
+        connector = CONNECTORS.get(role.choice.engine)
+        for _ in range(role.replicas):
+            number[role.role] += 1
+            url = f"http://{role.role.upper() if split else 'REPLICA'}_{number[role.role]}:{port}"
+            if not split:
+                words.append(url)
+                continue
+            words += [f"--{role.role}", url]
+            if role.role == "prefill" and connector is not None and connector.port_annotation is not None:
+                words.append(str(connector.port))
+    workers = tuple(words if split else ["--worker-urls", *words])
+    args = router_args(routing.router, routing.picks_by, split=split, workers=workers)
+    return [
+        f"# in front: {routing.router}; put the replicas' host names in",
+        shlex.join([*router_program(routing.router), *args]),
+    ]
+
+
+def is_split(candidate: ServingCandidate) -> bool:
+    """Whether prefill and decode replicas are separate."""
+    return any(role.role != "aggregated" for role in candidate.roles)
 
 
 def manifest(
     candidate: ServingCandidate, request: PlanRequest, model: ModelShape, source: str | None, name: str | None
 ) -> dict[str, Any]:
-    """A ServingDeployment with the plan's shapes as explicit choices, in order. Raises Unsupported for separate roles."""
-    if any(role.role != "aggregated" for role in candidate.roles):
-        raise Unsupported(
-            "separate prefill and decode replicas cannot be written as a ServingDeployment yet",
-            field="export",
-            value="manifest",
-            hint="export the engine's command lines, or plan without --disaggregated",
-        )
+    """A ServingDeployment with the plan's shapes as explicit choices in order, or as those of each role."""
     where = source or (f"hf:{model.hf_repo}" if model.hf_repo else None)
     if where is None:
         raise Unsupported(
@@ -53,14 +92,10 @@ def manifest(
         )
     spec: dict[str, Any] = {
         "model": {"name": model.id, "source": where},
-        "explicit": {
-            "choices": [
-                role.choice.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
-                for role in candidate.roles
-            ]
-        },
-        "replicas": sum(role.replicas for role in candidate.roles),
+        **_replicas(candidate),
     }
+    if request.routing != Routing():
+        spec["routing"] = _plain(request.routing)
     limit_gib = _download_gib(model)
     if where.startswith("hf:") and limit_gib is not None and limit_gib > _DEFAULT_CACHE_GIB:
         spec["model"]["cache"] = {"sizeLimit": f"{limit_gib}Gi"}
@@ -70,12 +105,47 @@ def manifest(
     return {
         "apiVersion": API_VERSION,
         "kind": "ServingDeployment",
-        "metadata": {"name": name or re.sub(r"[^a-z0-9]+", "-", model.id.lower()).strip("-")},
+        "metadata": {"name": object_name(model, name)},
         "spec": spec,
     }
 
 
-def _command(role: PlannedRole, engine: Engine, model: str) -> list[str]:
+def object_name(model: ModelShape, name: str | None) -> str:
+    """The name given, or the model's as an object may be called."""
+    return name or re.sub(r"[^a-z0-9]+", "-", model.id.lower()).strip("-")
+
+
+def _replicas(candidate: ServingCandidate) -> dict[str, Any]:
+    """`explicit` or `roles`, and `replicas`: with roles the greatest number of equal sets."""
+    if not is_split(candidate):
+        total = sum(role.replicas for role in candidate.roles)
+        return {"explicit": {"choices": [_plain(role.choice) for role in candidate.roles]}, "replicas": total}
+    parts = {name: [role for role in candidate.roles if role.role == name] for name in ("prefill", "decode")}
+    sets = math.gcd(*(sum(role.replicas for role in roles) for roles in parts.values()))
+    return {
+        "roles": {
+            name: {
+                "replicas": sum(role.replicas for role in roles) // sets,
+                "choices": [_plain(role.choice) for role in roles],
+            }
+            for name, roles in parts.items()
+        },
+        "replicas": sets,
+    }
+
+
+def _plain(part: AcceleratorChoice | Routing) -> dict[str, Any]:
+    found: dict[str, Any] = part.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    return found
+
+
+def _command(role: PlannedRole, engine: Engine, source: Source) -> list[str]:
+    out, environment, line = engine_line(role, engine, source)
+    return [*out, " ".join([*environment, shlex.join(line)])]
+
+
+def engine_line(role: PlannedRole, engine: Engine, source: Source) -> tuple[list[str], list[str], list[str]]:
+    """Shell lines that write the engine's file, variables it needs, and its command line."""
     choice, words = role.choice, engine.launch
     shape: dict[str, Scalar] = {
         "tensorParallel": choice.tensor_parallel,
@@ -86,22 +156,46 @@ def _command(role: PlannedRole, engine: Engine, model: str) -> list[str]:
     if choice.quantization is not None and engine.knob("quantization") is not None:
         shape["quantization"] = choice.quantization
     settings = merge(render_shape(engine, shape), render_knobs(engine, choice.knobs))
+    model = source.model
     line = [*words.command, *([model] if words.model_flag is None else [words.model_flag, model])]
+    if source.revision is not None and engine.id in REVISION_FLAGS:
+        line += [REVISION_FLAGS[engine.id], source.revision]
     line += [words.host_flag, "0.0.0.0", words.port_flag, str(engine.port)]  # noqa: S104 - as a server is started
     line += settings.args
+    environment: list[str] = []
+    connector = CONNECTORS.get(engine.id) if role.role != "aggregated" else None
+    if connector is not None:
+        line += connector.args[role.role.capitalize()]
+        if connector.host_variable is not None:
+            environment.append(f"{connector.host_variable}=$(hostname -i)")
+        if connector.port_variable is not None:
+            environment.append(f"{connector.port_variable}={connector.port}")
     out: list[str] = []
     if settings.config and words.config_flag is not None:
         out += [f"cat > {_CONFIG_FILE} <<'EOF'", json.dumps(settings.config, indent=2, sort_keys=True), "EOF"]
         line += [words.config_flag, _CONFIG_FILE]
-    return [*out, shlex.join(line)]
+    return out, environment, line
 
 
-def _model_argument(model: ModelShape, source: str | None) -> str:
-    """What the engine is told to load: a repository, or the path of a source."""
-    if source is None:
-        return model.hf_repo or model.id
-    scheme, _, rest = source.partition(":")
-    return rest if scheme in ("hf", "image", "pvc") and rest else source
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the engine is told to load: a repository with its revision, or a path. `claim`: the volume it is on."""
+
+    model: str
+    revision: str | None = None
+    claim: str | None = None
+
+
+def source_of(model: ModelShape, source: str | None) -> Source:
+    """A source as `spec.model.source` has it; the model's public repository when absent."""
+    scheme, _, rest = (source or "").partition(":")
+    if scheme == "pvc" and rest:
+        claim, _, path = rest.partition("/")
+        return Source(f"{MODEL_FOLDER}/{path}".rstrip("/"), claim=claim)
+    if scheme == "image" and rest:
+        return Source(rest)
+    repository, _, revision = (rest if scheme == "hf" and rest else source or model.hf_repo or model.id).partition("@")
+    return Source(repository, revision or None)
 
 
 def _ranks(role: PlannedRole) -> int:

@@ -84,21 +84,13 @@ def test_a_manifest_is_what_the_operator_accepts(engine):
     assert made["spec"]["model"]["cache"]["sizeLimit"].endswith("Gi")  # 141 GB of weights
 
 
-def test_separate_roles_have_no_manifest_yet():
-    answer = Planner(pieces=FakePieces()).plan(request())
-    role = answer.best[0].roles[0]
-    split = answer.best[0].model_copy(update={"roles": [role.model_copy(update={"role": "prefill"}), role]})
-    with pytest.raises(Unsupported):
-        manifest(split, answer.request, load().models["llama-3.1-70b"], None, None)
-
-
 def test_command_lines_carry_shape_and_settings(run):
     said = run("--export", "vllm").stdout
     assert "vllm serve meta-llama/Llama-3.1-70B" in said
     assert "--tensor-parallel-size 4" in said and "--max-num-seqs 256" in said and "--max-num-batched-tokens" in said
     answer = Planner(pieces=FakePieces()).plan(request(allowed=Allowed(engines=["sglang"])))
     lines = launch_lines(answer.best[0], load().models["llama-3.1-70b"], "pvc:weights/llama", load())
-    assert any("--model-path weights/llama" in line and "--chunked-prefill-size" in line for line in lines)
+    assert any("--model-path /model/llama" in line and "--chunked-prefill-size" in line for line in lines)
 
 
 def test_manifest_export_is_yaml_for_kubectl(run):
