@@ -1,9 +1,11 @@
 """Ports: what one room needs and another gives. The composition roots fill them in."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Protocol
 
 from controlplane.model.plans import PlanRequest, ServingPlan
+from controlplane.model.tuning import LeasedTrial, Measurement, Proposal, Renewal, Told, Verdict
 
 
 class ServingPlanner(Protocol):
@@ -30,3 +32,38 @@ class PlanningService(Protocol):
 
 # Codes of Refused that say nothing about the request: the same one may be answered next time.
 PLANNER_DOWN = frozenset({"PlannerTimeout", "PlannerDied"})
+
+
+class Sampler(Protocol):
+    """Proposes configurations. Rebuilt at any time by telling it a study's trials again in their order: the same
+    space, settings, seed and history give the same proposal, in any process."""
+
+    def tell(self, told: Told) -> None:
+        """A trial was asked (no verdict yet: it is pending), or its result is known. Telling twice replaces."""
+        ...
+
+    def ask(self, number: int) -> Proposal:
+        """The configuration of trial `number`. Pending trials count as under way. Cost does not grow with the study."""
+        ...
+
+
+class TrialStore(Protocol):
+    """Trials, durable. The database is the truth; a message carries a trial's id and nothing else.
+
+    A lease has an owner, an expiry and a fencing token (`attempt`). Everything that changes a leased trial is one
+    conditional update on (trial, attempt): False says that the lease is somebody else's now, and the caller stops.
+    """
+
+    def lease(self, trial: str, *, owner: str, seconds: float, now: datetime) -> LeasedTrial | None:
+        """Take a waiting trial, or one whose lease ran out. None: nothing to do (taken, final, paused, cancelled)."""
+        ...
+
+    def renew(self, leased: LeasedTrial, *, seconds: float, now: datetime) -> Renewal:
+        """Keep it. Says whether it is still ours and whether the job was cancelled."""
+        ...
+
+    def tell(
+        self, leased: LeasedTrial, verdict: Verdict, measurement: Measurement | None, *, reason: str, now: datetime
+    ) -> bool:
+        """End the attempt. Infrastructure and invalid verdicts put the trial back until its attempts are used up."""
+        ...

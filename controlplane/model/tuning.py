@@ -1,0 +1,202 @@
+"""Tuning: what is searched, what one trial found, and the decision. The words that tuner, store, API and operator share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from controlplane.model.resource import Part
+
+PARAMETERS_MAX = 64
+VALUES_MAX = 256
+RULES_MAX = 64
+
+Value = bool | int | float | str
+# One configuration: parameter name -> value. Parameters that a condition switches off are absent.
+Setting = dict[str, Value]
+ParameterName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Condition(Part):
+    """A parameter counts only while another one has one of these values."""
+
+    parameter: ParameterName
+    values: list[Value] = Field(min_length=1, max_length=VALUES_MAX)
+
+
+class _Parameter(Part):
+    name: ParameterName
+    when: list[Condition] = Field(default_factory=list, max_length=8, description="All must hold; else it is left out.")
+    changes_output: bool = Field(
+        default=False, description="It can change the answers (precision, quantisation): needs the user's allowance."
+    )
+
+
+class IntParameter(_Parameter):
+    """Whole numbers low..high, in steps; `log` searches their magnitude."""
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+    step: int = Field(default=1, ge=1)
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> IntParameter:
+        if self.low > self.high:
+            raise ValueError(f"{self.name}: low {self.low} is above high {self.high}")
+        if self.log and (self.low < 1 or self.step != 1):
+            raise ValueError(f"{self.name}: a log range begins at 1 or above and has step 1")
+        return self
+
+
+class FloatParameter(_Parameter):
+    """Real numbers low..high; `log` searches their magnitude."""
+
+    kind: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FloatParameter:
+        if self.low > self.high:
+            raise ValueError(f"{self.name}: low {self.low} is above high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"{self.name}: a log range begins above 0")
+        return self
+
+
+class ChoiceParameter(_Parameter):
+    """One of a list. `ordered` says that neighbours in the list are alike (8, 16, 32)."""
+
+    kind: Literal["choice"] = "choice"
+    values: list[Value] = Field(min_length=1, max_length=VALUES_MAX)
+    ordered: bool = False
+
+
+Parameter = Annotated[IntParameter | FloatParameter | ChoiceParameter, Field(discriminator="kind")]
+
+
+class SpaceRule(Part):
+    """A relation between parameters that must hold, as an expression over their names (`a * b <= 8`,
+    `not split or tokens >= 1`). Numbers, names, arithmetic, comparisons, and/or/not; nothing else."""
+
+    expression: str = Field(min_length=1, max_length=512)
+    message: str = Field(
+        min_length=1, max_length=512, description="What is wrong where it does not hold, and the way out."
+    )
+
+
+class Margin(Part):
+    """What is known beforehand about feasibility, roughly: an expression that is above 0 where a setting should work
+    (bytes left, sequences left). Settings below -slack are never measured; between, the sampler learns who is right."""
+
+    expression: str = Field(min_length=1, max_length=512)
+    slack: float = Field(ge=0, description="How wrong the expression may be, in its own unit.")
+    message: str = Field(min_length=1, max_length=512, description="What runs out where it is below 0.")
+
+
+class SearchSpace(Part):
+    """What is searched. `fixed` values hold in every trial."""
+
+    parameters: list[Parameter] = Field(min_length=1, max_length=PARAMETERS_MAX)
+    rules: list[SpaceRule] = Field(default_factory=list, max_length=RULES_MAX)
+    margins: list[Margin] = Field(default_factory=list, max_length=8)
+    fixed: dict[ParameterName, Value] = Field(default_factory=dict, max_length=PARAMETERS_MAX)
+
+
+class Verdict(StrEnum):
+    """What one attempt showed. Only the first two are told to the sampler."""
+
+    OK = "ok"
+    INFEASIBLE = "infeasible"  # out of memory, crashed or starved by its own configuration
+    INFRASTRUCTURE = "infrastructure"  # node, network, image, lease: says nothing about the configuration
+    INVALID = "invalid"  # client and server disagree, the machine was disturbed: measured, not believed
+
+
+class TrialState(StrEnum):
+    """Life of a trial. LEASED has an owner, an expiry and an attempt; the last four are final."""
+
+    WAITING = "waiting"
+    LEASED = "leased"
+    DONE = "done"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"  # attempts used up by infrastructure or invalid measurements
+    CANCELLED = "cancelled"
+
+
+class Objective(Part):
+    """A metric to optimise."""
+
+    metric: str = Field(min_length=1, max_length=63)
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+class Limit(Part):
+    """A metric that must stay within a bound: SLO percentiles, agreement with the reference, power."""
+
+    metric: str = Field(min_length=1, max_length=63)
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Limit:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError(f"{self.metric}: give exactly one of atMost and atLeast")
+        return self
+
+
+class Measurement(Part):
+    """One valid measurement of one configuration: metric -> value, unknown is None. `metrics` names carry the unit
+    (`ttft_p90_ms`, `goodput_per_s`); `definitions` is the version of the metric definitions they follow."""
+
+    metrics: dict[str, float | None] = Field(max_length=256)
+    definitions: str = Field(min_length=1, max_length=63)
+    duration_s: float = Field(ge=0)
+    cpu_s: float | None = None
+    engine_version: str | None = None
+    resolved: Setting = Field(default_factory=dict, description="The configuration the engine really ran with.")
+    host: str = Field(default="", max_length=256, description="Fingerprint of the hardware that was leased.")
+    load: str = Field(default="", max_length=128, description="Digest of the requests that were sent.")
+    seed: int = 0
+
+
+class Told(Part):
+    """What a sampler learns of one trial. `number` counts the study's trials from 0 in the order they were asked.
+    Pending trials have neither measurement nor verdict."""
+
+    number: int = Field(ge=0)
+    setting: Setting
+    verdict: Literal[Verdict.OK, Verdict.INFEASIBLE] | None = None
+    values: list[float] = Field(default_factory=list, max_length=8, description="Objective values, in their order.")
+    violation: list[float] = Field(
+        default_factory=list, max_length=32, description="Per limit: above 0 is broken, in the metric's unit."
+    )
+
+
+class Proposal(Part):
+    """What a sampler wants measured, and why (`random start`, `expected improvement 3.1 %, p(ok) 0.86`)."""
+
+    setting: Setting
+    reason: str = Field(max_length=512)
+
+
+class LeasedTrial(Part):
+    """A trial in the hands of one worker. `attempt` is the fencing token: it grows with every lease."""
+
+    id: str
+    job: str
+    number: int
+    attempt: int
+    setting: Setting
+    seed: int
+
+
+class Renewal(Part):
+    """Answer to a renewal: `ours` False means stop and leave no trace; `cancelled` means stop and tell so."""
+
+    ours: bool
+    cancelled: bool = False

@@ -1,0 +1,38 @@
+"""One study of the default sampler on the landscape."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from controlplane.model.tuning import Objective, Told, Verdict
+from tests.perf.oom_landscape import TRIALS, Landscape, space, truth
+from tuner.search.samplers.default import DefaultSampler
+from tuner.search.space import compile_space
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`recommended`: noise-free value of what would be handed over. `ask_cpu_ms`: mean over the study's asks."""
+
+    wasted: int
+    best: float
+    recommended: float
+    ask_cpu_ms: float
+
+
+def study(seed: int, *, precheck: bool = False, trials: int = TRIALS) -> Outcome:
+    """The default sampler, one trial at a time."""
+    landscape = Landscape(seed)
+    sampler = DefaultSampler(compile_space(space(seed if precheck else None)), (Objective(metric="value"),), seed)
+    spent_s = 0.0
+    for number in range(trials):
+        started_s = time.process_time()
+        setting = sampler.ask(number).setting
+        spent_s += time.process_time() - started_s
+        value = landscape.measure(setting)
+        verdict = Verdict.INFEASIBLE if value is None else Verdict.OK
+        sampler.tell(Told(number=number, setting=setting, verdict=verdict, values=[] if value is None else [value]))
+    chosen = sampler.recommend()
+    recommended = truth(chosen) if chosen is not None else None
+    return Outcome(landscape.wasted, landscape.best, recommended or 0.0, spent_s / trials * 1e3)

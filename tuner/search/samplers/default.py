@@ -1,0 +1,225 @@
+"""The default sampler: expected improvement where it should work, a look at the edge now and then, and no more than that.
+
+An engine's best configuration often lies beside one that runs out of memory, and every failure costs a start. So two
+models learn side by side: the objective (log of it, Gaussian process) from what was measured, and p(ok) from what
+failed. An ask takes the largest expected improvement among candidates with p(ok) above a floor; a small share looks
+lower, so that a wrong belief about the edge does not last. When no candidate promises more than noise, the two best are
+measured again: a pick among lucky trials costs more than another look.
+
+Known limits (margins of the space) serve twice: far on the wrong side they are not measured, and near it they are a
+feature of p(ok), so a coarse memory model helps without being believed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from controlplane.model.tuning import Objective, Proposal, Setting, Told
+from tuner.search.candidates import around, covering
+from tuner.search.feasibility import Feasibility, learn
+from tuner.search.gaussian import Regression, fit
+from tuner.search.history import History, within
+from tuner.search.objective import scores_of, weights_of
+from tuner.search.space import Rows, Space
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultSettings:
+    """`floor`: lowest p(ok) of an ordinary ask; `edge_share` of the asks look down to `edge_floor`. `failure_cost`: the
+    gain (of the logarithm) that a failed trial is worth avoiding. Chosen on the landscape of
+    tests/perf/oom_landscape.py, seeds 0 to 49."""
+
+    start: int = 10
+    floor: float = 0.75
+    edge_share: float = 0.1
+    edge_floor: float = 0.4
+    candidates: int = 384
+    least_gain: float = 0.002
+    failure_cost: float = 0.01
+
+
+# A memory model shows the way around the edge: there is less to learn by failing.
+WITH_MARGINS = DefaultSettings(floor=0.8, failure_cost=0.02)
+
+
+@dataclass(slots=True)
+class DefaultSampler:
+    """`first`: settings measured before anything else (the one in use, the winners of earlier studies)."""
+
+    space: Space
+    objectives: tuple[Objective, ...]
+    seed: int
+    settings: DefaultSettings | None = None
+    first: tuple[Setting, ...] = ()
+    _history: History = field(default_factory=lambda: History({}))
+    _chosen: DefaultSettings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._chosen = self.settings or (WITH_MARGINS if self.space.margins else DefaultSettings())
+
+    def tell(self, told: Told) -> None:
+        """A trial was asked, or its result is known."""
+        self._history.tell(told)
+
+    def ask(self, number: int) -> Proposal:
+        """The configuration of trial `number`."""
+        if number < len(self.first):
+            return Proposal(setting=self.space.checked(self.first[number]), reason="given to start with")
+        rng = np.random.default_rng((self.seed, number))
+        place = number - len(self.first)
+        measured = self._history.ok()
+        if place < self._chosen.start:
+            start = covering(self.space, self._chosen.start, self.seed)
+            return Proposal(setting=self.space.setting(start, place), reason="covers the space")
+        feasibility = self._feasibility()
+        if len(measured) < 2:
+            return self._toward_what_works(rng, feasibility)
+        scores = scores_of(measured, self.objectives, weights_of(len(self.objectives), rng))
+        return self._improve(rng, measured, scores, feasibility)
+
+    def recommend(self) -> Setting | None:
+        """The measured configuration with the best lower bound: its mean less one deviation, both of the model."""
+        measured = [told for told in self._history.ok() if all(value <= 0 for value in told.violation)]
+        if not measured:
+            return None
+        scores = scores_of(measured, self.objectives, weights_of(len(self.objectives), None))
+        rows = self.space.rows_of([told.setting for told in measured])
+        x = self.space.features(rows)
+        kept = within(scores)
+        mean, deviation = fit(x[kept], scores[kept]).at(x)
+        return measured[int(np.argmax(mean - deviation))].setting
+
+    def _improve(
+        self, rng: np.random.Generator, measured: list[Told], scores: Floats, feasibility: Feasibility | None
+    ) -> Proposal:
+        kept = within(scores)
+        known = self.space.rows_of([measured[i].setting for i in kept])
+        x, y = self.space.features(known), scores[kept]
+        model = fit(x, y)
+        pending = self._history.pending()
+        if pending:
+            # A trial under way is believed to give what is expected of it, so that the next ask looks elsewhere.
+            under_way = self.space.features(self.space.rows_of(pending))
+            x = np.vstack((x, under_way))
+            y = np.concatenate((y, model.at(under_way)[0]))
+            model = fit(x, y)
+        believed, _ = model.at(self.space.features(known))
+        holds = self._holds(measured, kept)
+        best = float(np.max(np.where(holds, believed, -np.inf))) if holds.any() else float(np.min(believed))
+        edge = bool(rng.random() < self._chosen.edge_share)
+        floor = self._chosen.edge_floor if edge else self._chosen.floor
+        limits = self._limit_models(measured, kept)
+        tops = np.argsort(-believed, kind="stable")[:5]
+        rows = self._join(self.space.draw(rng, self._chosen.candidates), around(self.space, rng, known, tops, 96))
+        gain, ok = self._judge(rows, model, best, feasibility, limits)
+        for width in (0.06, 0.02):
+            worth = self._worth(gain, ok, floor)
+            rows = self._join(rows, around(self.space, rng, rows, np.argsort(-worth, kind="stable")[:3], 48, width))
+            gain, ok = self._judge(rows, model, best, feasibility, limits)
+        worth = self._worth(gain, ok, floor)
+        i = int(np.argmax(worth))
+        if ok[i] < floor:
+            i = int(np.argmax(ok))
+            return Proposal(setting=self.space.setting(rows, i), reason=f"safest found, p(ok) {ok[i]:.2f}")
+        if worth[i] < self._chosen.least_gain and not edge:
+            return self._again(measured, kept, believed, holds)
+        where = "edge, " if edge else ""
+        return Proposal(
+            setting=self.space.setting(rows, i), reason=f"{where}expected gain {gain[i] * 100:.2g} %, p(ok) {ok[i]:.2f}"
+        )
+
+    def _worth(self, gain: Floats, ok: Floats, floor: float) -> Floats:
+        """What an ask is expected to bring: the gain where it works, less what a failure costs."""
+        return np.where(ok >= floor, gain * ok - self._chosen.failure_cost * (1.0 - ok), -np.inf)
+
+    def _again(self, measured: list[Told], kept: Indices, believed: Floats, holds: Bools) -> Proposal:
+        """The two best, whichever was measured less often."""
+        order = np.argsort(-np.where(holds, believed, -np.inf), kind="stable")
+        told = [measured[int(kept[i])] for i in order]
+        distinct: list[Setting] = []
+        for one in told:
+            if one.setting not in distinct:
+                distinct.append(one.setting)
+            if len(distinct) == 2:
+                break
+        pending = self._history.pending()
+
+        def times(setting: Setting) -> int:
+            return sum(one.setting == setting for one in measured) + sum(one == setting for one in pending)
+
+        again = min(distinct, key=times)
+        return Proposal(setting=again, reason="nothing promises more than noise: measured again")
+
+    def _feasibility(self) -> Feasibility | None:
+        """None before the first failure: everything may work."""
+        failed = self._history.infeasible()
+        if not failed:
+            return None
+        worked = self._history.ok()
+        keep_failed = failed[-60:]
+        keep_worked = worked[-60:]
+        rows = self.space.rows_of([told.setting for told in (*keep_worked, *keep_failed)])
+        ok = np.array([True] * len(keep_worked) + [False] * len(keep_failed))
+        return learn(self._features_of_edge(rows), ok)
+
+    def _features_of_edge(self, rows: Rows) -> Floats:
+        """The axes, and each margin in units of its slack: 0.5 is the stated edge, more is safe."""
+        margins = self.space.margin_values(rows)
+        slack = np.array([max(margin.slack, 1e-9) for _, margin in self.space.margins])
+        bent = (
+            0.5 + 0.5 * np.tanh(np.where(np.isfinite(margins), margins, 1e9) / (4 * slack)) if slack.size else margins
+        )
+        return np.hstack((self.space.features(rows), bent))
+
+    def _ok(self, rows: Rows, feasibility: Feasibility | None) -> Floats:
+        return np.ones(len(rows)) if feasibility is None else feasibility.ok(self._features_of_edge(rows))
+
+    def _judge(
+        self, rows: Rows, model: Regression, best: float, feasibility: Feasibility | None, limits: list[Regression]
+    ) -> tuple[Floats, Floats]:
+        """Expected improvement (of log score), and the probability that it works and keeps every limit."""
+        x = self.space.features(rows)
+        mean, deviation = model.at(x)
+        z = (mean - best) / deviation
+        gain = deviation * (z * _cumulative(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
+        for limit in limits:
+            violation, spread = limit.at(x)
+            gain = gain * _cumulative(-violation / spread)
+        return gain, self._ok(rows, feasibility)
+
+    def _limit_models(self, measured: list[Told], kept: Indices) -> list[Regression]:
+        rows = [measured[int(i)] for i in kept]
+        count = min((len(told.violation) for told in rows), default=0)
+        x = self.space.features(self.space.rows_of([told.setting for told in rows]))
+        values = [np.array([told.violation[j] for told in rows]) for j in range(count)]
+        # A limit that nobody ever came near says nothing about where to look.
+        return [fit(x, value) for value in values if (value > 0).any()]
+
+    def _holds(self, measured: list[Told], kept: Indices) -> Bools:
+        return np.array([all(value <= 0 for value in measured[int(i)].violation) for i in kept], bool)
+
+    def _toward_what_works(self, rng: np.random.Generator, feasibility: Feasibility | None) -> Proposal:
+        rows = self.space.draw(rng, self._chosen.candidates)
+        ok = self._ok(rows, feasibility)
+        i = int(np.argmax(ok))
+        return Proposal(setting=self.space.setting(rows, i), reason=f"little has worked yet: safest, p(ok) {ok[i]:.2f}")
+
+    def _join(self, a: Rows, b: Rows) -> Rows:
+        return self.space.rows_of_points(np.vstack((a.unit, b.unit)))
+
+
+def _cumulative(z: Floats) -> Floats:
+    """Normal distribution (Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7)."""
+    x = np.abs(z) / math.sqrt(2)
+    t = 1 / (1 + 0.3275911 * x)
+    tail = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    erf = 1 - tail * np.exp(-x * x)
+    return np.asarray(0.5 * (1 + np.sign(z) * erf), np.float64)
