@@ -4,104 +4,128 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from controlplane.cli.files import whole_file
+from controlplane.cli.plan_training_options import asked_of, training_options
 from controlplane.cli.progress import Progress
+from controlplane.model.errors import TrimtabError
+
+if TYPE_CHECKING:
+    from tuner.training.planner import Planner, TrainingAnswer
+    from tuner.training.planner.asked import Asked
+    from tuner.training.planner.whatif import Difference
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.option(
-    "--model", required=True, help="A catalogue name, or a shape: layers=96,hidden=12288,heads=96,vocab=51200."
-)
-@click.option("--seq", type=int, help="Tokens per sequence. Needed with a catalogue name.")
-@click.option("--global-batch", type=int, required=True, help="Sequences per iteration.")
-@click.option("--gpu", required=True, help="Accelerator, by catalogue id or short name.")
-@click.option("--gpus", type=int, required=True, help="How many; a plan takes all of them.")
-@click.option("--gpus-per-node", type=int, help="(as the accelerator is usually built)")
-@click.option("--nic", help="NIC class between nodes.")
-@click.option("--nics-per-node", type=int, help="(as many as accelerators)")
-@click.option("--power-cap", type=float, help="Watts set on each accelerator.")
-@click.option("--precision", default="bf16", help="(bf16)")
-@click.option("--framework", default="megatron-lm", help="(megatron-lm)")
-@click.option("--fix", multiple=True, metavar="NAME=VALUE", help="A choice already made; may be given several times.")
+@training_options
 @click.option("--top", type=int, default=3, help="Plans to show (3).")
 @click.option("--limit", "limit_s", type=click.FloatRange(0), help="Stop after so many seconds, with a bound.")
 @click.option("--constants", type=_FILE, help="Constants refitted by `trimtab calibrate training`.")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="(table)")
-@click.option("--export", type=click.Choice(["megatron"]), help="Print the winner's launch arguments.")
+@click.option("--what-if", multiple=True, metavar="CHANGE", help="Plan again with a change and say what it makes.")
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="(table)")
+@click.option(
+    "--export", type=click.Choice(["megatron", "torchtitan", "deepspeed"]), help="Print the winner's launch command."
+)
+@click.option("--report", type=_NEW_FILE, metavar="FILE", help="Write an HTML report that needs no network.")
 @click.option("--quiet", is_flag=True, help="No progress on standard error.")
 def training(
-    model: str,
-    seq: int | None,
-    global_batch: int,
-    precision: str,
-    framework: str,
-    fix: tuple[str, ...],
     top: int,
     limit_s: float | None,
     constants: Path | None,
+    what_if: tuple[str, ...],
     output: str,
     export: str | None,
+    report: Path | None,
     quiet: bool,
-    **pool: Any,
+    **options: Any,
 ) -> None:
-    """Find the fastest parallel plan for one pool of equal nodes, with a proof, and say why others lost.
+    """Find the fastest parallel plan that can be launched, with a proof, and say why others lost.
 
     \b
     GPT-3 on 1024 A100:
       trimtab plan training --model gpt-3-175b --seq 2048 --global-batch 1536 --gpu a100 --gpus 1024 --nic hdr
-    The same with choices already made:
+    The same with choices already made, and a report:
       trimtab plan training --model gpt-3-175b --seq 2048 --global-batch 1536 --gpu a100 --gpus 1024 --nic hdr \\
-          --fix tp=8 --fix recompute=none --fix vpp=1,2
-    A shape of your own, as arguments for Megatron-LM:
+          --tp 8 --recompute none --vpp 1,2 --report gpt3.html
+    A shape of your own, as a command for Megatron-LM:
       trimtab plan training --model layers=48,hidden=6144,heads=48,vocab=51200 --seq 4096 --global-batch 512 \\
           --gpu h100 --gpus 64 --nic ndr --export megatron
+    Two pools with prices, and what one of them alone would do:
+      trimtab plan training --model llama-3.1-8b --seq 8192 --global-batch 256 \\
+          --pool new=h100:32,nic=ndr,price=3.2 --pool old=a100:32,nic=hdr,price=1.6 --what-if without-pool=old
 
-    Choices to fix: tp pp dp cp ep etp vpp micro_batch schedule recompute zero sp; attention, overlap_dp and overlap_tp
-    are settings of the whole search (flash, true, false).
+    Choices to fix: tp pp dp cp ep etp vpp micro_batch schedule recompute zero sp and more (a wrong name lists them);
+    attention, overlap_dp and overlap_tp are settings of the whole search (flash, true, false). What-if words: gpus, gpu,
+    nic, power-cap, price, global-batch, seq, precision, framework, pool, without-pool, any choice, free=CHOICE.
     """
-    from tuner.training.planner import Planner, megatron_flags, read_question  # noqa: PLC0415 - not for --help
+    from tuner.training.planner import Planner  # noqa: PLC0415 - numpy and the catalogue: not for --help
+    from tuner.training.planner.asked import changed  # noqa: PLC0415
 
-    question = read_question(
-        model, _cluster(pool), global_batch=global_batch, seq=seq, precision=precision, fix=fix, framework=framework
-    )
-    planner = Planner() if constants is None else Planner(*_refitted(constants))
+    asked = asked_of(options)
+    others = [(change, changed(asked, change)) for change in what_if]  # a typo is told before anything is planned
+    rests_on, predictor = _constants(constants)
+    planner = Planner(rests_on, predictor)
+    answer = _plan(planner, asked, top, limit_s, quiet)
+    if report is not None:
+        from tuner.training.planner.report import html_report  # noqa: PLC0415
+
+        with whole_file(report) as partial:
+            partial.write_text(html_report(answer, rests_on, asked.shown()), encoding="utf-8")
+    differences = [(change, _difference(change, planner, answer, other, limit_s, quiet)) for change, other in others]
+    if export is not None:
+        from tuner.training.planner.exports import case_of, launch_of, shell  # noqa: PLC0415
+
+        winner = answer.best[0]
+        click.echo(shell(launch_of(export, case_of(answer, winner), winner.plan)))
+    elif output == "table":
+        from controlplane.cli.plan_training_table import table, what_if_text  # noqa: PLC0415
+
+        click.echo("\n\n".join([table(answer), *(what_if_text(change, found) for change, found in differences)]))
+    else:
+        found = answer.as_dict()
+        if differences:
+            found["what_if"] = [item.as_dict() for _, item in differences]
+        click.echo(_dumped(found, output))
+
+
+def _plan(planner: Planner, asked: Asked, top: int, limit_s: float | None, quiet: bool) -> TrainingAnswer:
     with Progress("") as progress:
         tell = None if quiet else lambda at: progress.say(_standing(at))
-        answer = planner.plan(question, top=top, progress=tell, limit_s=limit_s)
-    if export is not None:
-        click.echo(" \\\n".join(megatron_flags(question.case, answer.best[0].plan)))
-    elif output == "json":
-        click.echo(json.dumps(answer.as_dict(), indent=2, allow_nan=False))
-    else:
-        from controlplane.cli.plan_training_table import table  # noqa: PLC0415
-
-        click.echo(table(answer))
+        return planner.plan(asked.question(), top=top, progress=tell, limit_s=limit_s)
 
 
-def _cluster(pool: dict[str, Any]) -> dict[str, Any]:
-    cluster = {name: pool[name] for name in ("gpu", "gpus", "gpus_per_node", "nic") if pool[name] is not None}
-    if pool["power_cap"] is not None:
-        cluster["power_cap_w"] = pool["power_cap"]
-    if pool["nics_per_node"] is not None:
-        cluster["nics_per_node"] = pool["nics_per_node"]
-    elif pool["nic"] is not None:
-        from controlplane.catalog import load  # noqa: PLC0415
-        from tuner.training.names import gpu_id  # noqa: PLC0415
+def _difference(
+    change: str, planner: Planner, before: TrainingAnswer, asked: Asked, limit_s: float | None, quiet: bool
+) -> Difference:
+    from tuner.training.planner.whatif import difference  # noqa: PLC0415
 
-        usual = load().accelerators[gpu_id(pool["gpu"], field="gpu")].accelerators_per_node or 8
-        cluster["nics_per_node"] = pool["gpus_per_node"] or max(min(pool["gpus"], usual), 1)
-    return cluster
+    try:
+        after: TrainingAnswer | str = _plan(planner, asked, 1, limit_s, quiet)
+    except TrimtabError as error:
+        after = str(error)
+    return difference(change, before, after)
 
 
-def _refitted(constants: Path) -> tuple[Any, Any]:
-    from tuner.training.predict import predictor_of  # noqa: PLC0415
+def _dumped(data: Any, output: str) -> str:
+    if output == "json":
+        return json.dumps(data, indent=2, allow_nan=False)
+    import yaml  # noqa: PLC0415
 
-    predictor = predictor_of(constants)
+    text: str = yaml.safe_dump(json.loads(json.dumps(data, allow_nan=False)), sort_keys=False)
+    return text.rstrip("\n")
+
+
+def _constants(path: Path | None) -> tuple[Any, Any]:
+    from tuner.training.constants import shipped  # noqa: PLC0415
+    from tuner.training.predict import Predictor, predictor_of  # noqa: PLC0415
+
+    predictor = Predictor(shipped()) if path is None else predictor_of(path)
     return predictor.constants, predictor
 
 

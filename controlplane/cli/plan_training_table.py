@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tuner.training.planner.answer import Ranked, TrainingAnswer
+    from tuner.training.planner.whatif import Difference
 
 _GIB = 2**30
-_HEAD = ("iteration", "90 % of runs", "MFU", "memory", "bubble", "energy", "plan")
+_HEAD = ("iteration", "90 % of runs", "MFU", "memory", "bubble", "energy", "cost of 1e9 tokens", "plan")
+_COST = _HEAD.index("cost of 1e9 tokens")
 
 
 def table(answer: TrainingAnswer) -> str:
     """The best plans, where the winner's time goes, the proof, the front, and why not others."""
     from tuner.training.planner.explain import summary  # noqa: PLC0415
 
-    pool, model, proof = answer.case.pools[0], answer.case.model, answer.proof
+    model, proof = answer.case.model, answer.proof
+    hardware = " + ".join(f"{pool.gpus} x {pool.gpu}" for pool in answer.case.pools)
     lines = [
-        f"{pool.gpus} x {pool.gpu}, {answer.case.plan.global_batch} sequences of {model.seq} tokens, {answer.framework}",
+        f"{hardware}, {answer.case.plan.global_batch} sequences of {model.seq} tokens, {answer.framework}",
         "",
-        *_aligned([_HEAD, *(_row(item) for item in answer.best)]),
+        *_plans(answer.best),
         "",
     ]
     winner = answer.best[0]
@@ -37,12 +41,40 @@ def table(answer: TrainingAnswer) -> str:
     )
     if len(answer.front) > 1:
         lines += ["", f"Less energy for more time (a model), among the {answer.front_of} fastest:"]
-        lines += ["  " + line for line in _aligned([_HEAD, *(_row(item) for item in answer.front)])]
+        lines += ["  " + line for line in _plans(answer.front)]
     if answer.why_not:
         lines += ["", "Why not:"]
         lines += ["  " + line for line in _aligned([(summary(item.plan), item.message) for item in answer.why_not])]
     lines += [f"warning: {text}" for text in winner.predicted["warnings"]]
     return "\n".join(lines)
+
+
+def what_if_text(change: str, found: Difference) -> str:
+    """What a change makes, in a few lines."""
+    lines = [f"what if {change}: {found.message}"]
+    if found.after is None:
+        return lines[0]
+    if found.after != found.before:
+        lines.append(f"  {found.after} instead of {found.before}")
+    for name, (label, unit, scale) in _NUMBERS.items():
+        before, after = found.numbers.get(name, (None, None))
+        if before is not None or after is not None:
+            one, two = ("unknown" if value is None else f"{value / scale:,.4g}" for value in (before, after))
+            lines.append(f"  {label}: {one} to {two}{unit}")
+    return "\n".join(lines)
+
+
+_NUMBERS = {
+    "iteration_s": ("iteration", " s", 1.0), "mfu": ("MFU", " %", 0.01), "energy_j": ("energy", " kJ", 1e3),
+    "cost_per_billion_tokens": ("cost of 1e9 tokens", "", 1.0),
+}  # fmt: skip
+
+
+def _plans(items: Sequence[Ranked]) -> list[str]:
+    rows = [_HEAD, *(_row(item) for item in items)]
+    if all(row[_COST] == "-" for row in rows[1:]):
+        rows = [(*row[:_COST], *row[_COST + 1 :]) for row in rows]
+    return _aligned(rows)
 
 
 def _row(item: Ranked) -> tuple[str, ...]:
@@ -56,7 +88,8 @@ def _row(item: Ranked) -> tuple[str, ...]:
         f"{100 * said['mfu']:.1f} %",
         f"{max(said['memory_bytes']) / _GIB:.1f} GiB",
         f"{100 * said['bubble']:.1f} %",
-        "-" if energy is None else f"{energy / 1e6:.4g} MJ",
+        "-" if energy is None else f"{energy / 1e6:.4g} MJ" if energy >= 1e5 else f"{energy / 1e3:.4g} kJ",
+        f"{said['cost_per_billion_tokens']:,.4g} {said['currency']}" if "currency" in said else "-",
         summary(item.plan),
     )
 

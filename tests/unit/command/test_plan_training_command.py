@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from controlplane.main import cli
@@ -34,10 +37,82 @@ def test_json_holds_the_question_the_proof_and_what_is_kept() -> None:
     assert data["cluster"]["nics_per_node"] == 8
 
 
-def test_the_winner_as_launch_arguments() -> None:
-    result = run("--export", "megatron", "--fix", "tp=2")
-    assert result.output.startswith("--tensor-model-parallel-size 2 \\\n")
-    assert "--global-batch-size 128" in result.output
+def test_the_winner_as_a_launch_command() -> None:
+    result = run("--export", "megatron", "--tp", "2")
+    assert result.exit_code == 0, result.output
+    command = [line for line in result.output.split("\n") if not line.startswith("#")]
+    assert "  torchrun \\" in command[:2] + [f"  {command[0]}"]
+    assert "  --tensor-model-parallel-size 2 \\" in command
+    assert "  --global-batch-size 128 \\" in command
+    assert command[-2].strip() == "--max-position-embeddings 2048"
+
+
+def test_choices_have_options_of_their_own() -> None:
+    plans = json.loads(run("-o", "json", "--tp", "2,4", "--recompute", "full", "--micro-batch", "1").output)["best"]
+    assert plans
+    for item in plans:
+        assert item["plan"]["tp"] in (2, 4)
+        assert (item["plan"]["recompute"], item["plan"]["micro_batch"]) == ("full", 1)
+
+
+def test_prices_make_costs_and_yaml_is_the_same_answer() -> None:
+    told = run("--price", "2", "--currency", "EUR", "--top", "1", "-o", "yaml").output
+    data = yaml.safe_load(told)
+    best = data["best"][0]
+    assert best["cost_per_iteration"] == pytest.approx(32 * 2 * best["iteration_s"] / 3600)
+    assert best["currency"] == "EUR"
+    assert data == json.loads(run("--price", "2", "--currency", "EUR", "--top", "1", "-o", "json").output)
+    assert "EUR" in run("--price", "2", "--currency", "EUR").output
+    assert "cost of" not in run().output
+
+
+def test_what_ifs_stand_beside_the_answer() -> None:
+    told = run("--tp", "4", "--what-if", "gpus=64", "--what-if", "free=tp", "--what-if", "recompute=full").output
+    for text in ("what if gpus=64", "more tokens per second", "what if free=tp", "what if recompute=full: "):
+        assert text in told
+    data = json.loads(run("-o", "json", "--what-if", "gpus=1").output)["what_if"]
+    assert data[0]["after"] is None
+    assert "lacks" in data[0]["message"]
+
+
+def test_a_report_is_written_whole(tmp_path: Path) -> None:
+    where = tmp_path / "plan.html"
+    result = run("--report", str(where), "--pp", "2")
+    assert result.exit_code == 0, result.output
+    text = where.read_text(encoding="utf-8")
+    assert "Where the numbers come from" in text
+    assert "pp=2" in text
+    assert list(tmp_path.iterdir()) == [where]
+
+
+POOLS = ["--model", "layers=24,hidden=4096,heads=32,vocab=51200", "--seq", "2048", "--global-batch", "128",
+         "--pool", "new=h100:16,nic=ndr", "--pool", "old=a100:32,nic=hdr,price=1.5"]  # fmt: skip
+
+
+def test_pools_are_named_and_chosen_by_name() -> None:
+    result = CliRunner().invoke(cli, ["plan", "training", *POOLS, "--pools", "old", "-o", "json", "--top", "1"])
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.output)
+    assert (data["cluster"]["name"], data["cluster"]["nics_per_node"]) == ("old", 8)
+    assert data["best"][0]["cost_per_iteration"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([*POOLS, "--pools", "older"], "no such pool"),
+        ([*POOLS, "--gpu", "h100"], "says the pool twice"),
+        ([*POOLS, "--pools", "old", "--what-if", "gpuz=3"], "unknown change"),
+        ([*POOLS, "--pools", "old", "--what-if", "gpus=-3"], "above 0"),
+        ([*POOLS, "--pools", "old", "--what-if", "without-pool=x"], "no such pool"),
+        (["--model", "llama-3.1-8b"], "--global-batch, --gpu, --gpus"),
+        ([*POOLS, "--pools", "old", "--tp", "x"], "fix.tp"),
+    ],
+)
+def test_mistakes_are_named_in_the_words_they_were_made_in(arguments: list[str], text: str) -> None:
+    result = CliRunner().invoke(cli, ["plan", "training", *arguments])
+    assert result.exit_code != 0
+    assert text in str(result.exception) + result.output
 
 
 def test_what_cannot_be_is_an_error_with_a_way_out() -> None:
@@ -49,4 +124,4 @@ def test_what_cannot_be_is_an_error_with_a_way_out() -> None:
 def test_help_has_examples() -> None:
     result = CliRunner().invoke(cli, ["plan", "training", "--help"])
     assert "trimtab plan training --model gpt-3-175b" in result.output
-    assert "--fix tp=8" in result.output
+    assert "--tp 8 --recompute none" in result.output

@@ -9,6 +9,7 @@ from controlplane.catalog import load
 from controlplane.model.errors import UnknownName, Unsupported
 from controlplane.model.launch import Launch, LaunchPlan, ParallelSettings
 from controlplane.model.training import ParallelPlan, TrainingCase
+from tuner.training.planner.answer import Ranked, TrainingAnswer
 from tuner.training.planner.export import megatron_flags
 from tuner.training.planner.export_deepspeed import deepspeed_launch
 from tuner.training.planner.export_torchtitan import torchtitan_launch
@@ -54,6 +55,11 @@ def launch_of(target: str, case: TrainingCase, plan: ParallelPlan) -> Launch:
     if target not in EMITTERS:
         raise UnknownName("is no framework to export to", field="export", value=target, hint=", ".join(EMITTERS))
     return EMITTERS[target](replace(case, plan=plan), plan)
+
+
+def case_of(answer: TrainingAnswer, item: Ranked) -> TrainingCase:
+    """The case of one of an answer's plans."""
+    return replace(answer.case, plan=item.plan)
 
 
 def launch_plan(case: TrainingCase, plan: ParallelPlan) -> LaunchPlan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from html import escape
 
 import numpy as np
@@ -19,7 +18,7 @@ from tuner.training.constants import Constants
 from tuner.training.evaluate import stage_pools
 from tuner.training.planner.answer import Ranked, TrainingAnswer
 from tuner.training.planner.explain import summary
-from tuner.training.planner.exports import EMITTERS, launch_of, shell
+from tuner.training.planner.exports import EMITTERS, case_of, launch_of, shell
 from tuner.training.planner.launchable import launchable
 from tuner.training.planner.ranks import launch_stages, rank_runs
 from tuner.training.planner.sources import sources
@@ -34,7 +33,7 @@ _PASSES = {
 def html_report(answer: TrainingAnswer, constants: Constants, asked: Mapping[str, object]) -> str:
     """The whole page. Everything from outside is escaped. `asked`: the question in the user's words."""
     winner = answer.best[0]
-    case = replace(answer.case, plan=winner.plan)
+    case = case_of(answer, winner)
     parts = [
         pairs("What was asked", asked),
         _plans(answer),
