@@ -1,0 +1,99 @@
+"""A tuning job as users write it: what is tuned, over which space, for what, within which budget, and how it is measured.
+
+The same words serve `trimtab tune`, `POST /v1/tuning-jobs` and the TuningJob resource's spec.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from controlplane.model.choice import EngineName
+from controlplane.model.plans import Lengths, Workload
+from controlplane.model.resource import DnsLabel, Part
+from controlplane.model.tuning import Limit, Objective, SearchSpace, Setting
+
+TRIALS_MAX = 10_000
+OBJECTIVES_MAX = 3
+
+
+class EngineTarget(Part):
+    """An engine that the worker starts itself, once per trial."""
+
+    kind: Literal["engine"] = "engine"
+    engine: EngineName
+    model: str = Field(min_length=1, max_length=1024, description="Model path or name, as the engine takes it.")
+    shape: dict[str, int | str] = Field(default_factory=dict, max_length=16, description="Fixed shape fields.")
+
+
+class DeploymentTarget(Part):
+    """A ServingDeployment: its engine, model and first accelerator are what trials start with."""
+
+    kind: Literal["deployment"] = "deployment"
+    name: DnsLabel
+    namespace: DnsLabel
+
+
+class CommandTarget(Part):
+    """A command that takes parameters as `{name}` and prints `metric=NUMBER` lines. Not run through a shell."""
+
+    kind: Literal["command"] = "command"
+    command: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(min_length=1, max_length=256)
+    image: str | None = Field(default=None, max_length=512, description="Image of the pod (cluster only).")
+    service_account: DnsLabel | None = Field(default=None, description="Account of the pod (cluster only).")
+
+
+Target = Annotated[EngineTarget | DeploymentTarget | CommandTarget, Field(discriminator="kind")]
+
+
+class Budget(Part):
+    """Whichever ends first. Trials count every setting asked, not attempts."""
+
+    trials: int = Field(default=40, ge=1, le=TRIALS_MAX)
+    hours: float | None = Field(default=None, gt=0, le=24 * 30)
+
+
+class Measuring(Part):
+    """How one trial is measured, and when it is measured again."""
+
+    requests: int = Field(default=200, ge=1, le=1_000_000, description="Requests of one run.")
+    warm_up_requests: int = Field(default=16, ge=0, le=100_000)
+    runs_min: int = Field(default=1, ge=1, le=64, description="Runs of a trial.")
+    runs_max: int = Field(default=6, ge=1, le=64, description="Runs until an interval is narrow enough.")
+    width_pct: float = Field(default=5.0, gt=0, le=100, description="Half-width of the 90 % interval that is enough.")
+    confirm_top: int = Field(default=3, ge=1, le=16, description="Configurations measured again at the end.")
+    confirm_runs: int = Field(default=5, ge=2, le=64, description="Fresh processes and seeds for each of them.")
+    attempts: int = Field(default=3, ge=1, le=16, description="Attempts of a trial lost to infrastructure or noise.")
+    timeout_s: float = Field(default=900.0, gt=0, le=86_400, description="Longest attempt.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Measuring:
+        if self.runs_max < self.runs_min:
+            raise ValueError(f"runsMax {self.runs_max} is below runsMin {self.runs_min}")
+        return self
+
+
+class TuningSpec(Part):
+    """What a tuning job is asked to do. `space` absent: the engine's own knobs, as the catalogue lists them."""
+
+    target: Target
+    space: SearchSpace | None = None
+    objectives: list[Objective] = Field(min_length=1, max_length=OBJECTIVES_MAX)
+    limits: list[Limit] = Field(default_factory=list, max_length=16)
+    load: Workload = Field(
+        default_factory=lambda: Workload(
+            arrivals="closed", concurrency=8, input=Lengths(tokens=256), output=Lengths(tokens=64)
+        )
+    )
+    budget: Budget = Field(default_factory=Budget)
+    measuring: Measuring = Field(default_factory=Measuring)
+    baseline: Setting = Field(
+        default_factory=dict, description="The configuration in use; the engine's own when empty."
+    )
+    may_change_output: list[str] = Field(
+        default_factory=list, max_length=16, description="Parameters that may change answers (precision, quantisation)."
+    )
+    sampler: str = Field(default="default", max_length=63)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    parallel: int = Field(default=1, ge=1, le=64, description="Trials under way at once, each on hardware of its own.")
