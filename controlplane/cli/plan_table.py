@@ -48,6 +48,7 @@ def plan_table(plan: ServingPlan) -> str:
     lines += _section("why not", plan.why_not)
     lines += _section("load carried within the SLO, by size", plan.pareto, reasons=False)
     lines += ["", f"{plan.weighed} weighed, {plan.replayed} replayed, {plan.cpu_s:.2f} CPU s"]
+    lines += [f"note: {remark}" for remark in plan.remarks]
     routing = plan.request.routing
     lines.append(f"requests reach replicas by {routing.router}: {routing.picks_by}")
     used = plan.calibration

@@ -13,6 +13,7 @@ from controlplane.model.routers import RouterPolicy
 # Candidates kept in a status: what runs and what it can fall back to.
 PLANNED_MAX = 4
 LOSERS_MAX = 10
+REMARKS_MAX = 4
 
 
 class Traffic(Workload):
@@ -90,6 +91,11 @@ class PlanStatus(StatusPart):
     weighed: int = Field(description="Deployments that were weighed.")
     replayed: int = Field(description="Of these, replayed request by request.")
     elapsed_s: float = Field(description="Time the planner took, seconds.")
+    remarks: list[str] = Field(
+        default_factory=list,
+        max_length=REMARKS_MAX,
+        description="What the answer leaves open, as what was not searched.",
+    )
     calibration: CalibrationUsed | None = Field(
         default=None, description="Corrections behind the predictions; absent: unknown."
     )

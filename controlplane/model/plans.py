@@ -231,3 +231,6 @@ class ServingPlan(StatusPart):
     calibration: CalibrationUsed | None = Field(
         default=None, description="Corrections behind the predictions; absent: unknown."
     )
+    remarks: list[str] = Field(
+        default_factory=list, description="What the answer leaves open, as what was not searched."
+    )

@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controlplane.catalog import Catalog
-from controlplane.model.auto import LOSERS_MAX, PLANNED_MAX, PlanLoser, PlannedCandidate, PlannedChoice, PlanStatus
+from controlplane.model.auto import (
+    LOSERS_MAX,
+    PLANNED_MAX,
+    REMARKS_MAX,
+    PlanLoser,
+    PlannedCandidate,
+    PlannedChoice,
+    PlanStatus,
+)
 from controlplane.model.choice import AcceleratorChoice
 from controlplane.model.errors import TrimtabError, Unsupported
 from controlplane.model.plans import PlanRequest, Prediction, ServingCandidate, ServingPlan
@@ -91,6 +99,7 @@ def plan_status(
         replayed=plan.replayed,
         elapsed_s=round(plan.elapsed_s, 3),
         calibration=plan.calibration,
+        remarks=[remark[:_TEXT_MAX] for remark in plan.remarks[:REMARKS_MAX]],
     )
 
 

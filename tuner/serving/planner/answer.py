@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from controlplane.model.plans import PlannedRole, PlanRequest, Prediction, ServingCandidate
+from controlplane.model.choice import Slo
+from controlplane.model.plans import Objective, PlannedRole, PlanRequest, Prediction, ServingCandidate
 from tuner.serving.planner.candidate import Candidate
+from tuner.serving.planner.distance import at_least, worst
 from tuner.serving.planner.pieces import Deployment, Group
-from tuner.serving.planner.reasons import nearness, why_open, why_ranked, why_won
+from tuner.serving.planner.reasons import nearness, why_open, why_ranked, why_unsearched, why_won
 from tuner.serving.planner.search import Found
 from tuner.serving.planner.space import Loss
 
 WHY_NOT = 10
 _PARETO = 12
+
+_Row = tuple[Candidate | Loss, Callable[[], ServingCandidate]]
 
 
 def best_of(found: Found, request: PlanRequest, asked: str) -> list[ServingCandidate]:
@@ -45,53 +50,76 @@ def why_not_of(
     """The next ten, nearest first, each with the first thing it loses on; then the nearest of every pool and engine
     that neither the ranking nor these ten speak of. `effort`: the best of those that break the promise where none keeps
     it; it comes first."""
-    out: list[ServingCandidate] = [] if effort is None else [_effort(effort)]
+    rows: list[_Row] = [] if effort is None else [(effort, partial(_effort, effort, request.slo))]
     best = found.done[0] if found.done else None
-    for candidate in found.open if best is not None else []:
-        assert best is not None
-        reason, message = why_open(candidate, best, request.objective)
-        out.append(shown(candidate, reason, message))
-    ordered = sorted(
-        found.lost, key=lambda item: (nearness(item.reason), not item.replayed, -item.reach, len(item.parts), item.key)
-    )
-    out += [shown(candidate, candidate.reason, candidate.message) for candidate in ordered]
-    rows = [(_subjects(candidate), candidate) for candidate in out]
     rows += [
-        (_subjects_of_loss(loss), _of_loss(loss))
+        (candidate, partial(_unsearched, candidate, best, request.objective))
+        for candidate in found.unsearched[: WHY_NOT // 2]
+    ]
+    if best is not None:
+        rows += [(candidate, partial(_open, candidate, best, request.objective)) for candidate in found.open]
+    rows += [(candidate, partial(_unsearched, candidate, best, request.objective)) for candidate in found.unsearched]
+    ordered = sorted(
+        ((item, at_least(item) if best is None else 0.0) for item in found.lost),
+        key=lambda one: (
+            nearness(one[0].reason),
+            one[1],
+            not one[0].replayed,
+            -one[0].reach,
+            len(one[0].parts),
+            one[0].key,
+        ),
+    )
+    rows += [(candidate, partial(_lost, candidate)) for candidate, _ in ordered]
+    rows += [
+        (loss, partial(_of_loss, loss))
         for loss in sorted(losses, key=lambda one: (nearness(one.reason), -one.nearness, one.label))
     ]
-    told = {
-        subject
-        for candidate in (*found.done, *found.advisory)
-        for subject in _subjects(shown(candidate, candidate.reason, candidate.message))
-    }
-    return _covering(rows, told)
+    return _covering(rows, {word for candidate in (*found.done, *found.advisory) for word in _subjects(candidate)})
 
 
-def _covering(rows: Sequence[tuple[set[str], ServingCandidate]], told: set[str]) -> list[ServingCandidate]:
-    """The first ten, and of the rest the first of each pool and engine that is not told of by then."""
+def _covering(rows: Sequence[_Row], told: set[str]) -> list[ServingCandidate]:
+    """The first ten, and of the rest the first of each pool and engine that is not told of by then. Of a question over
+    many pools there are thousands of rows: only those that are told are put into words."""
     out: list[ServingCandidate] = []
-    for subjects, candidate in rows:
-        if len(out) < WHY_NOT or not subjects <= told:
-            out.append(candidate)
+    seen: set[int] = set()
+    for subject, words in rows:
+        subjects = _subjects(subject)
+        if id(subject) not in seen and (len(out) < WHY_NOT or not subjects <= told):
+            seen.add(id(subject))
+            out.append(words())
             told = told | subjects
     return out
 
 
-def _subjects(candidate: ServingCandidate) -> set[str]:
+def _subjects(subject: Candidate | Loss) -> set[str]:
     """What a line speaks of."""
-    return {word for role in candidate.roles for word in (f"pool {role.pool}", f"engine {role.choice.engine}")}
+    if isinstance(subject, Loss):
+        return {f"pool {subject.pool}"} | (set() if subject.engine is None else {f"engine {subject.engine}"})
+    shapes = [part.shape for part in subject.parts]
+    return {word for shape in shapes for word in (f"pool {shape.pool.name}", f"engine {shape.case.engine}")}
 
 
-def _subjects_of_loss(loss: Loss) -> set[str]:
-    return {f"pool {loss.pool}"} if loss.engine is None else {f"pool {loss.pool}", f"engine {loss.engine}"}
+def _open(candidate: Candidate, best: Candidate, objective: Objective) -> ServingCandidate:
+    return shown(candidate, *why_open(candidate, best, objective))
 
 
-def _effort(candidate: Candidate) -> ServingCandidate:
+def _unsearched(candidate: Candidate, best: Candidate | None, objective: Objective) -> ServingCandidate:
+    return shown(candidate, *why_unsearched(candidate, best, objective))
+
+
+def _lost(candidate: Candidate) -> ServingCandidate:
+    return shown(candidate, candidate.reason, candidate.message)
+
+
+def _effort(candidate: Candidate, slo: Slo) -> ServingCandidate:
     assert candidate.prediction is not None
     kept = candidate.prediction.slo_attained
+    _, said = worst(candidate.prediction, slo)
     return shown(
-        candidate, "BestEffort", f"{kept:.0%} of requests would be within the SLO; in the way: {candidate.message}"
+        candidate,
+        "BestEffort",
+        f"{said}, {kept:.0%} of requests would be within the SLO; in the way: {candidate.message}",
     )
 
 

@@ -91,7 +91,15 @@ class Candidate:
         return min(count * load for count, load in zip(most, loads, strict=True))
 
     def largest(self) -> Deployment | None:
-        """As many replicas as pools and budgets let, shared evenly where roles meet in one pool; None for none."""
+        """As many replicas as pools and budgets let; None for none."""
+        counts = self.largest_counts()
+        if counts is None:
+            return None
+        self._now = counts
+        return self.tentative()
+
+    def largest_counts(self) -> tuple[int, ...] | None:
+        """Replicas of each part then, shared evenly where roles meet in one pool."""
         shares: dict[str, int] = {}
         for part in self.parts:
             shares[part.shape.pool.name] = shares.get(part.shape.pool.name, 0) + 1
@@ -99,8 +107,7 @@ class Candidate:
         for percent in range(100, 0, -5):
             counts = tuple(max(1, count * percent // 100) for count in most)
             if self._cost(counts) is not None:
-                self._now = counts
-                return self.tentative()
+                return counts
         return None
 
     def start(self) -> None:
@@ -123,7 +130,7 @@ class Candidate:
     def _try(self) -> None:
         """Replays of single replicas at the present counts; then of the whole deployment."""
         self._tried = True
-        loads = self._loads(self._now)
+        loads = self.shares(self._now)
         for part, load in zip(self.parts, loads, strict=True):
             verdict = self.evaluator.verdict(part.shape, part.role, load)
             if verdict.unit is None:
@@ -185,10 +192,19 @@ class Candidate:
         # The second figure only orders equals, so it is what is expected and not a bound.
         self.rank = (min(self.rank[0], self._asked / cost), self._bound_capacity() / cost)
 
+    def new_tables(self) -> int:
+        """Step tables that its next step would ask for as the first."""
+        return self.evaluator.new_tables([part.shape for part in self.parts]) if self.state == "sketched" else 0
+
     def reconsider(self) -> bool:
         """Whether what is expected of it has fallen since it was ranked (others turned out to carry less)."""
         if self.state not in ("sketched", "tabled"):
             return False
+        if self.state == "sketched":
+            limits = tuple(self.evaluator.limit(part.shape, part.role) for part in self.parts)
+            if any(now < before for now, before in zip(limits, self._limits, strict=True)):
+                self._restart()
+                return True
         expected = self._bound_capacity() / self._counts_cost
         if expected >= self.rank[1] * (1 - 1e-12):
             return False
@@ -198,7 +214,7 @@ class Candidate:
     def _surely_fails(self, counts: tuple[int, ...]) -> bool:
         fails = any(
             self.evaluator.surely_fails(part.shape, part.role, load)
-            for part, load in zip(self.parts, self._loads(counts), strict=True)
+            for part, load in zip(self.parts, self.shares(counts), strict=True)
         )
         if fails and self.parts[0].role == "aggregated":
             self._need = max(self._need, sum(counts) + 1)  # the shares depend on the number of replicas alone
@@ -248,7 +264,7 @@ class Candidate:
             return sum(self._now) * min(limits)
         return min(count * limit for count, limit in zip(self._now, limits, strict=True))
 
-    def _loads(self, counts: tuple[int, ...]) -> list[float]:
+    def shares(self, counts: tuple[int, ...]) -> list[float]:
         """Load of one replica of each part: an equal share, as a plain Service gives; a role has the whole to itself."""
         if self.parts[0].role == "aggregated":
             share = self.evaluator.asked / sum(counts)

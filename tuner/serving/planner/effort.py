@@ -1,22 +1,25 @@
-"""When nothing keeps the promise: what comes nearest, clearly marked, and the constraint that stands in the way."""
+"""When nothing keeps the promise: what comes nearest to it, clearly marked, and the constraint that stands in the way."""
 
 from __future__ import annotations
 
 from controlplane.model.errors import TrimtabError
 from tuner.serving.planner.candidate import Candidate
+from tuner.serving.planner.distance import at_least, worst
 from tuner.serving.planner.evaluator import Evaluator
 from tuner.serving.planner.search import Found
 
-# Deployments that are replayed in full to find the one that keeps the promise for most requests.
+# Deployments that are replayed in full to find the nearest.
 _TRIED = 8
 
 
 def best_effort(found: Found, evaluator: Evaluator) -> Candidate | None:
-    """The deployable candidate with the largest share of requests within the SLO when its pools are filled; None when
-    none could be replayed."""
-    tried: list[tuple[float, tuple[object, ...], Candidate]] = []
-    for candidate in _hopeful(found)[: 4 * _TRIED]:
-        if len(tried) == _TRIED:
+    """The deployable candidate whose worst percentile is the least above its limit when its pools are filled, of equals
+    the one with more requests within the SLO; None when none could be replayed. Those that can be near by their static
+    estimates are replayed first, until none of the others can be nearer."""
+    nearest: tuple[tuple[float, float, tuple[object, ...]], Candidate] | None = None
+    tried = 0
+    for bound, candidate in _hopeful(found)[: 4 * _TRIED]:
+        if tried == _TRIED or (nearest is not None and bound > nearest[0][0]):
             break
         try:
             deployment = candidate.largest()
@@ -26,13 +29,24 @@ def best_effort(found: Found, evaluator: Evaluator) -> Candidate | None:
         except TrimtabError:
             continue
         candidate.deployment = deployment
-        tried.append((-candidate.prediction.slo_attained, candidate.key, candidate))
-    if not tried:
-        return None
-    return min(tried, key=lambda item: item[:2])[-1]
+        tried += 1
+        rank = (
+            worst(candidate.prediction, evaluator.request.slo)[0],
+            -candidate.prediction.slo_attained,
+            candidate.key,
+        )
+        if nearest is None or rank < nearest[0]:
+            nearest = rank, candidate
+    return None if nearest is None else nearest[1]
 
 
-def _hopeful(found: Found) -> list[Candidate]:
-    """Deployable ones that were weighed: replayed ones first, then those with the largest load by their bounds."""
-    able = [item for item in found.lost if item.advisory is None and item.reason in ("PoolTooSmall", "SloUnreachable")]
-    return sorted(able, key=lambda item: (not item.replayed, -item.reach, item.key))
+def _hopeful(found: Found) -> list[tuple[float, Candidate]]:
+    """Deployable ones that were weighed, with the least distance by the static estimates: nearest first, of equals those
+    that were replayed, then those with the largest load by their bounds."""
+    able = [
+        item
+        for item in (*found.lost, *found.unsearched)
+        if item.advisory is None and item.reason in ("PoolTooSmall", "SloUnreachable", "NotSearched")
+    ]
+    rated = [(at_least(item), item) for item in able]
+    return sorted(rated, key=lambda one: (one[0], not one[1].replayed, -one[1].reach, one[1].key))

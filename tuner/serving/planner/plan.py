@@ -19,7 +19,7 @@ from tuner.serving.planner.installation import Installation
 from tuner.serving.planner.lineup import line_up
 from tuner.serving.planner.load import Draws, draw
 from tuner.serving.planner.pieces import Pieces, Progress
-from tuner.serving.planner.reasons import nearness
+from tuner.serving.planner.reasons import nearness, not_searched
 from tuner.serving.planner.search import Found, search
 from tuner.serving.planner.shape import Shape
 from tuner.serving.planner.space import Loss, shapes
@@ -70,6 +70,7 @@ class Planner:
             elapsed_s=time.perf_counter() - started,
             cpu_s=time.process_time() - cpu,
             calibration=self._used(),
+            remarks=[said] if (said := _unsearched(found, evaluator)) is not None else [],
         )
 
     def _used(self) -> CalibrationUsed | None:
@@ -168,6 +169,10 @@ def _asked(evaluator: Evaluator) -> str:
     return f"{evaluator.asked:.4g} {evaluator.load_unit}"
 
 
+def _unsearched(found: Found, evaluator: Evaluator) -> str | None:
+    return not_searched(found.unsearched, found.done[0] if found.done else None, evaluator.tables)
+
+
 def _replayed(found: Found) -> int:
-    everyone = [*found.done, *found.advisory, *found.open, *found.lost]
+    everyone = [*found.done, *found.advisory, *found.open, *found.unsearched, *found.lost]
     return sum(candidate.replayed for candidate in everyone)

@@ -65,6 +65,28 @@ def why_open(candidate: Candidate, best: Candidate, objective: Objective) -> tup
     return "NotBetter", f"no better than the winner by {basis}; equals are taken in order of name"
 
 
+def why_unsearched(candidate: Candidate, best: Candidate | None, objective: Objective) -> tuple[str, str]:
+    """Word and sentence for one that was left because too many step tables had been asked for."""
+    said = f"at most {candidate.rank[0]:.3g} requests/s per {_PER[objective]} by its roofline"
+    if best is not None and best.rank[0] > 0:
+        said += f", the winner has {best.rank[0]:.3g}"
+    return "NotSearched", f"{said}; its step table was not asked for"
+
+
+def not_searched(left: Sequence[Candidate], best: Candidate | None, tables: int) -> str | None:
+    """What a search that ended early leaves open; None where it left nothing."""
+    if not left:
+        return None
+    said = f"{len(left)} deployments were not searched: {tables} step tables are the most for one question"
+    if best is None or best.rank[0] <= 0:
+        return f"{said}; allow fewer pools or engines, or loosen the SLO, to have them searched"
+    gain = max(candidate.rank[0] for candidate in left) / best.rank[0] - 1
+    way_out = "allow fewer pools or engines to have them searched"
+    if gain <= 1e-9:
+        return f"{said}; by their bounds none is better for the objective than the winner"
+    return f"{said}; by their bounds the best of them could be up to {gain:.0%} better for the objective; {way_out}"
+
+
 def _compared(candidate: Candidate, best: Candidate) -> str:
     """Numbers of one finished candidate against the winner's."""
     assert candidate.deployment is not None and best.deployment is not None

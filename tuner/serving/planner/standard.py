@@ -126,9 +126,7 @@ class StandardPieces:
         if key not in self._engines:
             table = step_table(shape.case)
             cap = clock_factors(shape.accelerator, shape.pool.power_cap_w)
-            self._engines[key] = calibrate(
-                shape.case, table if cap is None else _slower(table, *cap), self.calibration
-            )
+            self._engines[key] = calibrate(shape.case, table if cap is None else _slower(table, *cap), self.calibration)
         return self._engines[key]
 
     def _replica(self, unit: Unit, role: Role) -> Replica:
@@ -146,6 +144,7 @@ class StandardPieces:
             host_step_ms=engine.host_step_ms,
             host_sequence_ms=engine.host_sequence_ms,
             request_ms=engine.request_ms,
+            entry_token_ms=engine.entry_token_ms,
         )
 
     def _tail(self) -> bool:

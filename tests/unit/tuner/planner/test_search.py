@@ -12,6 +12,7 @@ from controlplane.model.routing import Routing
 from controlplane.model.serving import LatencyTarget, Slo
 from tests.unit.tuner.planner.fakes import FakePieces, pool, request
 from tuner.serving.planner import Installation, Planner
+from tuner.serving.planner.distance import worst
 from tuner.serving.planner.evaluator import Evaluator
 from tuner.serving.planner.lineup import line_up
 from tuner.serving.planner.load import draw
@@ -107,6 +108,38 @@ def test_nothing_that_keeps_the_promise_gives_the_best_effort_first_and_no_best(
     assert effort.reason == "BestEffort" and effort.prediction is not None
     assert effort.prediction.slo_attained < 0.95
     assert "TPOT p95" in effort.message
+
+
+def test_the_best_effort_is_the_one_whose_worst_percentile_is_the_least_above_its_limit():
+    # No request is within it anywhere, so the share of those that are would rank by name.
+    asked = request(slo=Slo(ttft_ms=LatencyTarget(p95=120), tpot_ms=LatencyTarget(p99=4)), top=1)
+    answer = Planner(pieces=FakePieces()).plan(asked)
+    assert not answer.best
+    effort = answer.why_not[0]
+    evaluator = Evaluator(
+        request=asked, draws=draw(asked.workload, asked.seed), pieces=FakePieces(), longest_tokens=1280
+    )
+    ratios = []
+    for shape in shapes(asked, load(), Installation())[0]:
+        if not evaluator.room(shape).short_bytes:
+            group = Group(role="aggregated", unit=evaluator.usual(shape), replicas=evaluator.most(shape))
+            ratios.append(worst(evaluator.predict(Deployment(groups=(group,))), asked.slo)[0])
+    assert effort.prediction is not None
+    assert worst(effort.prediction, asked.slo)[0] == pytest.approx(min(ratios))
+    assert "TPOT p99" in effort.message and "of 4 ms" in effort.message
+
+
+def test_what_was_not_searched_is_said(monkeypatch):
+    asked = {"pools": [pool(), pool("l40s", "l40s", 16), pool("h200", "h200-sxm-141gb", 16)], "top": 16}
+    whole = plan(allowed=Allowed(), **asked)
+    assert whole.remarks == []
+    monkeypatch.setattr("tuner.serving.planner.search.TABLES_MAX", 3)
+    pieces = FakePieces()
+    early = plan(pieces, allowed=Allowed(), **asked)
+    assert early.best and len({label.split(" on ")[0] for label in pieces.tables}) <= 3
+    assert "deployments were not searched: 3 step tables are the most for one question" in early.remarks[0]
+    assert any(item.reason == "NotSearched" for item in early.why_not)
+    assert early.best[0].score == pytest.approx(whole.best[0].score)
 
 
 def test_budgets_bound_the_plan():
