@@ -91,7 +91,8 @@ class Calibration(_Part):
 
 def digest_of(calibration: Calibration) -> str:
     """Names what it says, however the file is laid out: equal digests correct alike."""
-    return hashlib.sha256(calibration.model_dump_json().encode()).hexdigest()[:_DIGEST_DIGITS]
+    said = json.dumps(calibration.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:_DIGEST_DIGITS]
 
 
 def load_calibration(path: Path | None = None) -> Calibration:
