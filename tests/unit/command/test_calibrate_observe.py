@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
+from controlplane.catalog import load
 from controlplane.cli import observed_runs
+from controlplane.cli.measured_pages import page_names
 from controlplane.cli.observed_runs import Observed
-from controlplane.kube import ClusterAccess
+from controlplane.kube import ClusterAccess, KubeClient
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, Unsupported
 from controlplane.testing import FakeApiServer
 from tuner.serving.calibration.measurement import read_measurement
 
 CHOICE = {"accelerator": "cpu-x86-amx", "engine": "openvino", "cpuMillicores": 2000, "knobs": {"maxNumSeqs": 16}}
-NAMES = observed_runs.page_names(observed_runs.load().engine("openvino"))
+NAMES = page_names(load().engine("openvino"))
 
 
 def page(requests: int, ttft_s: float = 0.04, tpot_s: float = 0.008) -> str:
@@ -38,9 +40,12 @@ class Bench:
     """A deployment on a fake API server; `pages` are answered in turn."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, server: FakeApiServer) -> None:
-        self.server, self.pages, self.asked, self.told = server, iter(()), [], []
+        self.server = server
+        self.pages: Iterator[str] = iter(())
+        self.asked: list[str] = []
+        self.told: list[str] = []
         monkeypatch.setattr(observed_runs, "load_access", self._access)
-        request = observed_runs.KubeClient.request
+        request = KubeClient.request
 
         async def proxied(client: Any, method: str, path: str, **options: Any) -> bytes:
             if "/proxy" not in path:
@@ -48,7 +53,7 @@ class Bench:
             self.asked.append(path)
             return next(self.pages).encode()
 
-        monkeypatch.setattr(observed_runs.KubeClient, "request", proxied)
+        monkeypatch.setattr(KubeClient, "request", proxied)
 
     async def _access(self, _: str | None) -> ClusterAccess:
         return ClusterAccess(self.server.url)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tuner.serving.calibration.installed import installed
-from tuner.serving.calibration.parameters import MAX_FILE_BYTES, digest_of, dump_calibration, load_calibration
+from tuner.serving.calibration.parameters import MAX_FILE_BYTES, Effect, digest_of, dump_calibration, load_calibration
 
 SHIPPED = load_calibration()
 MINE = SHIPPED.model_copy(update={"name": "silicon-sample-1 + runs.jsonl", "effects": SHIPPED.effects[:3]})
@@ -36,6 +36,14 @@ def test_the_digest_is_of_what_it_says_not_of_the_layout(tmp_path: Path) -> None
     file = tmp_path / "calibration.json"
     file.write_text(MINE.model_dump_json(indent=4))
     assert installed(file).used.digest == digest_of(MINE) != digest_of(SHIPPED)
+
+
+def test_a_fit_has_the_digest_of_the_file_it_becomes(tmp_path: Path) -> None:
+    labels = {"model": "m", "engine": "vllm", "accelerator": "a"}  # a file sorts them
+    made = SHIPPED.model_copy(update={"effects": [Effect(when=labels, knob="decode", value=0.1, rows=3)]})
+    file = tmp_path / "calibration.json"
+    file.write_text(dump_calibration(made))
+    assert installed(file).used.digest == digest_of(made)
 
 
 def _put(tmp_path: Path, text: str | bytes) -> Path:
