@@ -19,14 +19,21 @@ def layer_parameters(c: Columns) -> tuple[Array, Array]:
     return attention.parameters(c) + norms + mlp + router, np.asarray(experts)
 
 
-def stage_parameters(c: Columns) -> Array:
-    """Parameters on the fullest rank of an end stage: its layers and one vocabulary matrix, both where it has both."""
-    matrices = np.where(c.gated > 0, 3.0, 2.0)
-    share = c.moe_layers / np.maximum(c.layers, 1.0)
-    experts = c.experts * c.expert_ffn / (c.ep * c.etp) + c.shared_ffn / c.tp
-    mlp = matrices * c.hidden * ((1.0 - share) * c.ffn / c.tp + share * experts)
+def stage_parameters(c: Columns) -> tuple[Array, Array]:
+    """Parameters on the fullest rank of an end stage: its layers and one vocabulary matrix, both where it has both;
+    and its experts."""
+    block, experts = block_parameters(c)
     parallel = c.tp * np.where(c.vocab_parallel > 0, c.pp, 1.0)
     both = (c.pp == 1) | (c.schedule >= FOLDED_CODE)
     ends = np.where((c.tied < 1) & both, 2.0, 1.0)
-    layers = np.maximum(c.first, c.last) * (attention.parameters(c) + mlp)
-    return np.asarray(layers + ends * c.vocab * c.hidden / parallel)
+    layers = np.maximum(c.first, c.last)
+    return np.asarray(layers * block + ends * c.vocab * c.hidden / parallel), np.asarray(layers * experts)
+
+
+def block_parameters(c: Columns) -> tuple[Array, Array]:
+    """Matrices of an average layer on one rank: shared by all data-parallel ranks, and experts."""
+    matrices = np.where(c.gated > 0, 3.0, 2.0)
+    share = c.moe_layers / np.maximum(c.layers, 1.0)
+    mlp = matrices * c.hidden * ((1.0 - share) * c.ffn + share * c.shared_ffn) / c.tp
+    experts = share * matrices * c.hidden * c.experts * c.expert_ffn / (c.ep * c.etp)
+    return np.asarray(attention.parameters(c) + mlp), np.asarray(experts)

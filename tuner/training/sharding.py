@@ -7,6 +7,7 @@ gathers from (hpZ of ZeRO++, arXiv 2306.10209). A group lies on neighbouring ran
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,15 +46,17 @@ def gathered(c: Columns, h: Hardware, layer: LayerTime, contention: float) -> La
     """What every micro-batch pays: weights gathered before forward and before backward, gradients scattered after."""
     if not np.any(c.zero > 1):
         return layer
-    cut = shards(c)
-    embedding = c.vocab * c.hidden / c.tp
-    size = (stage_parameters(c) - embedding) / np.maximum(c.first, c.last)
-    weights, gradients = c.element_bytes * size, c.gradient_bytes * size
-    fetch = _scattered(c, h, weights, cut.weights)
-    second = np.where(c.secondary_group > 0, np.minimum(c.secondary_group, cut.weights), cut.weights)
-    again = _scattered(c, h, weights, second)
+    fetch, again, scatter = (np.zeros_like(c.tp) for _ in range(3))
+    embedding, layers = c.vocab * c.hidden / c.tp, np.maximum(c.first, c.last)
+    for at, (parameters, cut, stride) in enumerate(_parts(c)):
+        size = (parameters - (embedding if at == 0 else 0.0)) / layers
+        weights, gradients = c.element_bytes * size, c.gradient_bytes * size
+        fetch = fetch + _scattered(c, h, weights, cut.weights, stride)
+        second = np.where(c.secondary_group > 0, np.minimum(c.secondary_group, cut.weights), cut.weights)
+        again = again + _scattered(c, h, weights, second, stride)
+        scatter = scatter + _scattered(c, h, gradients, cut.gradients, stride)
     # Without accumulation the one reduction hides behind the end of backward (`reduced`).
-    scatter = np.where((c.zero > 2) | (c.micro_batches > 1), _scattered(c, h, gradients, cut.gradients), 0.0)
+    scatter = np.where((c.zero > 2) | (c.micro_batches > 1), scatter, 0.0)
     forward = layer.forward + exposed(fetch, layer.forward, contention)
     backward = layer.backward + exposed(again + scatter, layer.backward, contention)
     late = forward + backward - layer.forward - layer.backward
@@ -63,22 +66,37 @@ def gathered(c: Columns, h: Hardware, layer: LayerTime, contention: float) -> La
 def reduced(c: Columns, h: Hardware, layer: LayerTime, contention: float) -> Array:
     """What an iteration's end pays: gradients summed over the ranks that `gathered` did not reach, and weights brought
     to those that hold copies; behind the last backward pass with `overlap_dp`."""
-    cut, parameters = shards(c), stage_parameters(c)
-    gradients, weights = c.gradient_bytes * parameters, c.element_bytes * parameters
+    reduce, gather, whole, plain = (np.zeros_like(c.tp) for _ in range(4))
     scattered = (c.zero > 2) | ((c.zero > 1) & (c.micro_batches > 1))
-    inner = np.where(scattered, cut.gradients, 1.0)
-    outer, copies = cut.ranks / inner, cut.ranks / cut.weights
-    down = span(outer, c.tp * inner, c.per_node, h.intra, h.node)
-    up = span(copies, c.tp * cut.weights, c.per_node, h.intra, h.node)
-    reduce = reduce_scatter(gradients / inner, outer, down.rate)
-    gather = np.where(c.zero > 0, reduce_scatter(weights / cut.weights, copies, up.rate), 0.0)
-    window = c.most * layer.backward
-    full = np.where(c.zero > 0, reduce + gather, all_reduce(gradients, cut.ranks, down.rate))
-    plain = reduce_scatter(weights, cut.ranks, down.rate)
-    hidden = exposed(reduce, window, contention) + exposed(
-        np.where(c.zero > 0, gather, plain), window / 2.0, contention
-    )
-    return np.asarray(np.where(cut.ranks > 1, np.where(c.overlap_dp > 0, hidden, full), 0.0))
+    for parameters, cut, stride in _parts(c):
+        gradients, weights = c.gradient_bytes * parameters, c.element_bytes * parameters
+        inner = np.where(scattered, cut.gradients, 1.0)
+        outer = cut.ranks / inner
+        down = span(outer, stride * inner, c.per_node, h.intra, h.node)
+        reduce = reduce + reduce_scatter(gradients / inner, outer, down.rate)
+        whole = whole + all_reduce(gradients, cut.ranks, down.rate)
+        plain = plain + reduce_scatter(weights, cut.ranks, down.rate)
+        gather = gather + _scattered(c, h, weights / cut.weights, cut.ranks / cut.weights, stride * cut.weights)
+    sharded, window = c.zero > 0, c.most * layer.backward
+    open_ = np.where(sharded, reduce + gather, whole)
+    hidden = exposed(reduce, window, contention) + exposed(np.where(sharded, gather, plain), window / 2.0, contention)
+    return np.asarray(np.where(c.overlap_dp > 0, hidden, open_))
+
+
+def updated_parameters(c: Columns) -> Array:
+    """Parameters that one rank of an end stage updates."""
+    return np.asarray(sum(parameters / cut.optimizer for parameters, cut, _ in _parts(c)))
+
+
+def _parts(c: Columns) -> Iterator[tuple[Array, Shards, Array]]:
+    """What all data-parallel ranks share, and experts, whose ranks are fewer: parameters, cuts, stride of neighbours."""
+    dense, experts = stage_parameters(c)
+    cut = shards(c)
+    yield dense, cut, c.tp
+    if np.any(c.experts > 0):
+        replicas = np.maximum(cut.ranks * c.tp / (c.ep * c.etp), 1.0)
+        few = (np.minimum(part, replicas) for part in (cut.weights, cut.gradients, cut.optimizer))
+        yield experts, Shards(replicas, *few), c.ep * c.etp
 
 
 def exposed(traffic: Array, window: Array, contention: float) -> Array:
@@ -86,6 +104,6 @@ def exposed(traffic: Array, window: Array, contention: float) -> Array:
     return np.asarray(np.maximum(traffic - window, 0.0) + contention * np.minimum(traffic, window))
 
 
-def _scattered(c: Columns, h: Hardware, size: Array, ranks: Array) -> Array:
-    group = span(ranks, c.tp, c.per_node, h.intra, h.node)
+def _scattered(c: Columns, h: Hardware, size: Array, ranks: Array, stride: Array) -> Array:
+    group = span(ranks, stride, c.per_node, h.intra, h.node)
     return reduce_scatter(size, ranks, group.rate)

@@ -17,7 +17,9 @@ from tuner.training.predict import Predictor
 WHY_NOT = 10
 MOST_TOP = 50
 _SETTINGS = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "global_batch", "recompute", "zero",
-             "sp", "precision", "framework", "attention", "overlap_dp", "overlap_tp", "overlap_pp")  # fmt: skip
+             "sp", "precision", "framework", "attention", "overlap_dp", "overlap_tp", "overlap_pp", "gradient_bytes",
+             "recompute_layers", "cp_mode", "weight_group", "gradient_group", "secondary_group", "optimizer_offload",
+             "offload_layers", "vocab_parallel")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from controlplane.model.training import ParallelPlan
 from tuner.training.constants import Constants
 from tuner.training.iteration import iteration, stage_parts
 from tuner.training.planner.question import PlanQuestion
+from tuner.training.planner.rows import ETP, PP, Table, as_columns, plan_of
 from tuner.training.planner.search import Found, nearest_to_fitting, spare_bytes
-from tuner.training.planner.space import ETP, PP, Table, as_columns, cells, leaves, plan_of
+from tuner.training.planner.space import cells, leaves
 
 TERMS = ("compute", "collectives in layers", "pipeline: bubble, transfers, uneven stages", "gradient traffic",
          "optimizer")  # fmt: skip
@@ -123,9 +124,18 @@ def summary(plan: ParallelPlan) -> str:
         if getattr(plan, name) > 1:
             parts.append(f"{name} {getattr(plan, name)}")
     parts.append(f"micro-batch {plan.micro_batch}")
+    if plan.schedule not in ("1f1b", "interleaved"):
+        parts.insert(2, plan.schedule)
     if plan.recompute != "none":
-        parts.append(f"{plan.recompute} recomputation")
-    parts += ["distributed optimizer"] * (plan.zero > 0) + ["sp"] * plan.sp
+        some = f" of {plan.recompute_layers} layers per chunk" if plan.recompute_layers else ""
+        parts.append(f"{plan.recompute} recomputation{some}")
+    parts += ["distributed optimizer"] * (plan.zero == 1) + [f"zero {plan.zero}"] * (plan.zero > 1)
+    parts += [f"second weights in {plan.secondary_group}"] * (plan.secondary_group > 0)
+    parts += [f"weights in {plan.weight_group}, gradients in {plan.gradient_group}"] * (plan.weight_group > 0)
+    parts += [f"optimizer on {plan.optimizer_offload}"] * (plan.optimizer_offload != "none")
+    parts += [f"activations of {plan.offload_layers} layers in host memory"] * (plan.offload_layers > 0)
+    parts += [plan.vocab_parallel] * (plan.vocab_parallel != "none")
+    parts += ["ulysses"] * (plan.cp > 1 and plan.cp_mode == "ulysses") + ["sp"] * plan.sp
     return ", ".join(parts)
 
 

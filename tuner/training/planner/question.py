@@ -9,16 +9,29 @@ from typing import Any
 from controlplane.catalog import load, nearest
 from controlplane.catalog.models import ModelShape
 from controlplane.model.errors import InvalidSpec, UnknownName, Unsupported
-from controlplane.model.training import TrainingCase
+from controlplane.model.training import (
+    ATTENTIONS,
+    CONTEXT_PARALLEL,
+    OFFLOADS,
+    RECOMPUTE,
+    SCHEDULES,
+    VOCABULARY_PARALLEL,
+    TrainingCase,
+)
 from tuner.serving.resolve import find_model
 from tuner.training.planner.launchable import Launchable, launchable
 from tuner.training.question import parse_case
 
-NUMBERS = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "micro_batch", "zero")
+NUMBERS = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "micro_batch", "zero", "recompute_layers", "offload_layers")
 FLAGS = ("sp", "overlap_dp", "overlap_tp")
-WORDS = {"schedule": ("1f1b", "interleaved"), "recompute": ("none", "selective", "full"),
-         "attention": ("flash", "unfused")}  # fmt: skip
-SINGLE = ("attention", "overlap_dp", "overlap_tp")  # set for the whole search, not searched
+WORDS: dict[str, tuple[str, ...]] = {
+    # zb-1p and zb-2p are what a search for zb-h1 and zb-h2 finds under their memory, and cost the same here.
+    "schedule": tuple(name for name in SCHEDULES if name not in ("zb-1p", "zb-2p")),
+    "recompute": RECOMPUTE, "attention": ATTENTIONS, "cp_mode": CONTEXT_PARALLEL, "optimizer_offload": OFFLOADS,
+    "vocab_parallel": VOCABULARY_PARALLEL, "sharding_groups": ("none", "hpz", "three-level"),
+}  # fmt: skip
+SINGLE = ("attention", "overlap_tp")  # set for the whole search, not searched
+_FROM_ZERO = ("zero", "recompute_layers", "offload_layers")
 MOST_GPUS = 1 << 17
 MOST_BATCH = 1 << 17
 _TRUTHS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
@@ -34,6 +47,10 @@ class PlanQuestion:
     rules: Launchable
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
+    def free(self, name: str, value: Any) -> bool:
+        """Whether a choice may have this value."""
+        return name not in self.fixed or value in self.fixed[name]
+
 
 def read_question(
     model: str, cluster: Mapping[str, Any], *, global_batch: int, seq: int | None = None, precision: str = "bf16",
@@ -45,7 +62,7 @@ def read_question(
     settings = {name: values[0] for name, values in fixed.items() if name in SINGLE}
     case = parse_case({
         "model": _model(model, seq), "cluster": dict(cluster), "global_batch": global_batch, "precision": precision,
-        "framework": framework, "overlap_dp": True, **settings,
+        "framework": framework, "gradient_bytes": 4, "overlap_dp": fixed.get("overlap_dp") != (False,), **settings,
     })  # fmt: skip
     pool = case.pools[0]
     for name, value, most in (("gpus", pool.gpus, MOST_GPUS), ("global_batch", global_batch, MOST_BATCH)):
@@ -82,7 +99,7 @@ def _value(name: str, text: str) -> Any:
         return _TRUTHS[text]
     if name in WORDS and text in WORDS[name]:
         return text
-    low = 0 if name == "zero" else 1
+    low = 0 if name in _FROM_ZERO else 1
     if name in NUMBERS and text.isascii() and text.isdigit() and len(text) < 8 and int(text) >= low:
         return int(text)
     limit = "true, false" if name in FLAGS else ", ".join(WORDS.get(name, (f"whole numbers from {low}",)))
@@ -109,9 +126,9 @@ def _model(text: str, seq: int | None) -> dict[str, Any]:
 
 
 def _of_catalogue(model: ModelShape) -> dict[str, Any]:
-    if model.mla is not None or model.linear is not None:
+    if model.linear is not None or (model.mla is not None and model.mla.index_topk is not None):
         raise Unsupported(
-            "latent and linear attention have no training cost here", field="model", value=model.id,
+            "linear and sparse attention have no training cost here", field="model", value=model.id,
             hint="give a plain shape: layers=..,hidden=..,heads=..,vocab=..",
         )  # fmt: skip
     shape: dict[str, Any] = {
@@ -121,6 +138,11 @@ def _of_catalogue(model: ModelShape) -> dict[str, Any]:
     }  # fmt: skip
     if model.ffn is not None:
         shape["ffn"] = model.ffn
+    if (mla := model.mla) is not None:
+        shape |= {
+            "q_rank": mla.q_lora_rank or 0, "kv_rank": mla.kv_lora_rank, "rope_dim": mla.qk_rope_head_dim,
+            "value_dim": mla.v_head_dim,
+        }  # fmt: skip
     if (moe := model.moe) is not None:
         shape |= {
             "experts": moe.experts, "top_k": moe.experts_per_token, "expert_ffn": moe.ffn,

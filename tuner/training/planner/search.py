@@ -15,13 +15,14 @@ from tuner.training.constants import Constants
 from tuner.training.iteration import iteration
 from tuner.training.memory import stage_totals
 from tuner.training.planner.bounds import least_seconds, least_spare_bytes
+from tuner.training.planner.fewest import leanest, open_rows, settled
 from tuner.training.planner.question import PlanQuestion
-from tuner.training.planner.space import PP, Table, as_columns, cells, leaves
+from tuner.training.planner.rows import CELL_WIDTH, PP, WIDTH, Table, as_columns
+from tuner.training.planner.space import cells, leaves
 
 KEPT = 128  # fastest plans that fit, all of them exact: the front and the runners-up come from these
 LOSERS = 512  # fastest plans met that do not fit: many of them split the work alike
 _FIRST, _CHUNK = 32, 1024  # cells opened together: few until there is something to beat
-_FLAGS = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ def search(
     table = cells(question)
     if not len(table):
         return _nothing(table)
-    bounds = least_seconds(as_columns(question, _bare(table), constants), constants)
+    spread = len(question.rules.vocab_parallel) > 1
+    bounds = least_seconds(as_columns(question, _bare(table), constants), constants, spread=spread)
     fits = _may_fit(question, table, constants)
     out = int(len(table) - fits.sum())
     order = np.argsort(bounds[fits], kind="stable")
@@ -110,7 +112,7 @@ def nearest_to_fitting(question: PlanQuestion, constants: Constants) -> tuple[Ta
     for cell in np.argsort(-bounds, kind="stable"):
         if best is not None and bounds[cell] <= best[2]:
             break
-        rows = leaves(question, table[cell : cell + 1])
+        rows = leanest(question, leaves(question, table[cell : cell + 1]))
         if not len(rows):
             continue
         spare, stage = spare_bytes(question, rows, constants)
@@ -128,9 +130,17 @@ def memory_limit(question: PlanQuestion) -> float:
 def _open(question: PlanQuestion, rows: Table, constants: Constants, kept: _Best, lost: _Best) -> None:
     if not len(rows):
         return
-    seconds = iteration(as_columns(question, rows, constants), constants).seconds
+    # A row that is still open counts with one layer recomputed or away, which is its fastest.
+    least = rows.copy()
+    least[open_rows(rows)] = np.abs(least[open_rows(rows)])
+    seconds = iteration(as_columns(question, least, constants), constants).seconds
     fast = seconds <= kept.worst
     rows, seconds = rows[fast], seconds[fast]
+    still = open_rows(rows)
+    if still.any():
+        closed = settled(question, rows[still], lambda part: spare_bytes(question, part, constants)[0])
+        took = iteration(as_columns(question, closed, constants), constants).seconds
+        rows, seconds = np.vstack([rows[~still], closed]), np.concatenate([seconds[~still], took])
     spare, _ = spare_bytes(question, rows, constants)
     kept.add(rows[spare >= 0], seconds[spare >= 0])
     lost.add(rows[spare < 0], seconds[spare < 0])
@@ -149,7 +159,9 @@ def _least_spare(question: PlanQuestion, table: Table, constants: Constants) -> 
 
 
 def _bare(table: Table) -> Table:
-    return np.hstack([table, np.tile(_FLAGS, (len(table), 1))]).astype(np.int64)
+    rows = np.zeros((len(table), WIDTH), dtype=np.int64)
+    rows[:, :CELL_WIDTH] = table
+    return rows
 
 
 def _snapshot(kept: _Best, bounds: Array, at: int) -> Snapshot:
@@ -160,7 +172,7 @@ def _snapshot(kept: _Best, bounds: Array, at: int) -> Snapshot:
 
 
 def _nothing(table: Table) -> Found:
-    rows = np.zeros((0, 11), dtype=np.int64)
+    rows = np.zeros((0, WIDTH), dtype=np.int64)
     return Found(rows, np.zeros(0), rows, np.zeros(0), Snapshot(None, None, 0), len(table), 0, 0)
 
 
@@ -169,7 +181,7 @@ class _Best:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self.rows: Table = np.zeros((0, 11), dtype=np.int64)
+        self.rows: Table = np.zeros((0, WIDTH), dtype=np.int64)
         self.seconds: Array = np.zeros(0)
 
     @property
