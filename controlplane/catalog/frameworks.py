@@ -34,6 +34,7 @@ class TrainingFramework:
     tp_beside_pipeline: bool
     counts_ends_as_layers: bool  # embedding and loss may take a layer's place when layers are divided
     zero_beside_cp: tuple[int, ...]
+    expert_tensor: Literal["any", "instead-of-ep"]  # tensor parallelism inside an expert
     sp: bool
     notes: tuple[str, ...]
 

@@ -54,8 +54,9 @@ def _degrees(question: PlanQuestion) -> Iterator[tuple[int, ...]]:
 
 def _experts(question: PlanQuestion, tp: int, ranks: int) -> Iterator[tuple[int, int]]:
     experts, free = question.case.model.experts, question.free
+    alone = question.rules.expert_tensor == "instead-of-ep"
     for ep in _divisors(experts) if experts else (1,):
-        for etp in sorted({1, tp}) if experts else (1,):
+        for etp in ((1 if ep > 1 else tp,) if alone else sorted({1, tp})) if experts else (1,):
             if ranks * tp % (ep * etp) == 0 and free("ep", ep) and free("etp", etp):
                 yield ep, etp
 
