@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +20,7 @@ from controlplane.model.choice import AcceleratorChoice
 from controlplane.model.errors import TrimtabError, Unsupported
 from controlplane.model.plans import PlanRequest, Prediction, ServingCandidate, ServingPlan
 from controlplane.model.serving import Explicit, ServingDeployment, ServingDeploymentSpec
+from operators.pools.plannable import Pods
 from operators.serving.plan_request import Asked, fits
 from operators.serving.plan_runs import in_front
 from operators.serving.render import RenderSettings, replica_template
@@ -162,19 +162,19 @@ def has_room(
     engines = request.allowed.engines
     if engines and any(planned.choice.engine not in engines for planned in choices):
         return False
-    needed: Counter[str] = Counter()
+    needed: dict[str, list[Pods]] = {}
     scale: dict[str, int] = {}
     for planned in choices:
         accelerator = catalog.accelerators.get(planned.choice.accelerator)
         if accelerator is None:
             return False
         shape = resolve(planned.choice, accelerator)
-        needed[planned.pool] += planned.replicas * shape.pods * shape.units_per_pod
         scale[planned.pool] = _MILLICORES_PER_CORE if accelerator.kind == "cpu" else 1
+        needed.setdefault(planned.pool, []).append(Pods(shape.units_per_pod, planned.replicas * shape.pods))
     present = {(pool.name, pool.accelerator) for pool in request.pools}
     if any((planned.pool, planned.choice.accelerator) not in present for planned in choices):
         return False
-    return fits({pool: -(-units // scale[pool]) for pool, units in needed.items()}, request.pools)
+    return fits(needed, request.pools, scale)
 
 
 def _nothing_keeps_the_promise(plan: ServingPlan) -> Unsupported:

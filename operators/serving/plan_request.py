@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import get_args
 
 from controlplane.catalog import Accelerator, Catalog, Engine
+from controlplane.model.blocks import take
 from controlplane.model.choice import AcceleratorChoice, EngineName
 from controlplane.model.errors import InvalidSpec, TrimtabError, Unsupported
 from controlplane.model.plans import PlannablePool, PlanRequest
@@ -185,7 +187,18 @@ def in_words_of_the_spec(error: TrimtabError) -> TrimtabError:
     )
 
 
-def fits(units_by_pool: Mapping[str, int], pools: Sequence[PlannablePool]) -> bool:
-    """Whether the accelerators (whole cores for CPUs) that each pool shall give are there."""
-    free = {pool.name: pool.free for pool in pools}
-    return all(units <= free.get(pool, -1) for pool, units in units_by_pool.items())
+def fits(pods_by_pool: Claims, pools: Sequence[PlannablePool], scale: Mapping[str, int]) -> bool:
+    """Whether there is room for these pods, on single nodes where a pool tells of them. `scale`: units of an accelerator
+    (or core), by pool."""
+    known = {pool.name: pool for pool in pools}
+    return all(name in known and _fits(pods, known[name], scale[name]) for name, pods in pods_by_pool.items())
+
+
+def _fits(wanted: Sequence[Pods], pool: PlannablePool, scale: int) -> bool:
+    if sum(pods.units * pods.count for pods in wanted) > pool.free * scale:
+        return False
+    if pool.free_nodes is None:
+        return True
+    free = Counter({item.free * scale: item.nodes for item in pool.free_nodes})
+    largest_first = sorted(wanted, key=lambda pods: -pods.units)
+    return not any(take(free, pods.units, pods.count) for pods in largest_first)

@@ -8,23 +8,27 @@ written yet, and may be lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from controlplane.catalog import Catalog
 from controlplane.model.auto import PlannedCandidate, PlanStatus
 from controlplane.model.errors import Refused, TrimtabError
-from controlplane.model.plans import CalibrationUsed, ServingPlan
+from controlplane.model.plans import CalibrationUsed, Prediction, ServingPlan
 from controlplane.model.ports import PLANNER_DOWN, PlanningService
 from controlplane.model.serving import ServingDeployment
-from operators.pools.plannable import PoolRoom
+from operators.pools.plannable import Pods, PoolRoom
 from operators.runtime import Clock, Key
 from operators.runtime.clock import Timer
-from operators.serving.plan_adopt import adopt, has_room, plan_status, shape_text
-from operators.serving.plan_due import Attempt, AutoSettings, due, revisions
+from operators.serving.plan_adopt import adopt, has_room, plan_status, shape_text, where
+from operators.serving.plan_claims import claims_of, together, told
+from operators.serving.plan_due import Attempt, AutoSettings, Due, due, revisions
 from operators.serving.plan_request import Asked, ask, in_words_of_the_spec
 from operators.serving.plan_runs import runs_on, settled
+from operators.serving.plan_turns import Turns
 from operators.serving.reasons import Reason
 from operators.serving.render import RenderSettings
 from operators.serving.snapshot import Outlook
@@ -37,18 +41,29 @@ log = logging.getLogger(__name__)
 _POOLS_LOOK_S = 10.0
 _POOLS_LOOK_EACH_S = 0.1
 _MESSAGE_MAX = 1_500
+# An answer is taken by the deployment's next look, which the workers may be late with; others do not wait for ever.
+_TAKEN_WITHIN_S = 5.0
+_AGAIN_S = 1.0
 
 
 @dataclass(slots=True)
 class _Known:
-    """One deployment. `answer`: what the planner said to `asked`, until the next look takes it."""
+    """One deployment as last looked at. `claim_s`: since when its plan counts on its room. `answer`: what the planner said
+    to `asked`, until the next look takes it, which sets `taken`."""
 
-    uid: str
+    deployment: ServingDeployment
+    own: list[PodView] = field(default_factory=list)
     plan: PlanStatus | None = None
+    claim_s: float = 0.0
     last: Attempt | None = None
     task: asyncio.Task[None] | None = None
     asked: Asked | None = None
     answer: ServingPlan | TrimtabError | None = None
+    taken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def uid(self) -> str:
+        return self.deployment.metadata.uid
 
 
 class Planning:
@@ -71,54 +86,67 @@ class Planning:
         self._wake, self._clock = wake, clock
         self._settings = settings or AutoSettings()
         self._known: dict[Key, _Known] = {}
-        self._one_at_a_time = asyncio.Semaphore(1)
+        self._turns = Turns()
         self._timer: Timer | None = None
 
     def look(self, key: Key, deployment: ServingDeployment, pods: Iterable[PodView]) -> Outlook:
         """What is planned for a valid `auto` deployment now; starts the planner when it is due. Never raises."""
         now_s = self._clock.utc_now().timestamp()
         known = self._of(key, deployment)
-        own = list(pods)
+        known.deployment, known.own = deployment, [pod for pod in pods if pod.owner_uid == known.uid]
+        own = known.own
         runs = runs_on(known.plan, own, known.uid, self._catalog)
         if known.plan is not None:
             known.plan = settled(known.plan, runs, self._settings.margin)
         try:
-            used = self._calibration()
-            question = ask(deployment, self._rooms(), own, self._catalog, self._render)
-            asked = replace(question, calibration=None if used is None else used.digest)
+            asked = self._question(key, known)
         except TrimtabError as error:
             return self._outlook(known, error, None)
-        news = self._take_answer(known, deployment, asked, runs, now_s)
+        news = self._take_answer(key, known, asked, runs, now_s)
         runs = runs_on(known.plan, own, known.uid, self._catalog)
-        room = has_room(known.plan, asked.request, self._catalog, runs)
-        wanted = due(known.plan, asked, room, known.last, self._settings)
+        wanted = self._due(key, known, asked, runs)
         again_s: float | None = None
-        if wanted is not None and known.task is None:
+        asking = known.task is not None and not known.taken.is_set()
+        if wanted is not None and not asking:
             if self._service is None:
                 missing = Refused(
                     "no planner is installed", field="spec.auto", hint="install the serving extra, or use spec.explicit"
                 )
                 return self._outlook(known, missing, None)
-            if wanted.at_s <= now_s:
-                log.info("%s: planning: %s", key, wanted.why)
-                known.asked = asked
-                known.task = asyncio.create_task(self._ask(key, known, asked), name=f"plan of {key}")
-            else:
+            if wanted.at_s > now_s:
                 again_s = wanted.at_s - now_s
+            elif known.task is None:
+                log.info("%s: planning: %s", key, wanted.why)
+                known.taken.clear()
+                known.task = asyncio.create_task(self._ask(key, known, wanted.urgent), name=f"plan of {key}")
+            else:
+                again_s = _AGAIN_S  # the turn whose answer was just taken is about to end
         last = known.last
         failed = last.error if last is not None and last.asked[0] == asked.request_revision else None
-        return replace(self._outlook(known, failed, asked), again_s=again_s, news=news)
+        aside = (
+            "" if failed is None else told(self._claims(key), {room.facts.name: room.scale for room in self._rooms()})
+        )
+        return replace(self._outlook(known, failed, asked, aside), again_s=again_s, news=news)
 
     def plan_of(self, key: Key) -> PlanStatus | None:
         """The plan that the last look found in force."""
         known = self._known.get(key)
         return None if known is None else known.plan
 
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for their turn."""
+        return self._turns.waiting
+
     def forget(self, key: Key) -> None:
         """The deployment is gone, or plans no more."""
         known = self._known.pop(key, None)
-        if known is not None and known.task is not None:
+        if known is None:
+            return
+        if known.task is not None:
             known.task.cancel()
+        if known.plan is not None:
+            self.pools_changed()  # what it counted on is there for others
 
     def pools_changed(self) -> None:
         """Room appeared or went, or the calibration changed: those who follow a plan look again soon."""
@@ -145,27 +173,79 @@ class Planning:
             self.forget(key)
             known = None
         if known is None:
-            known = self._known[key] = _Known(deployment.metadata.uid, deployment.status.plan)
+            known = self._known[key] = _Known(deployment, plan=deployment.status.plan)
+            known.claim_s = 0.0 if known.plan is None else known.plan.planned_time.timestamp()
         return known
 
-    async def _ask(self, key: Key, known: _Known, asked: Asked) -> None:
-        assert self._service is not None
+    def _question(self, key: Key, known: _Known) -> Asked:
+        """What would be asked now. Raises TrimtabError where nothing can be."""
+        claims = together(self._claims(key).values())
+        question = ask(known.deployment, self._rooms(), known.own, self._catalog, self._render, claims)
+        used = self._calibration()
+        return replace(question, calibration=None if used is None else used.digest)
+
+    def _claims(self, key: Key, *, before: float = math.inf) -> dict[Key, dict[str, list[Pods]]]:
+        """Room that the plans of others count on and their pods have not taken, of claims made before a moment. A plan whose
+        pods do not come keeps nobody away for ever."""
+        now_s = self._clock.utc_now().timestamp()
+        found = {}
+        for other, known in self._known.items():
+            spec, plan = known.deployment.spec, known.plan
+            if other == key or plan is None or not plan.candidates or spec.suspend or not spec.replicas:
+                continue
+            if known.claim_s + self._settings.claim_s <= now_s or (known.claim_s, other) >= (before, key):
+                continue
+            found[other] = claims_of(plan.candidates[0], known.own, self._catalog)
+        return {other: claims for other, claims in found.items() if claims}
+
+    def _has_room(self, key: Key, known: _Known, asked: Asked, runs: PlannedCandidate | None) -> bool:
+        """Whether the running plan has room beside the claims that were made before its own."""
+        everybody, earlier = self._claims(key), self._claims(key, before=known.claim_s)
+        request = asked.request
+        if earlier != everybody:
+            rooms = self._rooms()
+            request = ask(
+                known.deployment, rooms, known.own, self._catalog, self._render, together(earlier.values())
+            ).request
+        return has_room(known.plan, request, self._catalog, runs)
+
+    def _due(self, key: Key, known: _Known, asked: Asked, runs: PlannedCandidate | None) -> Due | None:
+        room = self._has_room(key, known, asked, runs)
+        return due(known.plan, asked, room, known.last, self._settings, known.uid)
+
+    async def _ask(self, key: Key, known: _Known, urgent: bool) -> None:
+        """Ask when it is this deployment's turn, about the pools as they are then; hold the turn until the answer is the
+        plan in force, so that the next one knows what room is taken."""
         try:
-            async with self._one_at_a_time:
-                known.answer = await self._service.plan(asked.request)
-        except TrimtabError as error:
-            known.answer = error
-        except Exception as error:
-            log.exception("%s: the planner failed", key)
-            known.answer = Refused(f"the planner failed: {type(error).__name__}: {error}", code="PlannerDied")
+            async with self._turns.turn(urgent):
+                asked = self._question(key, known)
+                runs = runs_on(known.plan, known.own, known.uid, self._catalog)
+                if self._due(key, known, asked, runs) is None:
+                    return  # what made it due has passed while it waited
+                known.asked = asked
+                known.answer = await self._answer(key, asked)
+                self._wake(key)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(known.taken.wait(), _TAKEN_WITHIN_S)
+        except TrimtabError:
+            self._wake(key)  # there is no question any more: the next look says why
         finally:
             known.task = None
-        self._wake(key)
+
+    async def _answer(self, key: Key, asked: Asked) -> ServingPlan | TrimtabError:
+        assert self._service is not None
+        try:
+            return await self._service.plan(asked.request)
+        except TrimtabError as error:
+            return error
+        except Exception as error:
+            log.exception("%s: the planner failed", key)
+            return Refused(f"the planner failed: {type(error).__name__}: {error}", code="PlannerDied")
 
     def _take_answer(
         self,
+        key: Key,
         known: _Known,
-        deployment: ServingDeployment,
         now: Asked,
         runs: PlannedCandidate | None,
         now_s: float,
@@ -176,31 +256,35 @@ class Planning:
         if answer is None or asked is None:
             return None
         known.answer = known.asked = None
+        known.taken.set()
         if asked.request_revision != now.request_revision:
             return None
         error: TrimtabError
         try:
             if isinstance(answer, TrimtabError):
                 raise in_words_of_the_spec(answer)
-            new = plan_status(answer, asked, deployment, self._catalog, self._render, now_s)
+            new = plan_status(answer, asked, known.deployment, self._catalog, self._render, now_s)
         except TrimtabError as caught:
             error = caught
         else:
             before = known.plan
-            room = has_room(before, asked.request, self._catalog, runs)
+            room = self._has_room(key, known, asked, runs)
             known.plan, why = adopt(before, new, room, self._settings.margin, runs)
+            if before is None or where(before.candidates[0]) != where(known.plan.candidates[0]):
+                known.claim_s = now_s
+                self.pools_changed()  # others find less room from now on
             known.last = Attempt(now_s, revisions(asked))
             shape = shape_text(known.plan.candidates[0])
-            log.info("%s: %s (%s)", deployment.metadata.name, shape, why)
+            log.info("%s: %s (%s)", key, shape, why)
             changed = before is None or before.candidates[:1] != known.plan.candidates[:1]
             return f"{shape}: {why}" if changed else None
         again = known.last is not None and known.last.error is not None
         failures = known.last.failures + 1 if again and known.last is not None else 1
         known.last = Attempt(now_s, revisions(asked), failures, error, error.reason in PLANNER_DOWN)
-        log.warning("%s: planning failed: %s", deployment.metadata.name, error)
+        log.warning("%s: planning failed: %s", key, error)
         return None
 
-    def _outlook(self, known: _Known, failed: TrimtabError | None, asked: Asked | None) -> Outlook:
+    def _outlook(self, known: _Known, failed: TrimtabError | None, asked: Asked | None, aside: str = "") -> Outlook:
         plan = known.plan
         stays = "running replicas stay as they are"
         if plan is not None:
@@ -211,7 +295,8 @@ class Planning:
             unusable = "" if used is None or used.problem is None else f"; the installed calibration: {used.problem}"
             return Outlook(plan, "True", Reason.PLANNED, f"{_summary(plan)}{again}{unusable}"[:_MESSAGE_MAX])
         if failed is not None:
-            return Outlook(plan, "False", Reason.PLAN_FAILED, f"{failed}; {stays}"[:_MESSAGE_MAX])
+            why = f"{failed}; {aside}" if aside else str(failed)
+            return Outlook(plan, "False", Reason.PLAN_FAILED, f"{why}; {stays}"[:_MESSAGE_MAX])
         return Outlook(plan, "False", Reason.PLANNING, f"the planner is at work; {stays}")
 
     def _wake_all(self) -> None:
@@ -220,14 +305,21 @@ class Planning:
             self._wake(key)
 
 
+def _latencies(prediction: Prediction) -> str:
+    """`TTFT p95 350 ms, TPOT p95 28.0 ms (measured; mean TTFT within 150 to 260 ms)`; nothing of what is not known."""
+    ttft, tpot = prediction.ttft_ms, prediction.tpot_ms
+    said = [] if ttft.p95 is None else [f"TTFT p95 {ttft.p95:.0f} ms"]
+    said += [] if tpot.p95 is None else [f"TPOT p95 {tpot.p95:.1f} ms"]
+    within = ""
+    if ttft.lo is not None and ttft.hi is not None:
+        within = f"; mean TTFT within {ttft.lo:.0f} to {ttft.hi:.0f} ms"
+    return f"{', '.join(said) or 'no latency'} ({prediction.provenance.tier}{within})"
+
+
 def _summary(plan: PlanStatus) -> str:
     """The plan in one sentence: what runs, what is expected of it."""
     best = plan.candidates[0]
     said = shape_text(best)
     if best.prediction is not None:
-        ttft, tpot = best.prediction.ttft_ms, best.prediction.tpot_ms
-        said += (
-            f"; predicted TTFT p95 {ttft.p95:.0f} ms, TPOT p95 {tpot.p95:.1f} ms ({best.prediction.provenance.tier}; mean "
-            f"TTFT within {ttft.lo:.0f} to {ttft.hi:.0f} ms)"
-        )
+        said += f"; predicted {_latencies(best.prediction)}"
     return f"{said}; {best.reason}"[:_MESSAGE_MAX]

@@ -24,6 +24,17 @@ from tests.unit.serving.simulation import H100, L40S, NAMESPACE, START_S, UID
 SETTINGS = AutoSettings()
 
 
+def test_pauses_that_many_begin_at_once_end_at_moments_of_their_own() -> None:
+    plan, now = status(at_s=0.0), asked(None, room("big", free=7), room("small", L40S))
+    ends = [due(plan, now, True, None, SETTINGS, f"uid-{number}") for number in range(50)]
+    moments = sorted(item.at_s for item in ends if item is not None)
+    assert len(set(moments)) == 50
+    assert 600 <= moments[0] < 630 and 720 < moments[-1] < 750  # within the spread, and all over it
+    assert due(plan, now, True, None, SETTINGS, "uid-7") == ends[7]
+    gone = due(plan, now, False, None, SETTINGS, "uid-7")
+    assert gone is not None and (gone.at_s, gone.urgent) == (30.0, True)  # nobody waits longer without room
+
+
 # ---- the question
 
 

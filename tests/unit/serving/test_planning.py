@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from controlplane.model.errors import Refused
 from controlplane.testing.fake_clock import FakeClock
 from operators.pools.plannable import PoolRoom
-from operators.serving.plan_due import AutoSettings
+from operators.serving.plan_due import AutoSettings, share_of
+from operators.serving.plan_turns import PASSED_MAX, Turns
 from operators.serving.planning import Planning
 from operators.workloads.podview import PodView
 from tests.unit.serving.auto_cases import RENDER, ROOMS, auto, room
 from tests.unit.serving.cases import CATALOG
 from tests.unit.serving.simulation import L40S, UID
 from tests.unit.serving.test_auto_operator import FakeService
+
+LONGER = 1 + AutoSettings().spread * share_of(UID)
+ROOM_PAUSE_S = 600 * LONGER
 
 
 class Bench:
@@ -67,8 +74,10 @@ async def test_one_at_a_time_and_looks_never_wait() -> None:
     await asyncio.sleep(0)
     assert len(bench.service.requests) == 1
     bench.service.go.set()
-    for _ in range(20):
-        await asyncio.sleep(0)
+    for name in "abc":
+        for _ in range(10):
+            await asyncio.sleep(0)
+        bench.look(f"prod/{name}")  # takes the answer, and the next one's turn begins
     assert len(bench.service.requests) == 3
 
 
@@ -76,7 +85,7 @@ async def test_free_room_is_looked_at_later_and_lost_room_sooner() -> None:
     bench = Bench()
     await bench.planned()
     bench.rooms = (room("big", free=7), ROOMS[1])
-    assert bench.look().again_s == 600
+    assert bench.look().again_s == pytest.approx(ROOM_PAUSE_S)
     bench.rooms = (room("big", free=0), ROOMS[1])
     assert bench.look().again_s == 30
     await bench.clock.advance(31)
@@ -98,9 +107,9 @@ async def test_a_fallback_that_serves_does_not_move_for_a_small_gain() -> None:
         return bench.planning.look("prod/chat", auto(), (pod,))
 
     bench.rooms = (room("big", free=0), ROOMS[1])
-    assert look().again_s == 600  # what serves has room: nothing is urgent
+    assert look().again_s == pytest.approx(ROOM_PAUSE_S)  # what serves has room: nothing is urgent
     bench.rooms = (room("big", free=16), room("small", L40S, free=7))
-    await bench.clock.advance(601)
+    await bench.clock.advance(ROOM_PAUSE_S + 1)
     look()
     for _ in range(5):
         await asyncio.sleep(0)
@@ -126,9 +135,9 @@ async def test_a_dead_planner_is_asked_again_and_a_plan_in_force_outlives_it() -
     bench = Bench()
     bench.service.error = Refused("the planner's process ended with signal 9", code="PlannerDied")
     outlook = await bench.planned()
-    assert (outlook.status, outlook.reason, outlook.again_s) == ("False", "PlanFailed", 30)
+    assert (outlook.status, outlook.reason, outlook.again_s) == ("False", "PlanFailed", pytest.approx(30 * LONGER))
     bench.service.error = None
-    await bench.clock.advance(31)
+    await bench.clock.advance(38)
     assert (await bench.planned()).reason == "Planned"
     bench.service.error = Refused("the planner's process ended with signal 9", code="PlannerDied")
     bench.rooms = (room("big", free=0), ROOMS[1])
@@ -149,10 +158,10 @@ async def test_an_answer_to_what_was_asked_before_the_spec_changed_is_forgotten(
     for _ in range(5):
         await asyncio.sleep(0)
     outlook = bench.look(**other)
-    assert (outlook.plan, outlook.reason) == (None, "Planning")
+    assert (outlook.plan, outlook.reason, outlook.again_s) == (None, "Planning", 1.0)
     for _ in range(5):
         await asyncio.sleep(0)
-    assert bench.look(**other).plan.model == "mistral-7b"
+    assert (await bench.planned(**other)).plan.model == "mistral-7b"
     assert [request.model for request in bench.service.requests] == ["llama-3.1-8b", "mistral-7b"]
 
 
@@ -181,7 +190,98 @@ async def test_a_pool_of_another_kind_changes_the_plan_only_for_a_gain() -> None
     bench = Bench(scores={"big": 100.0, "small": 90.0, "new": 105.0})
     await bench.planned()
     bench.rooms = (*ROOMS, room("new", L40S))
-    await bench.clock.advance(61)
+    await bench.clock.advance(76)
     assert (await bench.planned()).plan.candidates[0].choices[0].pool == "big"
     assert len(bench.service.requests) == 2
     assert bench.look().again_s is None
+
+
+class Pair:
+    """Two deployments of one `Planning`, each with pods of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        self.bench = Bench(**options)
+        self.pods: dict[str, list[PodView]] = {"a": [], "b": []}
+
+    def look(self, name: str) -> Any:
+        wanted = auto()
+        metadata = wanted.metadata.model_copy(update={"name": name, "uid": f"uid-{name}"})
+        return self.bench.planning.look(
+            f"prod/{name}", wanted.model_copy(update={"metadata": metadata}), self.pods[name]
+        )
+
+    async def settle(self) -> dict[str, Any]:
+        """As the controller does: whoever is woken looks again."""
+        found = {name: self.look(name) for name in self.pods}
+        for _ in range(4):
+            for _ in range(10):
+                await asyncio.sleep(0)
+            found = {name: self.look(name) for name in self.pods}
+        return found
+
+    def place(self, name: str) -> None:
+        """The pods of the plan exist, and hold room."""
+        planned = self.bench.planning.plan_of(f"prod/{name}").candidates[0].choices[0]  # type: ignore[union-attr]
+        for number in range(planned.replicas):
+            pod = PodView(
+                f"{name}-{number}", "prod", "u", "1", "Running", owner_uid=f"uid-{name}", pool=planned.pool,
+                accelerator=planned.choice.accelerator, engine=planned.choice.engine, units=1, ready=True,
+            )  # fmt: skip
+            self.pods[name].append(pod)
+        self.bench.rooms = tuple(
+            replace(room, free_units=room.free_units - planned.replicas) if room.facts.name == planned.pool else room
+            for room in self.bench.rooms
+        )
+
+
+def _where(outlook: Any) -> str | None:
+    return None if outlook.plan is None else outlook.plan.candidates[0].choices[0].pool
+
+
+async def test_two_that_are_planned_at_once_do_not_count_on_the_same_room() -> None:
+    pair = Pair(replicas=6)
+    found = await pair.settle()
+    assert {name: _where(outlook) for name, outlook in found.items()} == {"a": "big", "b": "small"}
+    assert [pool.free for pool in pair.bench.service.requests[1].pools] == [2, 8]  # six of eight are set aside for a
+    # Nothing flaps: not before the pods are there, not after, whoever looks first.
+    for name in "ba":
+        pair.place(name)
+        await pair.bench.clock.advance(31)
+        found = await pair.settle()
+        assert {name: _where(outlook) for name, outlook in found.items()} == {"a": "big", "b": "small"}
+    await pair.bench.clock.advance(3_600)
+    found = await pair.settle()
+    assert {name: _where(outlook) for name, outlook in found.items()} == {"a": "big", "b": "small"}
+
+
+async def test_the_second_says_what_it_waits_for_when_there_is_no_other_pool() -> None:
+    pair = Pair(replicas=6)
+    pair.bench.rooms = (room("big"),)
+    found = await pair.settle()
+    assert (_where(found["a"]), found["b"].reason) == ("big", "PlanFailed")
+    assert "set aside for other plans: 6 in pool big (prod/a)" in found["b"].message
+    asked = len(pair.bench.service.requests)
+    await pair.bench.clock.advance(60)
+    await pair.settle()
+    assert len(pair.bench.service.requests) == asked, "the same question has the same answer"
+    # The first one's pods do not come within the time of its claim: nobody keeps clear of it any more.
+    await pair.bench.clock.advance(600)
+    assert _where((await pair.settle())["b"]) == "big"
+
+
+async def test_what_is_urgent_goes_first_and_nobody_waits_for_ever() -> None:
+    turns, order = Turns(), []
+
+    async def take(name: str, urgent: bool) -> None:
+        async with turns.turn(urgent):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    wanted = [("first", False), ("again", False), *((f"new{number}", True) for number in range(PASSED_MAX + 2))]
+    tasks = [asyncio.create_task(take(name, urgent)) for name, urgent in wanted]
+    await asyncio.sleep(0)
+    assert turns.waiting == len(wanted) - 1
+    tasks[3].cancel()  # whoever leaves the line takes nobody's turn along
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == ["first", "new0", "new2", "new3", "new4", "again", "new5"]
+    assert turns.waiting == 0
