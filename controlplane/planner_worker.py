@@ -1,6 +1,6 @@
-"""`python -m controlplane.planner_worker FACTORY OPTIONS MEMORY_BYTES`: the far end of `PlannerProcess`.
+"""`python -m controlplane.planner_worker FACTORY TRAINING_FACTORY OPTIONS MEMORY_BYTES`: the far end of `PlannerProcess`.
 
-Reads one request a line, answers with lines: `progress`, then `plan` or `error`. Ends with its input.
+Reads one request a line (`serving` or `training`, and JSON), answers with lines: `progress`, then `plan` or `error`. Ends with its input.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from controlplane.model.errors import InvalidSpec, TrimtabError
-from controlplane.model.plans import PlanRequest
+from controlplane.model.plans import PlanRequest, ServingPlan
 from controlplane.model.ports import ServingPlanner
+from controlplane.model.training_plans import TrainingPlan, TrainingPlanRequest
+from controlplane.model.training_ports import TrainingPlanner
 
 _NICENESS = 10
 # Lines a second: a planner may tell of every candidate.
@@ -47,21 +49,20 @@ class _Voice:
 
 
 def main(argv: list[str]) -> None:
-    factory, options, memory_bytes = argv[0], json.loads(argv[1]), int(argv[2])
+    factories, options, memory_bytes = {"serving": argv[0], "training": argv[1]}, json.loads(argv[2]), int(argv[3])
     _modest(memory_bytes)
     # Whatever a library prints must not stand between the lines of an answer.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    planner: ServingPlanner | None = None
+    planners: dict[str, Any] = {}
     for line in sys.stdin.buffer:
         voice = _Voice(out)
         try:
-            if planner is None:
-                module, _, name = factory.partition(":")
-                planner = getattr(importlib.import_module(module), name)(options)
-            request = PlanRequest.model_validate_json(line)
-            assert planner is not None
-            plan = planner.plan(request, progress=voice.progress)
+            kind, _, asked = line.decode().partition(" ")
+            if kind not in planners:
+                module, _, name = factories[kind].partition(":")
+                planners[kind] = getattr(importlib.import_module(module), name)(options)
+            plan = _planned(planners[kind], kind, asked, voice)
             voice.say(plan=plan.model_dump(mode="json", by_alias=True, exclude_none=True))
         except TrimtabError as error:
             voice.say(error={**error.as_dict(), "value": _shown(error.value), "class": type(error).__name__})
@@ -76,6 +77,14 @@ def main(argv: list[str]) -> None:
             traceback.print_exc()
             said = f"the planner failed: {type(error).__name__}: {error}"
             voice.say(error={"class": "Refused", "code": "PlannerDied", "message": said})
+
+
+def _planned(planner: Any, kind: str, asked: str, voice: _Voice) -> ServingPlan | TrainingPlan:
+    if kind == "training":
+        trainer: TrainingPlanner = planner
+        return trainer.plan(TrainingPlanRequest.model_validate_json(asked), progress=voice.progress)
+    server: ServingPlanner = planner
+    return server.plan(PlanRequest.model_validate_json(asked), progress=voice.progress)
 
 
 def _shown(value: object) -> object:

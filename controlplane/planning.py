@@ -1,6 +1,6 @@
 """The planner in a process of its own: an event loop asks, a hung or dead planner is replaced.
 
-One JSON line each way (`controlplane.planner_worker` is the other end), so that progress can be told while it computes
+One line each way, the kind of question and JSON there, JSON back (`controlplane.planner_worker` is the other end), so that progress can be told while it computes
 and nothing is ever unpickled. The process starts when first asked, runs at low priority under a memory limit, and ends
 when nobody has asked for a while.
 """
@@ -14,19 +14,23 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, UnknownName, Unsupported
 from controlplane.model.plans import PlanRequest, ServingPlan
 from controlplane.model.ports import PLANNER_DOWN, ServingPlanner
+from controlplane.model.resource import Part
 from controlplane.model.routers import SPLITS
+from controlplane.model.training_plans import TrainingPlan, TrainingPlanRequest
+from controlplane.model.training_ports import TrainingPlanner
 from controlplane.settings import ApiSettings, OperatorSettings
 
 log = logging.getLogger(__name__)
 
 PLANNER = "controlplane.planning:serving_planner"
+TRAINING_PLANNER = "controlplane.planning:training_planner"
 DEFAULT_TIMEOUT_S = 120.0
 # Measured: 320 MB resident for an 8B model on two kinds of GPU, table package loaded.
 DEFAULT_MEMORY_BYTES = 2**30
@@ -36,6 +40,7 @@ _ERRORS: Mapping[str, type[TrimtabError]] = {
     error.__name__: error for error in (InvalidSpec, UnknownName, Unsupported, Refused)
 }
 Progress = Callable[[str, float], None]
+P = TypeVar("P", ServingPlan, TrainingPlan)
 
 
 def planner_options(settings: OperatorSettings | ApiSettings) -> dict[str, Any]:
@@ -69,19 +74,33 @@ def serving_planner(options: Mapping[str, Any]) -> ServingPlanner:
     )
 
 
+def training_planner(options: Mapping[str, Any]) -> TrainingPlanner:
+    """The training planner. Raises Refused where what it needs is not installed."""
+    del options
+    try:
+        from tuner.training.planner.desk import TrainingDesk  # noqa: PLC0415 - only the worker needs it
+    except ImportError as error:
+        raise Refused(
+            f"the planner cannot be loaded: {error}", hint="install trimtab[serving]", code="PlannerMissing"
+        ) from error
+    return TrainingDesk()
+
+
 class PlannerProcess:
-    """Fulfils `PlanningService`. `planner`: `module:factory` of a function from options to a `ServingPlanner`."""
+    """Fulfils `PlanningDesk`. `planner` and `training`: `module:factory` of functions from options to a
+    `ServingPlanner` and a `TrainingPlanner`."""
 
     def __init__(
         self,
         planner: str = PLANNER,
         options: Mapping[str, Any] | None = None,
         *,
+        training: str = TRAINING_PLANNER,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         idle_s: float = _IDLE_S,
     ) -> None:
-        self._planner, self._options = planner, dict(options or {})
+        self._planner, self._training, self._options = planner, training, dict(options or {})
         self._timeout_s, self._memory_bytes, self._idle_s = timeout_s, memory_bytes, idle_s
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
@@ -92,11 +111,26 @@ class PlannerProcess:
     async def plan(self, request: PlanRequest, *, progress: Progress | None = None) -> ServingPlan:
         """One answer; calls wait for each other. Raises what the planner raises; Refused with `PLANNER_DOWN`'s codes when
         it took too long or died. Cancelling ends the process."""
+        return await self._answer("serving", request, ServingPlan, progress)
+
+    async def plan_training(self, request: TrainingPlanRequest, *, progress: Progress | None = None) -> TrainingPlan:
+        """The same for a training question."""
+        return await self._answer("training", request, TrainingPlan, progress)
+
+    async def close(self) -> None:
+        """End the process; what it computes is lost."""
+        if self._idle is not None:
+            self._idle.cancel()
+        await self._end()
+
+    # ---- the process
+
+    async def _answer(self, kind: str, request: Part, answers: type[P], progress: Progress | None) -> P:
         async with self._lock:
             self._stay()
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    answer = await self._exchange(request, progress)
+                    answer = await self._exchange(kind, request, progress)
                 refusal = _error(answer["error"]) if "error" in answer else None
                 if refusal is not None and refusal.reason in PLANNER_DOWN:
                     await self._end()  # it leaves, or cannot be trusted any more: the next question gets a new one
@@ -115,23 +149,16 @@ class PlannerProcess:
         if refusal is not None:
             raise refusal
         try:
-            return ServingPlan.model_validate(answer["plan"])
+            return answers.model_validate(answer["plan"])
         except (KeyError, ValidationError) as error:
             raise Refused(f"the planner's answer cannot be read: {error}", code="PlannerDied") from error
 
-    async def close(self) -> None:
-        """End the process; what it computes is lost."""
-        if self._idle is not None:
-            self._idle.cancel()
-        await self._end()
-
-    # ---- the process
-
-    async def _exchange(self, request: PlanRequest, progress: Progress | None) -> dict[str, Any]:
+    async def _exchange(self, kind: str, request: Part, progress: Progress | None) -> dict[str, Any]:
         process = await self._running()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(request.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n")
+        asked = request.model_dump_json(by_alias=True, exclude_none=True)
+        process.stdin.write(f"{kind} {asked}\n".encode())
         try:
             await process.stdin.drain()
             while True:
@@ -155,6 +182,7 @@ class PlannerProcess:
             "-m",
             "controlplane.planner_worker",
             self._planner,
+            self._training,
             json.dumps(self._options),
             str(self._memory_bytes),
             stdin=asyncio.subprocess.PIPE,
@@ -224,6 +252,14 @@ class PlannerPool:
         process = await self._idle.get()
         try:
             return await process.plan(request, progress=progress)
+        finally:
+            self._idle.put_nowait(process)
+
+    async def plan_training(self, request: TrainingPlanRequest, *, progress: Progress | None = None) -> TrainingPlan:
+        """See `PlannerProcess.plan_training`; waits for a process that has nothing to do."""
+        process = await self._idle.get()
+        try:
+            return await process.plan_training(request, progress=progress)
         finally:
             self._idle.put_nowait(process)
 

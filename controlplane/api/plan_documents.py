@@ -9,14 +9,32 @@ from controlplane.api.documents import ProblemOut
 from controlplane.model.auto import PlanStatus, Traffic
 from controlplane.model.plans import PlannablePool, PlanRequest, Quantiles, ServingPlan
 from controlplane.model.resource import StatusPart
+from controlplane.model.training_plans import MAX_POOLS, TrainingPlan, TrainingPlanRequest
 
 JobState = Literal["queued", "running", "done", "failed"]
+PlanKind = Literal["serving", "training"]
 
 PLAN_EXAMPLE: dict[str, Any] = {
     "model": "llama-3.1-70b",
     "slo": {"ttftMs": {"p95": 800}, "tpotMs": {"p95": 40}},
     "workload": {"ratePerSecond": 4, "input": {"tokens": 1024}, "output": {"tokens": 256}},
     "pools": [{"name": "h100", "accelerator": "h100-sxm-80gb", "free": 16, "perNode": 8}],
+}
+TRAINING_EXAMPLE: dict[str, Any] = {
+    "model": "llama-3.1-8b",
+    "seq": 8192,
+    "globalBatch": 256,
+    "pools": [
+        {
+            "name": "h100",
+            "accelerator": "h100-sxm-80gb",
+            "free": 64,
+            "perNode": 8,
+            "nic": "ib-ndr-400",
+            "nicsPerNode": 8,
+        }
+    ],
+    "fixed": {"recompute": ["none"], "tp": [1, 2, 4, 8]},
 }
 
 
@@ -31,16 +49,28 @@ class PlanIn(PlanRequest):
     )
 
 
+class TrainingPlanIn(TrainingPlanRequest):
+    """One question about training. Nothing is started."""
+
+    pools: list[PlannablePool] = Field(
+        default_factory=list,
+        max_length=MAX_POOLS,
+        description="Where it may run: what-if pools, or the cluster's own, with what is free on them now, when empty.",
+    )
+
+
 class PlanJobOut(StatusPart):
     """A planning question and what has become of it."""
 
+    kind: PlanKind = Field(default="serving", description="What was asked about.")
     id: str = Field(description="Names the job in /v1/plans/{id}.")
     state: JobState = Field(description="queued, running, done or failed.")
     model: str = Field(description="Model asked for.")
     created: datetime = Field(description="When it was asked.")
     doing: str = Field(default="", description="What the planner is doing.")
     share: float = Field(default=0.0, description="Share of the work done, 0 to 1.")
-    plan: ServingPlan | None = Field(default=None, description="The answer, once done.")
+    plan: ServingPlan | None = Field(default=None, description="The answer about serving, once done.")
+    training: TrainingPlan | None = Field(default=None, description="The answer about training, once done.")
     problem: ProblemOut | None = Field(default=None, description="Why it failed.")
 
 

@@ -11,7 +11,9 @@ from controlplane.api.plan_documents import JobState, PlanJobOut
 from controlplane.api.problem import Problem
 from controlplane.model.errors import TrimtabError
 from controlplane.model.plans import PlanRequest, ServingPlan
-from controlplane.model.ports import PLANNER_DOWN, PlanningService
+from controlplane.model.ports import PLANNER_DOWN
+from controlplane.model.training_plans import TrainingPlan, TrainingPlanRequest
+from controlplane.model.training_ports import PlanningDesk
 
 # Per person: questions under way, and answers kept. A long answer is some 100 KB.
 OPEN_MAX = 4
@@ -27,12 +29,13 @@ class PlanJob:
 
     id: str
     owner: tuple[str, str]
-    request: PlanRequest
+    request: PlanRequest | TrainingPlanRequest
     created: datetime
     state: JobState = "queued"
     doing: str = ""
     share: float = 0.0
     plan: ServingPlan | None = None
+    training: TrainingPlan | None = None
     error: TrimtabError | None = None
     task: asyncio.Task[None] | None = None
     gone: bool = False
@@ -52,6 +55,7 @@ class PlanJob:
         problem = None if self.error is None else problem_of(self.error).document(instance)
         return PlanJobOut.model_validate(
             {
+                "kind": "training" if isinstance(self.request, TrainingPlanRequest) else "serving",
                 "id": self.id,
                 "state": self.state,
                 "model": self.request.model,
@@ -59,6 +63,7 @@ class PlanJob:
                 "doing": self.doing,
                 "share": self.share,
                 "plan": self.plan if answer else None,
+                "training": self.training if answer else None,
                 "problem": problem,
             }
         )
@@ -67,12 +72,12 @@ class PlanJob:
 class PlanJobs:
     """All jobs of this process."""
 
-    def __init__(self, service: PlanningService, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, service: PlanningDesk, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._service = service
         self._now = now
         self._jobs: dict[str, PlanJob] = {}  # in the order of their creation
 
-    def start(self, identity: Identity, request: PlanRequest) -> PlanJob:
+    def start(self, identity: Identity, request: PlanRequest | TrainingPlanRequest) -> PlanJob:
         """Begin. Raises Problem 429 when the caller, or everybody, has too many questions open."""
         owner = _owner(identity)
         opened = [job for job in self._jobs.values() if job.open]
@@ -137,7 +142,10 @@ class PlanJobs:
             job.news()
 
         try:
-            job.plan = await self._service.plan(job.request, progress=progress)
+            if isinstance(job.request, TrainingPlanRequest):
+                job.training = await self._service.plan_training(job.request, progress=progress)
+            else:
+                job.plan = await self._service.plan(job.request, progress=progress)
         except TrimtabError as error:
             job.error = error
             job.state = "failed"

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 
 from controlplane.api.documents import PoolOut
+from controlplane.catalog import load
 from controlplane.model.plans import PlannablePool
+from controlplane.model.training_plans import MAX_POOLS
 
 POOLS_MAX = 64
 
@@ -12,6 +14,22 @@ def plannable(pool_jsons: Iterable[bytes]) -> list[PlannablePool]:
     """Ready pools with a known accelerator, by name; free room as their controller last saw it."""
     pools = sorted(map(PoolOut.model_validate_json, pool_jsons), key=lambda pool: pool.metadata.name)
     return [made for pool in pools if (made := _plannable(pool)) is not None][:POOLS_MAX]
+
+
+def for_training(pools: Iterable[PlannablePool]) -> list[PlannablePool]:
+    """The GPU pools among them with what whole free nodes hold, the largest where there are too many."""
+    kept = []
+    for pool in pools:
+        known = load().accelerators.get(pool.accelerator)
+        per_node = pool.per_node or 1
+        if pool.free_nodes is None:
+            nodes = pool.free // per_node
+        else:
+            nodes = sum(group.nodes for group in pool.free_nodes if group.free >= per_node)
+        if nodes and known is not None and known.kind == "gpu":
+            kept.append(pool.model_copy(update={"free": nodes * per_node}))
+    largest = sorted(kept, key=lambda pool: -pool.free)[:MAX_POOLS]
+    return [pool for pool in kept if pool in largest]
 
 
 def _plannable(pool: PoolOut) -> PlannablePool | None:

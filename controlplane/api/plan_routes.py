@@ -12,15 +12,24 @@ from controlplane.api.access import Backend, backend_of, cached, caller, require
 from controlplane.api.auth import Identity
 from controlplane.api.cache import GPU_POOLS, SERVING_DEPLOYMENTS
 from controlplane.api.documents import DeploymentOut, ProblemOut
-from controlplane.api.plan_documents import PLAN_EXAMPLE, PlanIn, PlanJobList, PlanJobOut, PlanObserved
+from controlplane.api.plan_documents import (
+    PLAN_EXAMPLE,
+    TRAINING_EXAMPLE,
+    PlanIn,
+    PlanJobList,
+    PlanJobOut,
+    PlanObserved,
+    TrainingPlanIn,
+)
 from controlplane.api.plan_jobs import PlanJob, problem_of
 from controlplane.api.plan_observed import observe
-from controlplane.api.plan_pools import plannable
+from controlplane.api.plan_pools import for_training, plannable
 from controlplane.api.problem import Problem
 from controlplane.api.stream import HEARTBEAT_S, frame
 from controlplane.kube import PODS
-from controlplane.model.plans import PlanRequest
+from controlplane.model.plans import PlannablePool, PlanRequest
 from controlplane.model.resource import DNS_LABEL_PATTERN
+from controlplane.model.training_plans import TrainingPlanRequest
 from telemetry.document import MAX_PODS
 
 # Most questions are answered within this; the others become jobs.
@@ -63,16 +72,52 @@ async def create_plan(
     Needs the right to list GPU pools. Without `pools` the cluster's own are meant, with what is free on them now.
     """
     await require(backend, identity, "list", GPU_POOLS, None)
-    pools = question.pools or plannable(pool.json for pool in backend.cache.pools.store.values())
+    asked = PlanRequest.model_validate(question.model_dump() | {"pools": _pools(backend, question.pools)})
+    return await _begin(request, backend, identity, asked, prefer)
+
+
+@router.post(
+    "/training-plans",
+    operation_id="createTrainingPlan",
+    response_model=PlanJobOut,
+    responses={202: {"model": PlanJobOut, "description": "Under way: see Location."}},
+)
+async def create_training_plan(
+    request: Request,
+    identity: Caller,
+    backend: Back,
+    question: Annotated[TrainingPlanIn, Body(examples=[TRAINING_EXAMPLE])],
+    prefer: Annotated[str | None, Header(max_length=256, description="respond-async: do not wait.")] = None,
+) -> Response:
+    """Plan how to train a model: a job like any other plan's, found under /v1/plans. Nothing is started.
+
+    Needs the right to list GPU pools. Without `pools` the cluster's own are meant, with what is free on them now.
+    """
+    await require(backend, identity, "list", GPU_POOLS, None)
+    pools = _pools(backend, question.pools, whole_nodes=not question.pools)
+    asked = TrainingPlanRequest.model_validate(question.model_dump() | {"pools": pools})
+    return await _begin(request, backend, identity, asked, prefer)
+
+
+def _pools(backend: Backend, stated: list[PlannablePool], *, whole_nodes: bool = False) -> list[dict[str, Any]]:
+    """The pools of a question, or the cluster's own. Training takes whole nodes of those."""
+    pools = stated or plannable(pool.json for pool in backend.cache.pools.store.values())
+    if whole_nodes:
+        pools = for_training(pools)
     if not pools:
         raise Problem(
             422,
             "Unsupported",
-            "pools: no GPU pool of the cluster is ready.",
+            f"pools: no GPU pool of the cluster {'has a whole node free' if whole_nodes else 'is ready'}.",
             field="pools",
             hint="State what-if pools.",
         )
-    asked = PlanRequest.model_validate(question.model_dump() | {"pools": [pool.model_dump() for pool in pools]})
+    return [pool.model_dump() for pool in pools]
+
+
+async def _begin(
+    request: Request, backend: Backend, identity: Identity, asked: PlanRequest | TrainingPlanRequest, prefer: str | None
+) -> Response:
     job = backend.plans.start(identity, asked)
     if job.task is not None and "respond-async" not in (prefer or ""):
         await asyncio.wait([job.task], timeout=INLINE_S)

@@ -20,9 +20,11 @@ from controlplane.bus import EventLog
 from controlplane.kube import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, KubeClient, Resource
 from controlplane.model.errors import TrimtabError
 from controlplane.model.plans import PlanRequest, ServingPlan
+from controlplane.model.training_plans import TrainingPlan, TrainingPlanRequest
 from controlplane.testing.fake_planner import FakePlanner
 from operators.runtime import Informer
 from telemetry.collectors.scrape import EngineMetrics
+from tuner.training.planner.desk import TrainingDesk
 
 AUDIENCE = "trimtab"
 
@@ -76,10 +78,11 @@ class FakeCluster:
 
 
 class FakePlanning:
-    """A `PlanningService` that tells its first step, then waits for `go`."""
+    """A `PlanningDesk` that tells its first step, then waits for `go`; training plans are the real planner's."""
 
     def __init__(self) -> None:
         self.requests: list[PlanRequest] = []
+        self.training_requests: list[TrainingPlanRequest] = []
         self.error: TrimtabError | None = None
         self.go = asyncio.Event()
         self.go.set()
@@ -87,6 +90,17 @@ class FakePlanning:
 
     async def plan(self, request: PlanRequest, *, progress: Callable[[str, float], None] | None = None) -> ServingPlan:
         self.requests.append(request)
+        await self._think(progress)
+        return FakePlanner({}).plan(request)
+
+    async def plan_training(
+        self, request: TrainingPlanRequest, *, progress: Callable[[str, float], None] | None = None
+    ) -> TrainingPlan:
+        self.training_requests.append(request)
+        await self._think(progress)
+        return TrainingDesk().plan(request)
+
+    async def _think(self, progress: Callable[[str, float], None] | None) -> None:
         if progress is not None:
             progress("inventing numbers (fake planner)", 0.25)
         try:
@@ -96,7 +110,6 @@ class FakePlanning:
             raise
         if self.error is not None:
             raise self.error
-        return FakePlanner({}).plan(request)
 
     async def close(self) -> None:
         pass

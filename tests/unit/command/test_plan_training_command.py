@@ -41,7 +41,7 @@ def test_the_winner_as_a_launch_command() -> None:
     result = run("--export", "megatron", "--tp", "2")
     assert result.exit_code == 0, result.output
     command = [line for line in result.output.split("\n") if not line.startswith("#")]
-    assert "  torchrun \\" in command[:2] + [f"  {command[0]}"]
+    assert any(line.startswith("  torchrun") or line.startswith("torchrun") for line in command[:2])
     assert "  --tensor-model-parallel-size 2 \\" in command
     assert "  --global-batch-size 128 \\" in command
     assert command[-2].strip() == "--max-position-embeddings 2048"

@@ -12,6 +12,7 @@ import pytest
 from controlplane.model.auto import Traffic
 from controlplane.model.errors import Refused, Unsupported
 from controlplane.model.plans import Lengths, PlannablePool, PlanRequest
+from controlplane.model.training_plans import TrainingPlanRequest
 from controlplane.planning import PlannerProcess
 
 FAKE = "controlplane.testing.fake_planner:fake_planner"
@@ -115,3 +116,28 @@ async def test_an_idle_process_gives_its_memory_back(made: list[PlannerProcess])
     assert process is not None
     assert await asyncio.wait_for(process.wait(), 30) == 0
     assert (await planner.plan(REQUEST)).best
+
+
+TRAINING = TrainingPlanRequest(
+    model="layers=10,hidden=2048,heads=16,vocab=51200",
+    seq=2048,
+    global_batch=24,
+    pools=[PlannablePool(name="a", accelerator="a100-sxm-40gb", free=16, nic="ib-hdr-200")],
+    top=1,
+)
+
+
+async def test_one_process_answers_both_kinds_of_question(made: list[PlannerProcess]) -> None:
+    planner = start(made)
+    assert (await planner.plan(REQUEST)).best
+    told: list[str] = []
+    answer = await planner.plan_training(TRAINING, progress=lambda what, _: told.append(what))
+    assert answer.request == TRAINING
+    assert answer.best[0].plan.rank_map[0].ranks == 16
+    assert told[0] == "reading the space"
+    process = planner._process
+    with pytest.raises(Unsupported) as raised:
+        await planner.plan_training(TRAINING.model_copy(update={"model": "layers=80,hidden=16384,heads=128,vocab=9"}))
+    assert raised.value.reason == "PlanDoesNotFit"
+    assert (await planner.plan(REQUEST)).best
+    assert planner._process is process
