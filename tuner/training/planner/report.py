@@ -70,7 +70,13 @@ def _plans(answer: TrainingAnswer) -> str:
     return f"<h2>The plans</h2>{table(head, rows)}{note}"
 
 
-def _row(item: Ranked) -> Sequence[object]:
+def _joules(items: Sequence[Ranked]) -> tuple[float, str]:
+    """Joules of the unit that energies are told in, and its name."""
+    most = max((item.predicted["energy_j"] or 0.0 for item in items), default=0.0)
+    return (1e6, "MJ") if most >= 1e6 else (1e3, "kJ")
+
+
+def _row(item: Ranked, joules: float) -> Sequence[object]:
     said = item.predicted
     energy, low, high = said["energy_j"], said["lo"], said["hi"]
     return (
@@ -79,7 +85,7 @@ def _row(item: Ranked) -> Sequence[object]:
         f"{100 * said['mfu']:.1f}",
         f"{max(said['memory_bytes']) / _GIB:.1f}",
         f"{100 * said['bubble']:.1f}",
-        None if energy is None else f"{energy / 1e6:.4g}",
+        None if energy is None else f"{energy / joules:.4g}",
         f"{said['cost_per_iteration']:.4g} {said['currency']}" if "cost_per_iteration" in said else None,
         summary(item.plan),
     )
@@ -159,19 +165,22 @@ def _front(answer: TrainingAnswer) -> str:
     if not known:
         return ""
     front = [item for item in answer.front if item in known]
+    joules, unit = _joules(known)
     series = [
-        Series("front", *_points(front, "energy_j", 1e6), "step"),
-        Series("best plans", *_points(known, "energy_j", 1e6), "points"),
+        Series("front", *_points(front, "energy_j", joules), "step"),
+        Series("best plans", *_points(known, "energy_j", joules), "points"),
     ]
     text = (
         f"<p>Of the {answer.front_of} fastest plans that fit, those that no other of them beats in both.</p>"
     )  # fmt: skip
-    drawn = plot("Time against energy (a model)", "iteration, s", "energy of an iteration, MJ", series, from_zero=False)
+    drawn = plot(
+        "Time against energy (a model)", "iteration, s", f"energy of an iteration, {unit}", series, from_zero=False
+    )
     priced = [item for item in known if "cost_per_iteration" in item.predicted]
     if priced:
-        unit = priced[0].predicted["currency"]
+        currency = priced[0].predicted["currency"]
         points = [Series("best plans", *_points(priced, "cost_per_iteration", 1.0), "points")]
-        drawn += plot("Time against cost", "iteration, s", f"cost of an iteration, {unit}", points, from_zero=False)
+        drawn += plot("Time against cost", "iteration, s", f"cost of an iteration, {currency}", points, from_zero=False)
     return f"<h2>Time, energy, cost</h2>{drawn}{text}"
 
 

@@ -19,7 +19,7 @@ from tuner.training.planner.report import html_report
 from tuner.training.timeline import picture
 
 BIG = "layers=40,hidden=6144,heads=48,vocab=51200"
-UNITS = re.compile(r", (s|GiB|MJ|USD|EUR)$|^(stage|rank of the plan)$")
+UNITS = re.compile(r", (s|GiB|[kM]J|USD|EUR)$|^(stage|rank of the plan)$")
 
 
 @pytest.fixture(scope="module")
