@@ -52,22 +52,14 @@ def html_report(answer: TrainingAnswer, constants: Constants, asked: Mapping[str
 
 
 def _plans(answer: TrainingAnswer) -> str:
-    head = (
-        "iteration, s",
-        "90 % of runs, s",
-        "MFU, %",
-        "fullest stage, GiB",
-        "bubble, %",
-        "energy, MJ",
-        "cost",
-        "plan",
-    )
-    rows = [_row(item) for item in answer.best]
+    joules, unit = _joules(answer.best)
+    times = ("iteration, s", "90 % of runs, s", "MFU, %", "fullest stage, GiB", "bubble, %")
+    rows = [_row(item, joules) for item in answer.best]
     note = (
         "<p>The interval holds 90 % of measured runs of this pattern. Energy is a model, not a measurement. Runners-up "
         "inside the winner's interval may be faster in truth.</p>"
     )
-    return f"<h2>The plans</h2>{table(head, rows)}{note}"
+    return f"<h2>The plans</h2>{table((*times, f'energy, {unit}', 'cost', 'plan'), rows)}{note}"
 
 
 def _joules(items: Sequence[Ranked]) -> tuple[float, str]:
