@@ -39,6 +39,7 @@ _ADMISSION = frozenset(
         *("longPrefillTokenThreshold", "maxNumPartialPrefills", "schedulingPolicy"),
         *("chunkedPrefillSize", "maxPrefillTokens", "enableMixedChunk", "scheduleConservativeness"),
         *("schedulerRecvInterval", "batchWaitTimeoutIters", "batchWaitMaxTokensRatio", "overlapScheduler"),
+        *("asyncScheduling", "attentionDpBalance", "attentionDpTimeoutIters"),
         "dynamicSplitFuse",
     }
 )

@@ -67,6 +67,7 @@ class Engine:
     host_step_ms: float = 0.0
     host_sequence_ms: float = 0.0
     request_ms: float = 0.0
+    entry_token_ms: float = 0.0
     bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by metric
 
 
@@ -150,6 +151,7 @@ class Predictor:
             host_step_ms=engine.host_step_ms,
             host_sequence_ms=engine.host_sequence_ms,
             request_ms=engine.request_ms,
+            entry_token_ms=engine.entry_token_ms,
         )
 
     def _engine(self, case: EngineCase, cap_w: float | None) -> Engine:
@@ -174,6 +176,7 @@ class Predictor:
             host_step_ms=corrected.host_step_ms,
             host_sequence_ms=corrected.host_sequence_ms,
             request_ms=corrected.request_ms,
+            entry_token_ms=corrected.entry_token_ms,
             bands={metric: corrected.interval(metric) for metric in METRICS},
         )
 

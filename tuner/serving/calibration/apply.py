@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from tuner.serving.calibration.labels import distance_of, labels_of
 from tuner.serving.calibration.light import within_light
@@ -13,18 +16,22 @@ from tuner.serving.step.table import StepTable
 
 # Bounds of a correction: a table that needs more than this is the wrong table, not a slow engine.
 LEAST_FACTOR, MOST_FACTOR = 0.5, 2.5
-_MOST_MS: dict[Knob, float] = {"step_ms": 50.0, "sequence_ms": 1.0, "request_ms": 2000.0}
+_MOST_MS: dict[Knob, float] = {
+    "step_ms": 50.0, "sequence_ms": 1.0, "request_ms": 2000.0, "entry_token_ms": 0.1, "launch_ms": 500.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Calibrated:
     """What the replay runs on. `host_step_ms`: each iteration; `host_sequence_ms`: each sequence in it; `request_ms`:
-    from a client's sending to the engine's queue. `distance`: how far the case is from what was fitted."""
+    from a client's sending to the engine's queue; `entry_token_ms`: each prompt token in a front-end that reads one
+    prompt after the other. `distance`: how far the case is from what was fitted."""
 
     table: StepTable
     host_step_ms: float
     host_sequence_ms: float
     request_ms: float
+    entry_token_ms: float
     distance: Distance
     notes: tuple[str, ...]
     calibration: Calibration
@@ -42,22 +49,18 @@ def calibrate(case: EngineCase, table: StepTable, calibration: Calibration | Non
     found = matching(chosen, labels)
     prefill, decode = (factor(found[knob]) for knob in ("prefill", "decode"))
     distance = distance_of(chosen, case)
-    changed = replace(
-        table,
-        context_ms=table.context_ms * prefill,
-        context_attention_ms=table.context_attention_ms * prefill,
-        decode_ms=table.decode_ms * decode,
-        decode_attention_ms=table.decode_attention_ms * decode,
-    )
+    changed = corrected(table, found)
     if (prefill, decode) != (1.0, 1.0):
         changed, held = within_light(case, changed)
     else:
         held = ()
     step_ms, sequence_ms = bounded("step_ms", found["step_ms"]), bounded("sequence_ms", found["sequence_ms"])
-    request_ms = bounded("request_ms", found["request_ms"])
+    request_ms, launch_ms = bounded("request_ms", found["request_ms"]), bounded("launch_ms", found["launch_ms"])
+    entry_token_ms = bounded("entry_token_ms", found["entry_token_ms"])
     notes = (
         f"calibration {chosen.name}, {distance}: prefill x{prefill:.2f}, decode x{decode:.2f}, host {step_ms:.2f} ms a "
-        f"step, {sequence_ms * 1e3:.0f} us a sequence, {request_ms:.1f} ms a request",
+        f"step, {sequence_ms * 1e3:.0f} us a sequence, {request_ms:.1f} ms a request, {entry_token_ms * 1e3:.1f} us a "
+        f"prompt token, {launch_ms:.0f} ms at least with prompts",
         *held,
     )
     return Calibrated(
@@ -68,9 +71,22 @@ def calibrate(case: EngineCase, table: StepTable, calibration: Calibration | Non
         host_step_ms=step_ms,
         host_sequence_ms=sequence_ms,
         request_ms=request_ms,
+        entry_token_ms=entry_token_ms,
         distance=distance,
         notes=notes,
         calibration=chosen,
+    )
+
+
+def corrected(table: StepTable, found: Mapping[Knob, float]) -> StepTable:
+    """The table under the factors, and no iteration with prompts shorter than its launch."""
+    prefill, decode = factor(found["prefill"]), factor(found["decode"])
+    return replace(
+        table,
+        context_ms=np.maximum(table.context_ms * prefill, bounded("launch_ms", found["launch_ms"])),
+        context_attention_ms=table.context_attention_ms * prefill,
+        decode_ms=table.decode_ms * decode,
+        decode_attention_ms=table.decode_attention_ms * decode,
     )
 
 

@@ -23,8 +23,10 @@ NOISE = 0.15  # width of a run's error, ln: repeats of one configuration on othe
 ROBUST = 0.05  # errors above this count by their size, not by its square: the median is what is judged
 _WEIGHTS = np.array([1.0, 1.0])  # of TTFT and TPOT
 # One unit of each knob in the fit, and the step of its finite difference in the knob's own unit.
-_UNITS = np.array([1.0, 1.0, 1.0, 0.01, 10.0])
-_STEPS = np.array([0.02, 0.02, 0.2, 0.01, 3.0])
+_UNITS = np.array([1.0, 1.0, 1.0, 0.01, 10.0, 0.001, 10.0])
+_STEPS = np.array([0.02, 0.02, 0.2, 0.01, 3.0, 0.001, 5.0])
+# Where effects of a knob start, in its unit: a launch time that no iteration notices has no derivative.
+_STARTS: dict[Knob, float] = {"launch_ms": 2.0}
 _LINEAR_ROUNDS = 12
 _STEEPEST = 30.0  # bound of a derivative: a run on the edge of its KV memory jumps
 
@@ -123,7 +125,7 @@ def fit(
     matrix = design.matrix(observations)
     cost = shrinkage / np.array(design.spread) ** 2
     weights = _weights(observations)
-    values = np.zeros(len(design.knob))
+    values = np.array([_STARTS.get(KNOBS[knob], 0.0) for knob in design.knob])
     at = _knobs(design, matrix, values)
     errors = log_errors(observations, at)
     slopes = _slopes(observations, at, errors)

@@ -3,7 +3,7 @@ the public recipes, the load generator's own settings.
 
 Two families of runs. InferenceX (exports named by a date): one recipe per model, accelerator and engine in
 SemiAnalysisAI/InferenceX `benchmarks/`; uniform lengths down to 0.8 of the longest, 10 requests per client. Vendor gap
-analyses (exports named by a path): fixed lengths, engines as they start.
+analyses (exports named by a path): fixed lengths, engines as aiconfigurator's own benchmark harness starts them.
 
 Labels say `fp8` for every 8-bit checkpoint. Publishers of block-scaled ones (DeepSeek, Qwen3-FP8, MiniMax-M2.5) ship
 the blocks; the Llama runs used NVIDIA's per-tensor checkpoints, whose configuration also asks for an FP8 KV cache.
@@ -17,7 +17,7 @@ from tuner.serving.calibration.silicon import SiliconRow
 
 LENGTH_RATIO = 0.8  # RANDOM_RANGE_RATIO of InferenceX
 REQUESTS_PER_CLIENT = 10  # num_prompts of InferenceX's benchmark_lib.sh
-GAP_REQUESTS_PER_CLIENT = 20  # of the vendor's runs; chosen on the fitted rows among 2 to 40
+GAP_REQUESTS_PER_CLIENT = 10  # --request-count of aiconfigurator's eval/benchmarks/genai_perf_runner.py
 
 _BLOCK_SCALED = ("DeepSeek", "Qwen3-235B", "MiniMax", "GLM-5", "Qwen3.5")
 _BLACKWELL = ("b200", "b300", "gb200", "gb300")
@@ -71,14 +71,17 @@ def _knobs(row: SiliconRow) -> dict[str, int | float | bool]:
         return {"max_num_batched_tokens": 8192}
     if row.backend == "sglang":
         return _sglang_knobs(row, row.concurrency)
+    # attention_dp_config: enable_balance in both, timeout_iters 60 in dsr1_*_trt.sh, the default in gptoss_fp4_*_trt.sh
+    timeout = {} if "gpt-oss" in row.model else {"attention_dp_timeout_iters": 60}
+    apart = {"attention_dp_balance": True, **timeout} if row.shape.attention_data_parallel > 1 else {}
     if "gpt-oss" in row.model:
-        return {"max_num_batched_tokens": 20_000}  # gptoss_fp4_b200_trt.sh, gptoss_fp4_h200_trt.sh
+        return {"max_num_batched_tokens": 20_000, **apart}  # gptoss_fp4_b200_trt.sh, gptoss_fp4_h200_trt.sh
     if "Llama" in row.model:  # 70b_*_trt.sh: the model length; short prompts wait for company
         waits = row.isl == row.osl == 1024 and row.shape.tensor_parallel < 8
         wait = {"batch_wait_timeout_iters": 20, "batch_wait_max_tokens_ratio": 0.9} if waits else {}
         return {"max_num_batched_tokens": row.isl + row.osl + 200, **wait}
     rounded = (row.concurrency + row.isl + 127) // 64 * 64
-    return {"max_num_batched_tokens": max(rounded, 8192)}  # dsr1_*_trt.sh
+    return {"max_num_batched_tokens": max(rounded, 8192), **apart}  # dsr1_*_trt.sh
 
 
 def _sglang_knobs(row: SiliconRow, clients: int) -> dict[str, int | float | bool]:
@@ -95,10 +98,14 @@ def _sglang_knobs(row: SiliconRow, clients: int) -> dict[str, int | float | bool
 
 
 def _gap_analysis_knobs(row: SiliconRow) -> dict[str, int | float | bool]:
-    """No recipe is published. Their waves of prompts fit iterations of 2,048 tokens (chosen on the fitted rows among
-    1,024 to 8,192), vLLM's long-standing default; SGLang's fit its own 8,192."""
+    """As aiconfigurator launches what it measures (`generator/rule_plugin/benchmark/*.rule`): places for the batch, and
+    room in an iteration for it, one prompt and 1,500 tokens more. The TensorRT-LLM runs are older than those rules: one
+    prompt an iteration fits them. vLLM of their time (0.12) did not plan ahead. SGLang as it starts."""
+    batch = row.batch_per_rank or row.concurrency or 1
     if row.backend == "vllm":
-        return {"max_num_batched_tokens": 2048}
+        return {"max_num_batched_tokens": batch + row.isl + 1500, "async_scheduling": False}
     if row.backend == "trtllm":
-        return {"max_num_batched_tokens": 2048, "enable_chunked_prefill": True}
+        # In the Llama runs somebody waits for a whole answer at any time: one place fewer than clients.
+        places = {"max_num_seqs": batch - 1} if "Llama-3.1-8B" in row.model and batch > 1 else {}
+        return {"max_num_batched_tokens": batch + row.isl + 64, **places}
     return {}

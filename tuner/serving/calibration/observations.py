@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controlplane.model.errors import TrimtabError
-from tuner.serving.calibration.apply import bounded, factor
+from tuner.serving.calibration.apply import bounded, corrected
 from tuner.serving.calibration.labels import labels_of
 from tuner.serving.calibration.parameters import KNOBS, Knob
 from tuner.serving.calibration.rows import row_question
@@ -83,18 +83,9 @@ def observe(
 def replayed(observation: Observation, knobs: Floats) -> tuple[float, float]:
     """(mean TTFT, mean TPOT) in ms under knobs in the order of `KNOBS`."""
     values: dict[Knob, float] = dict(zip(KNOBS, knobs.tolist(), strict=True))
-    prefill, decode = factor(values["prefill"]), factor(values["decode"])
-    table = observation.table
-    scaled = replace(
-        table,
-        context_ms=table.context_ms * prefill,
-        context_attention_ms=table.context_attention_ms * prefill,
-        decode_ms=table.decode_ms * decode,
-        decode_attention_ms=table.decode_attention_ms * decode,
-    )
     member = observation.deployment.members[0]
     one = Replica(
-        table=scaled,
+        table=corrected(observation.table, values),
         rules=member.rules,
         kv_blocks=member.kv_blocks,
         attention_ranks=member.case.attention_data_parallel,
@@ -102,6 +93,7 @@ def replayed(observation: Observation, knobs: Floats) -> tuple[float, float]:
         host_step_ms=bounded("step_ms", values["step_ms"]),
         host_sequence_ms=bounded("sequence_ms", values["sequence_ms"]),
         request_ms=bounded("request_ms", values["request_ms"]),
+        entry_token_ms=bounded("entry_token_ms", values["entry_token_ms"]),
     )
     result = simulate(fleet_of(observation.deployment, lambda _: one), observation.requests)
     return float(np.nanmean(result.ttft_ms)), float(np.nanmean(result.tpot_ms))

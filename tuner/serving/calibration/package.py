@@ -25,9 +25,12 @@ from tuner.serving.step.store import TableStore
 # docs/calibration.md has what was compared. The host times of an engine are free; factors on its step tables are not.
 _GROUP = ("engine", "accelerator", "model")
 LEVELS = (
-    Level((), {"request_ms": 15.0, "step_ms": 0.3}),
+    Level((), {"request_ms": 15.0, "step_ms": 0.3, "entry_token_ms": 0.003}),
     Level(("engine",), {"prefill": 0.06, "decode": 0.03, "step_ms": 0.2, "sequence_ms": 0.002, "request_ms": 4.0}),
-    Level(_GROUP, {"prefill": 0.25, "decode": 0.15, "step_ms": 0.5, "sequence_ms": 0.005, "request_ms": 10.0}),
+    Level(
+        _GROUP,
+        {"prefill": 0.25, "decode": 0.15, "step_ms": 0.5, "sequence_ms": 0.005, "request_ms": 10.0, "launch_ms": 30.0},
+    ),
     Level((*_GROUP, "precision", "tier"), {"prefill": 0.1, "decode": 0.08}),
     Level((*_GROUP, "precision", "shape"), {"prefill": 0.15, "decode": 0.08, "request_ms": 5.0}),
 )

@@ -19,13 +19,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from controlplane.model.errors import InvalidSpec
 
 # prefill, decode: ln of a factor on the step table's context and decode parts. step_ms, sequence_ms: host time of each
-# iteration and of each sequence in it. request_ms: from a client's sending to the engine's queue.
-Knob = Literal["prefill", "decode", "step_ms", "sequence_ms", "request_ms"]
+# iteration and of each sequence in it. request_ms: from a client's sending to the engine's queue, entry_token_ms of it for
+# each prompt token, one prompt after the other. launch_ms: host time of launching an iteration with prompts, which no
+# captured graph shortens: hidden where the accelerator takes longer.
+Knob = Literal["prefill", "decode", "step_ms", "sequence_ms", "request_ms", "entry_token_ms", "launch_ms"]
 Metric = Literal["ttft", "tpot", "e2e"]
 # How far a case is from what was fitted, nearest first.
 Distance = Literal["known", "known-model", "known-engine", "unknown"]
 
-KNOBS: tuple[Knob, ...] = ("prefill", "decode", "step_ms", "sequence_ms", "request_ms")
+KNOBS: tuple[Knob, ...] = (
+    "prefill", "decode", "step_ms", "sequence_ms", "request_ms", "entry_token_ms", "launch_ms",
+)  # fmt: skip
 FACTORS: tuple[Knob, ...] = ("prefill", "decode")
 METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
 DISTANCES: tuple[Distance, ...] = ("known", "known-model", "known-engine", "unknown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,8 @@ class Replica:
     A decode iteration makes 1 + `accepted_tokens` tokens per sequence (mean) and puts 1 + `draft_tokens` through the
     layers. Host time: `host_step_ms` per iteration and `host_sequence_ms` for each sequence in it; `request_ms` passes
     between a client's sending and the request's reaching the engine's queue, so it is part of TTFT and a closed loop's
-    next request meets an engine that is already busy. `weight`: relative capacity, for routers that look at load.
+    next request meets an engine that is already busy. Before that the front-end reads prompts one after the other,
+    `entry_token_ms` for each of their tokens. `weight`: relative capacity, for routers that look at load.
     """
 
     table: StepTable
@@ -34,15 +36,18 @@ class Replica:
     host_step_ms: float = 0.0
     host_sequence_ms: float = 0.0
     request_ms: float = 0.0
+    entry_token_ms: float = 0.0
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least in (
             ("attention_ranks", 1), ("pipeline_stages", 1), ("draft_tokens", 0), ("accepted_tokens", 0.0),
-            ("host_step_ms", 0.0), ("host_sequence_ms", 0.0), ("request_ms", 0.0),
+            ("host_step_ms", 0.0), ("host_sequence_ms", 0.0), ("request_ms", 0.0), ("entry_token_ms", 0.0),
         ):  # fmt: skip
             value = getattr(self, name)
-            if not value >= least:
+            if not math.isfinite(value):
+                raise InvalidSpec("is no number", field=name, value=value, limit=f"{least} or more")
+            if value < least:
                 raise InvalidSpec("too small", field=name, value=value, limit=f"{least} or more")
         for name, most in (("attention_ranks", 4096), ("pipeline_stages", 1024), ("draft_tokens", 256)):
             value = getattr(self, name)
@@ -55,8 +60,8 @@ class Replica:
                 "more tokens accepted than drafted", field="accepted_tokens", value=self.accepted_tokens,
                 limit=f"up to {self.draft_tokens}",
             )  # fmt: skip
-        if not self.weight > 0:
-            raise InvalidSpec("no capacity", field="weight", value=self.weight, limit="above 0")
+        if not 0 < self.weight < math.inf:
+            raise InvalidSpec("no capacity", field="weight", value=self.weight, limit="above 0, finite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,16 @@ class KvLink:
     bytes_per_token: float
     bytes_per_s: float
     latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("bytes_per_token", "latency_s"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise InvalidSpec("out of range", field=f"link.{name}", value=value, limit="0 or more, finite")
+        if not 0 < self.bytes_per_s < math.inf:
+            raise InvalidSpec(
+                "a link must carry something", field="link.bytes_per_s", value=self.bytes_per_s, limit="above 0, finite"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

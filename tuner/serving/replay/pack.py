@@ -283,6 +283,7 @@ def _rates(row: Floats, replica: Replica, fleet: Fleet) -> None:
     row[at.HOST_STEP] = replica.host_step_ms * 1e-3
     row[at.HOST_SEQUENCE] = replica.host_sequence_ms * 1e-3
     row[at.REQUEST_TIME] = replica.request_ms * 1e-3
+    row[at.ENTRY_PER_TOKEN] = replica.entry_token_ms * 1e-3
     row[at.ADVANCE] = 1.0 + replica.accepted_tokens
     row[at.RATIO_START] = rules.output_share
     row[at.RATIO_FLOOR] = rules.output_share_floor
@@ -318,5 +319,6 @@ def _settings(row: NDArray[np.int64], replica: Replica) -> None:
     row[at.RECEIVE_EVERY] = rules.receive_every
     row[at.WAIT_ITERATIONS] = rules.wait_iterations
     row[at.WAIT_TOKENS] = rules.wait_tokens
+    row[at.BALANCE] = rules.balance_iterations
     for column in (at.PENDING_HEAD, at.PENDING_TAIL, at.HELD_HEAD, at.HELD_TAIL):
         row[column] = at.NONE

@@ -36,6 +36,7 @@ class Engine:
         self.load: list[Live] = []  # sent here and not yet through
         self.link_free_s = 0.0
         self.stage_free_s = 0.0
+        self.entry_free_s = 0.0  # when the front-end has read the prompts sent so far
         self.last_start_s = 0.0
         self.since_receive = 0  # decode iterations
         self.waited = 0
@@ -76,10 +77,14 @@ class Engine:
                 return -1.0
             self.since_receive = 0
         seen = self.last_start_s if rules.planned_ahead else now
-        decodes = sum(len(seat.decoding()) for seat in seats)
-        if rules.wait_iterations > 0 and decodes > 0:
+        decodes = [len(seat.decoding()) for seat in seats]
+        waits = rules.wait_iterations if any(decodes) else 0
+        balances = rules.balance_iterations if all(decodes) else 0
+        if waits or balances:
             come = [live.isl for live in self.coming if live.entry_s <= seen]
-            if come and sum(come) + decodes < rules.wait_tokens and self.waited < rules.wait_iterations:
+            few = sum(come) + sum(decodes) < rules.wait_tokens and self.waited < waits
+            uneven = len(come) < len(seats) and self.waited < balances
+            if come and (few or uneven):
                 self.waited += 1
                 return -1.0
             self.waited = 0
@@ -161,7 +166,9 @@ class Oracle:
         live.issued_s = now
         engine = self.choose(live, decode=False)
         live.replica = self.engines.index(engine)
-        engine.enqueue(live, now + engine.replica.request_ms * 1e-3)
+        read = max(engine.entry_free_s, now) + live.isl * (engine.replica.entry_token_ms * 1e-3)
+        engine.entry_free_s = read
+        engine.enqueue(live, read + engine.replica.request_ms * 1e-3)
 
     def hand_over(self, live: Live, engine: Engine, now: float) -> None:
         link = self.fleet.link

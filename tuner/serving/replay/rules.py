@@ -14,6 +14,7 @@ PrefixVisible = Literal["admission", "prefill"]
 
 MOST_TOKENS = 1 << 30  # a budget that nothing reaches
 MOST_BLOCK_TOKENS = 1 << 16
+_BALANCE_ITERATIONS = 50  # AttentionDpConfig.timeout_iters of tensorrt_llm/llmapi/llm_args.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class EngineRules:
     under way; with `planned_ahead` one iteration later, because the next one was put together before it came. The
     engine looks for requests after `receive_every` decode iterations, and after each with prompts. Requests wait for
     company, at most `wait_iterations`, while the prompts that have come and the decodes make less than `wait_tokens`.
+    Where attention ranks run in lock-step they wait, at most `balance_iterations`, while every rank decodes and fewer
+    prompts have come than there are ranks: one rank's prompt holds up the others' decodes.
     """
 
     token_budget: int = 8192
@@ -54,11 +57,12 @@ class EngineRules:
     receive_every: int = 1
     wait_iterations: int = 0
     wait_tokens: int = 0
+    balance_iterations: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (
             ("token_budget", 1), ("prefill_budget", 1), ("max_sequences", 1), ("block_tokens", 1), ("receive_every", 1),
-            ("wait_iterations", 0), ("wait_tokens", 0),
+            ("wait_iterations", 0), ("wait_tokens", 0), ("balance_iterations", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             if value < least:
@@ -161,6 +165,8 @@ def rules_with_knobs(
             changes.update(long_prompt_tokens=threshold)
         if partial is not None and partial > 1:
             changes.update(max_partial_prefills=partial)
+    if engine == "vllm" and "asyncScheduling" in knobs:
+        changes.update(planned_ahead=bool(knobs["asyncScheduling"]))
     if engine in ("vllm", "sglang") and "schedulingPolicy" in knobs:
         changes.update(priorities=knobs["schedulingPolicy"] == "priority")
     if engine == "trtllm-serve":
@@ -182,6 +188,9 @@ def _trtllm(knobs: Mapping[str, KnobValue], budget: int) -> dict[str, object]:
     waits = _whole(knobs, "batchWaitTimeoutIters")
     if waits and isinstance(ratio, int | float) and not isinstance(ratio, bool) and ratio > 0:
         changes.update(wait_iterations=waits, wait_tokens=int(ratio * budget))
+    if knobs.get("attentionDpBalance") is True:
+        most = _whole(knobs, "attentionDpTimeoutIters")
+        changes.update(balance_iterations=_BALANCE_ITERATIONS if most is None else most)
     if knobs.get("overlapScheduler") is False:
         changes.update(planned_ahead=False)
     return changes

@@ -225,10 +225,16 @@ def _tokens(where: str, value: object) -> int:
 
 
 def _seconds(where: str, value: object, unit_s: float) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not math.isfinite(value) or not 0 <= value * unit_s <= MOST_SECONDS:  # type: ignore[operator, arg-type]
-        raise InvalidSpec("not a time", field=where, value=_short(value), limit="0 to ten years")
-    return float(value) * unit_s  # type: ignore[arg-type]
+    number = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value) if abs(value) < 1e300 else math.inf  # whole numbers have no bound
+    if not 0 <= number * unit_s <= MOST_SECONDS:
+        clock = MOST_SECONDS < number * unit_s < math.inf
+        raise InvalidSpec(
+            "not a time", field=where, value=_short(value), limit="0 to ten years",
+            hint="times count from the start of the trace: subtract the first one's clock time" if clock else None,
+        )  # fmt: skip
+    return number * unit_s
 
 
 def _name(where: str, value: object) -> str | None:

@@ -72,6 +72,17 @@ def test_effects_of_matching_labels_add_up_and_others_do_not_apply() -> None:
     assert found.notes[-1] in found.table.provenance.notes
 
 
+def test_an_iteration_with_prompts_takes_its_launch_at_least_and_prompt_tokens_their_reading() -> None:
+    effects = [
+        Effect(when={"engine": "vllm"}, knob="launch_ms", value=15.0, rows=1),
+        Effect(when={}, knob="entry_token_ms", value=0.002, rows=1),
+    ]
+    found = calibrate(CASE, table(), made(effects))
+    assert found.table.context_ms.tolist() == [15.0, 20.0]
+    assert found.table.decode_ms.tolist() == [5.0, 6.0]
+    assert found.entry_token_ms == 0.002
+
+
 def test_identity_leaves_the_table_as_measured() -> None:
     before = table()
     found = calibrate(CASE, before, made([]))

@@ -9,6 +9,7 @@ import pytest
 from controlplane.model.errors import InvalidSpec, TrimtabError, UnknownName
 from controlplane.model.serving import EngineName
 from tuner.serving.knobs import read_knobs
+from tuner.serving.replay.rules import rules_with_knobs
 
 ENGINES: tuple[EngineName, ...] = ("vllm", "sglang", "trtllm-serve", "openvino")
 
@@ -40,6 +41,13 @@ def test_common_words_mean_the_same_for_every_engine(engine: EngineName) -> None
 )
 def test_memory(engine: EngineName, knobs: dict[str, Any], field: str, value: object) -> None:
     assert getattr(read_knobs(engine, knobs), field) == value
+
+
+def test_an_engine_may_be_told_not_to_plan_ahead() -> None:
+    found = read_knobs("vllm", {"async_scheduling": False})
+    assert found.ignored == ()
+    assert not rules_with_knobs("vllm", found.admission).planned_ahead
+    assert rules_with_knobs("vllm", {}).planned_ahead
 
 
 def test_what_nothing_models_is_named() -> None:

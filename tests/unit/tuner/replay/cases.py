@@ -91,6 +91,7 @@ def mixed_replica(r: random.Random, role: str, longest: int) -> Replica:
         receive_every=r.choice((1, 1, 1, 10)),
         wait_iterations=r.choice((0, 0, 0, 5)),
         wait_tokens=1000,
+        balance_iterations=r.choice((0, 0, 4)),
     )
     draft = r.choice((0, 0, 0, 3))
     tight = -(-(longest + 8) // rules.block_tokens)  # blocks of the longest request
@@ -106,6 +107,7 @@ def mixed_replica(r: random.Random, role: str, longest: int) -> Replica:
         host_step_ms=r.choice((0.0, 0.7)),
         host_sequence_ms=r.choice((0.0, 0.01)),
         request_ms=r.choice((0.0, 0.0, 12.5)),
+        entry_token_ms=r.choice((0.0, 0.0, 0.02)),
         weight=r.choice((1.0, 2.0)),
     )
 

@@ -52,6 +52,15 @@ def test_host_time_is_added_to_every_iteration_and_once_to_the_request() -> None
     assert result.tpot_ms == pytest.approx(np.mean([decode_ms(1, 1000 + k) for k in range(9)]) + 2.5)
 
 
+def test_a_front_end_reads_prompts_one_after_the_other() -> None:
+    """The second of two prompts sent at once is read when the first is: by then the engine has begun with the first."""
+    fleet = one(replace(default_rules("vllm"), planned_ahead=False), entry_token_ms=0.01)
+    result = simulate(fleet, open_loop(np.zeros(2), isl=1000, osl=1))
+    assert result.ttft_ms == pytest.approx([10 + prefill_ms(1000), 10 + 2 * prefill_ms(1000)])
+    rested = simulate(fleet, open_loop(np.array([0.0, 100.0]), isl=1000, osl=1))
+    assert rested.ttft_ms == pytest.approx([10 + prefill_ms(1000)] * 2)
+
+
 def test_a_long_prompt_is_computed_in_chunks_at_their_true_past() -> None:
     fleet = one(replace(default_rules("vllm"), token_budget=2048))
     result = simulate(fleet, closed_loop(1, 1, isl=5000, osl=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import subprocess
 import sys
@@ -137,6 +138,20 @@ def test_fleets_that_cannot_be() -> None:
         Fleet(replicas=(replica, replace(replica, role="decode")), link=KvLink(bytes_per_token=1, bytes_per_s=1))
     with pytest.raises(InvalidSpec, match="accepted"):
         replace(replica, accepted_tokens=1.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_what_is_no_number_is_refused_by_name(value: float) -> None:
+    replica = Replica(table=table(), rules=default_rules("vllm"))
+    for name in ("host_step_ms", "host_sequence_ms", "request_ms", "entry_token_ms", "accepted_tokens", "weight"):
+        with pytest.raises(InvalidSpec) as caught:
+            replace(replica, **{name: value})
+        assert caught.value.field == name
+    link = KvLink(bytes_per_token=1, bytes_per_s=1)
+    for name in ("bytes_per_token", "bytes_per_s", "latency_s"):
+        with pytest.raises(InvalidSpec) as caught:
+            replace(link, **{name: value})
+        assert caught.value.field == f"link.{name}"
 
 
 def test_the_engine_room_is_entered_when_a_replay_runs_and_not_before() -> None:

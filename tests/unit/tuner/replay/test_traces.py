@@ -93,6 +93,14 @@ def test_errors_name_line_and_field(tmp_path: Path, text: str, says: str) -> Non
     assert says in str(caught.value)
 
 
+def test_clock_times_are_told_to_count_from_the_start(tmp_path: Path) -> None:
+    rows = ('{"arrival_s": 1763700000, "isl": 1, "osl": 1}', '{"timestamp": 1763700000000, "input_length": 1}')
+    for text in rows:
+        with pytest.raises(InvalidSpec, match="not a time") as caught:
+            read_trace(write(tmp_path, text))
+        assert "subtract" in str(caught.value.hint)
+
+
 def test_limit_and_bounds(tmp_path: Path) -> None:
     line = '{"arrival_s": 0, "isl": 1, "osl": 1}\n'
     assert len(read_trace(write(tmp_path, line * 10), limit=4)) == 4

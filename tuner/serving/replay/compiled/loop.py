@@ -15,13 +15,16 @@ Floats = NDArray[np.float64]
 
 @compiled
 def issue(m: Ints, f: Floats, i: int, now: float) -> None:
-    """A client sends request i."""
+    """A client sends request i. The replica's front-end reads prompts one after the other."""
     f[times(m, i) + at.ISSUED] = now
     replica = choose(m, f, i, False)
     q = request(m, i)
     m[q + at.REPLICA] = replica
     m[q + at.STATE] = at.PENDING
-    enqueue(m, f, i, replica, now + f[m[replica + at.RATES_AT] + at.REQUEST_TIME])
+    rates = m[replica + at.RATES_AT]
+    read = max(f[rates + at.ENTRY_FREE], now) + m[q + at.ISL] * f[rates + at.ENTRY_PER_TOKEN]
+    f[rates + at.ENTRY_FREE] = read
+    enqueue(m, f, i, replica, read + f[rates + at.REQUEST_TIME])
 
 
 @compiled

@@ -116,10 +116,12 @@ def seen_until(m: Ints, f: Floats, replica: int, now: float) -> float:
         return now
     running = 0
     sequences = 0
+    decoders = 0
     for rank in range(m[replica + at.RANKS]):
         seat = m[replica + at.SEATS_AT] + rank * at.SEAT_INTS
         running += m[seat + at.MEMBERS]
         sequences += m[seat + at.SEQUENCES]
+        decoders += m[seat + at.SEQUENCES] > 0
     if running == 0:
         m[replica + at.SINCE_RECEIVE] = 0
         m[replica + at.WAITED] = 0
@@ -129,15 +131,19 @@ def seen_until(m: Ints, f: Floats, replica: int, now: float) -> float:
             return -1.0
         m[replica + at.SINCE_RECEIVE] = 0
     seen = f[m[replica + at.RATES_AT] + at.LAST_START] if m[replica + at.AHEAD] == 1 else now
-    if m[replica + at.WAIT_ITERATIONS] > 0 and sequences > 0:
+    waits = m[replica + at.WAIT_ITERATIONS] if sequences > 0 else 0
+    balances = m[replica + at.BALANCE] if decoders == m[replica + at.RANKS] else 0
+    if waits > 0 or balances > 0:
         tokens = sequences
+        come = 0
         i = m[replica + at.PENDING_HEAD]
-        somebody = i != at.NONE and f[times(m, i) + at.ENTRY] <= seen
         while i != at.NONE and f[times(m, i) + at.ENTRY] <= seen:
             tokens += m[request(m, i) + at.ISL]
+            come += 1
             i = m[request(m, i) + at.NEXT]
-        few = tokens < m[replica + at.WAIT_TOKENS] and m[replica + at.WAITED] < m[replica + at.WAIT_ITERATIONS]
-        if somebody and few:
+        few = tokens < m[replica + at.WAIT_TOKENS] and m[replica + at.WAITED] < waits
+        uneven = come < m[replica + at.RANKS] and m[replica + at.WAITED] < balances
+        if come > 0 and (few or uneven):
             m[replica + at.WAITED] += 1
             return -1.0
         m[replica + at.WAITED] = 0
