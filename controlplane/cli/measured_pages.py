@@ -13,6 +13,7 @@ from telemetry.histogram import quantile
 from tuner.serving.calibration.measurement import Measurement, read_measurement, with_case
 from tuner.serving.resolve import find_engine
 
+_DIGITS = 5  # more than any measurement repeats
 _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
@@ -33,8 +34,10 @@ def measured_between(early: Mapping[str, float], late: Mapping[str, float], wher
     grown = {column: value - early.get(column, 0.0) for column, value in late.items()}
     if any(grown[column] < 0 for column in grown if column.endswith(("_count", "_tokens"))):
         raise InvalidSpec("counters fell between the pages: the engine was restarted", field=where)
-    ttft = _histogram(grown, "ttft", where)
-    tpot = _histogram(grown, "tpot" if grown.get("tpot_count") else "inter_token", where)
+    ttft = _histogram(grown, "ttft", where, _PERCENTILES)
+    # Gaps between tokens average to the time per token, but spread more than requests do: only their mean is comparable.
+    per_request = bool(grown.get("tpot_count"))
+    tpot = _histogram(grown, "tpot" if per_request else "inter_token", where, _PERCENTILES if per_request else {})
     requests = int(grown["ttft_count"])
     load = {
         "requests": requests,
@@ -65,18 +68,22 @@ def _page(path: Path, names: Mapping[str, str]) -> dict[str, float]:
         raise InvalidSpec(f"cannot be read: {error}", field=str(path)) from error
 
 
-def _histogram(grown: Mapping[str, float], name: str, where: str) -> dict[str, float]:
+def _histogram(grown: Mapping[str, float], name: str, where: str, percentiles: Mapping[str, float]) -> dict[str, float]:
     count, total = grown.get(f"{name}_count", 0.0), grown.get(f"{name}_sum", 0.0)
     if count < 1 or total <= 0:
         raise InvalidSpec(f"no {name} was observed", field=where, hint="scrape the page after the load has run")
     counts = {bound: grown[column] for bound, column in buckets(grown, name).items()}
-    found = {"mean": total / count * 1e3}
+    found = {"mean": _short(total / count * 1e3)}
     top = max((bound for bound in counts if bound != float("inf")), default=0.0)
-    for word, share in _PERCENTILES.items():
+    for word, share in percentiles.items():
         value = quantile(counts, share) if counts else None
         if value is not None and 0 < value < top:  # in the open last bucket only its lower bound is known
-            found[word] = value * 1e3
+            found[word] = _short(value * 1e3)
     return found
+
+
+def _short(value_ms: float) -> float:
+    return float(f"{value_ms:.{_DIGITS}g}")
 
 
 def _per_request(grown: Mapping[str, float], name: str, requests: int) -> int | None:

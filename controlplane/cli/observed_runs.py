@@ -159,7 +159,7 @@ async def _wait(until_s: float, tell: Callable[[float], None]) -> None:
 
 
 def _progress(left_s: float, window: int, windows: int) -> str:
-    return f"watching, window {window + 1} of {windows}, {left_s:.0f} s left in it"
+    return f"window {window + 1} of {windows}: {left_s:.0f} s to go"
 
 
 def _refused(error: KubeError, what: Observed) -> Refused:

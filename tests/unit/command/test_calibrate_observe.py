@@ -98,14 +98,14 @@ async def test_each_window_is_a_run_of_what_really_runs(bench: Bench) -> None:
     bench.pages = iter([page(100), page(110), page(150, 0.04)])
     one, two = await bench.observe(2)
     assert bench.asked == ["/api/v1/namespaces/default/pods/tiny-0%3A8000/proxy/metrics"] * 3
-    assert bench.told[0].startswith("watching, window 1 of 2")
+    assert bench.told[0].startswith("window 1 of 2: ")
     case = {"model": "tiny-random-llama", "system": "cpu-x86-amx", "backend": "openvino", "tp": 1, "cores": 2}
     assert case.items() <= one.items()
     assert (one["id"], one["knobs"]) == ("tiny-1", {"maxNumSeqs": 16})
     assert (one["requests"], one["isl"], one["osl"]) == (10, 60, 30)
     assert two["requests"] == 40
     assert two["measured"]["ttft_ms"]["mean"] == pytest.approx(40)
-    assert two["measured"]["tpot_ms"]["mean"] == pytest.approx(8)
+    assert two["measured"]["tpot_ms"] == {"mean": 8.0}, "gaps between tokens say nothing of requests' percentiles"
     # A fraction of a second passed: the rate is of what was really waited.
     assert 40 < one["arrivals"]["poisson"] < 10 / 0.05
     for line in (one, two):
