@@ -28,6 +28,8 @@ _NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--limit", "limit_s", type=click.FloatRange(0), help="Stop after so many seconds, with a bound.")
 @click.option("--constants", type=_FILE, help="Constants refitted by `trimtab calibrate training`.")
 @click.option("--what-if", multiple=True, metavar="CHANGE", help="Plan again with a change and say what it makes.")
+@click.option("--theoretical", is_flag=True, help="Show apart what papers describe and no framework launches.")
+@click.option("--sizes", is_flag=True, help="The same job on fewer nodes: time, energy and cost.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="(table)")
 @click.option(
     "--export", type=click.Choice(["megatron", "torchtitan", "deepspeed"]), help="Print the winner's launch command."
@@ -39,6 +41,8 @@ def training(
     limit_s: float | None,
     constants: Path | None,
     what_if: tuple[str, ...],
+    theoretical: bool,
+    sizes: bool,
     output: str,
     export: str | None,
     report: Path | None,
@@ -61,7 +65,7 @@ def training(
           --pool new=h100:32,nic=ndr,price=3.2 --pool old=a100:32,nic=hdr,price=1.6 --what-if without-pool=old
 
     Choices to fix: tp pp dp cp ep etp vpp micro_batch schedule recompute zero sp and more (a wrong name lists them);
-    attention, overlap_dp and overlap_tp are settings of the whole search (flash, true, false). What-if words: gpus, gpu,
+    attention and overlap_tp are settings of the whole search (flash, false). What-if words: gpus, gpu,
     nic, power-cap, price, global-batch, seq, precision, framework, pool, without-pool, any choice, free=CHOICE.
     """
     from tuner.training.planner import Planner  # noqa: PLC0415 - numpy and the catalogue: not for --help
@@ -78,6 +82,7 @@ def training(
         with whole_file(report) as partial:
             partial.write_text(html_report(answer, rests_on, asked.shown()), encoding="utf-8")
     differences = [(change, _difference(change, planner, answer, other, limit_s, quiet)) for change, other in others]
+    rest = _Beyond(planner, asked, answer, theoretical, sizes, limit_s)
     if export is not None:
         from tuner.training.planner.exports import case_of, launch_of, shell  # noqa: PLC0415
 
@@ -86,12 +91,40 @@ def training(
     elif output == "table":
         from controlplane.cli.plan_training_table import table, what_if_text  # noqa: PLC0415
 
-        click.echo("\n\n".join([table(answer), *(what_if_text(change, found) for change, found in differences)]))
+        click.echo("\n\n".join([table(answer), *(what_if_text(change, found) for change, found in differences),
+                                *rest.texts()]))  # fmt: skip
     else:
         found = answer.as_dict()
         if differences:
             found["what_if"] = [item.as_dict() for _, item in differences]
+        found |= rest.documents()
         click.echo(_dumped(found, output))
+
+
+class _Beyond:
+    """What is shown beside the answer, made when it is shown."""
+
+    def __init__(
+        self, planner: Planner, asked: Asked, answer: TrainingAnswer, theoretical: bool, sizes: bool,
+        limit_s: float | None,
+    ) -> None:  # fmt: skip
+        from tuner.training.planner import beyond  # noqa: PLC0415
+
+        question = asked.question()
+        self._theoretical = beyond.beyond(planner, question, answer, limit_s=limit_s) if theoretical else None
+        self._sizes = beyond.sizes(planner, question, answer, limit_s=limit_s) if sizes else None
+
+    def texts(self) -> list[str]:
+        """For the table."""
+        from controlplane.cli.plan_training_beyond import sizes_text, theoretical_text  # noqa: PLC0415
+
+        found = [] if self._theoretical is None else [theoretical_text(self._theoretical)]
+        return found if self._sizes is None else [*found, sizes_text(self._sizes)]
+
+    def documents(self) -> dict[str, Any]:
+        """For JSON."""
+        found: dict[str, Any] = {} if self._theoretical is None else {"theoretical": self._theoretical.as_dict()}
+        return found if self._sizes is None else {**found, "sizes": [size.as_dict() for size in self._sizes]}
 
 
 def _plan(planner: Planner, asked: Asked, top: int, limit_s: float | None, quiet: bool) -> TrainingAnswer:

@@ -125,3 +125,13 @@ def test_help_has_examples() -> None:
     result = CliRunner().invoke(cli, ["plan", "training", "--help"])
     assert "trimtab plan training --model gpt-3-175b" in result.output
     assert "--tp 8 --recompute none" in result.output
+
+
+def test_theoretical_plans_and_sizes_are_shown_apart() -> None:
+    told = run("--theoretical", "--sizes", "--tp", "2,4").output
+    assert "Theoretical" in told
+    assert "On fewer nodes" in told
+    data = json.loads(run("-o", "json", "--theoretical", "--sizes", "--tp", "2,4").output)
+    assert data["theoretical"]["bound_s"] <= data["best"][0]["iteration_s"]
+    assert [item["accelerators"] for item in data["sizes"]] == [32, 16, 8]
+    assert "theoretical" not in json.loads(run("-o", "json", "--tp", "4").output)
