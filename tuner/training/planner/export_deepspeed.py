@@ -12,7 +12,7 @@ from typing import Any
 from controlplane.model.errors import Unsupported
 from controlplane.model.launch import Launch
 from controlplane.model.training import ParallelPlan, TrainingCase
-from tuner.training.planner.export_words import nodes_of, refuse_unless
+from tuner.training.planner.export_words import nodes_of, refuse_unless, seats
 
 VERSION = "0.19.8"
 FILE = "deepspeed.json"
@@ -92,7 +92,7 @@ def _config(case: TrainingCase, plan: ParallelPlan) -> dict[str, Any]:
 
 
 def _notes(case: TrainingCase, plan: ParallelPlan) -> list[str]:
-    found = ["TRAIN.py, data, optimizer type and learning rate are yours"]
+    found = [*seats(case, plan), "TRAIN.py, data, optimizer type and learning rate are yours"]
     if plan.pp > 1:
         interval = 1 if plan.recompute == "full" else 0
         found.append(

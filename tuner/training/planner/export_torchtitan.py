@@ -5,7 +5,7 @@ from __future__ import annotations
 from controlplane.model.errors import Unsupported
 from controlplane.model.launch import Launch
 from controlplane.model.training import ParallelPlan, TrainingCase
-from tuner.training.planner.export_words import refuse_unless, torchrun
+from tuner.training.planner.export_words import refuse_unless, seats, torchrun
 from tuner.training.planner.space import chunked_layers
 
 VERSION = "0.3.0"
@@ -32,7 +32,10 @@ def torchtitan_launch(case: TrainingCase, plan: ParallelPlan) -> Launch:
             arguments.append("--compile.enable_async_tensor_parallel")
     # A sub-command of the parser: options that follow it would be its own.
     arguments.append(f"activation-checkpoint:{_RECOMPUTE[plan.recompute]}")
-    notes = ["the tokenizer's folder (--hf_assets_path), data set, learning rate and steps are the configuration's"]
+    notes = [
+        *seats(case, plan),
+        "the tokenizer's folder (--hf_assets_path), data set, learning rate and steps are the configuration's",
+    ]
     if module == "MODULE":
         notes.append("no configuration of torchtitan has this shape in 16 bits: MODULE and CONFIG are yours to write")
     return Launch(

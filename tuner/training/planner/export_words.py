@@ -35,5 +35,22 @@ def torchrun(case: TrainingCase, plan: ParallelPlan) -> tuple[str, ...]:
     return (*found, *(["--node_rank NODE_RANK", "--master_addr FIRST_NODE", "--master_port 29500"] * (nodes > 1)))
 
 
+def seats(case: TrainingCase, plan: ParallelPlan) -> list[str]:
+    """Which node of the launch is whose, where there are several pools: a note each."""
+    if len(case.pools) == 1:
+        return []
+    order: list[tuple[str, int]] = []
+    for run in rank_runs(case, plan):
+        order += [(run.pool, run.first_node + at) for at in range(_span(run))]
+    numbered = list(dict.fromkeys(order))
+    found, start = [], 0
+    for at in range(1, len(numbered) + 1):
+        if at == len(numbered) or numbered[at][0] != numbered[start][0]:
+            nodes = f"node {start}" if at - start == 1 else f"nodes {start} to {at - 1}"
+            found.append(f"{nodes} of the launch: pool {numbered[start][0]}")
+            start = at
+    return found
+
+
 def _span(run: RankRun) -> int:
     return -(-run.ranks // run.per_node)
