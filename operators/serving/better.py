@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from operators.placement import Placement
 from operators.serving.draft import Draft
 from operators.serving.placing import Placed, hold, peers_of, request_of
+from operators.serving.render import ReplicaTemplate
 from operators.serving.replicas import Replica
 from operators.serving.rollout import Stock
+from operators.serving.shares import standings
 from operators.serving.slots import free_slot
 
 
@@ -19,13 +22,18 @@ def move_up(draft: Draft, stock: Stock) -> None:
     leaves when it answers (`rollout.to_leave`); without, the worse one leaves if the promise allows it.
     """
     rollout = draft.snapshot.deployment.spec.rollout
-    worst = max(stock.current, key=lambda replica: (replica.choice, replica.created_s), default=None)
+    places = standings(stock.current, draft.snapshot.shares)
+
+    def place(replica: Replica) -> int:
+        return places[replica.revision, replica.slot]
+
+    worst = max(stock.current, key=lambda replica: (place(replica), replica.created_s), default=None)
     at_rest = not stock.old and len(stock.current) == stock.desired == stock.ready and not draft.made
-    if rollout.prefer_better == "Never" or worst is None or worst.choice == 0 or not at_rest:
+    if rollout.prefer_better == "Never" or worst is None or place(worst) == 0 or not at_rest:
         return
     draft.wants_better = True
     peers = peers_of(stock.current)
-    placed = _better(draft, worst, peers)
+    placed = _better(draft, _better_ones(draft, worst), peers)
     if placed is None:
         return
     since_s = draft.snapshot.notes.better_since_s
@@ -45,9 +53,17 @@ def move_up(draft: Draft, stock: Stock) -> None:
     draft.better_since_s = None
 
 
-def _better(draft: Draft, worst: Replica, peers: Counter[str]) -> Placed | None:
+def _better_ones(draft: Draft, worst: Replica) -> Sequence[ReplicaTemplate]:
+    """Choices before the replica's own; of a planned mix those below their share."""
+    shares, counts = draft.snapshot.shares, draft.counts
+    if not shares:
+        return draft.snapshot.templates[: worst.choice]
+    return [one for one in draft.snapshot.templates if counts[one.choice_index] < shares.get(one.choice_index, 0)]
+
+
+def _better(draft: Draft, templates: Sequence[ReplicaTemplate], peers: Counter[str]) -> Placed | None:
     avoid = frozenset(draft.avoid)
-    for template in draft.snapshot.templates[: worst.choice]:
+    for template in templates:
         if template.revision in draft.back_off:
             continue
         answer = draft.snapshot.placer.place(request_of(template, draft.snapshot, peers, avoid))

@@ -35,7 +35,7 @@ from operators.serving.executor import Executor, Outcome, Refused
 from operators.serving.names import gang_service_name
 from operators.serving.owned import BUDGETS, SERVICES, OwnedRow, Shape
 from operators.serving.plan import decide
-from operators.serving.plan_adopt import in_force
+from operators.serving.plan_adopt import in_force, shares_of
 from operators.serving.planning import Planning
 from operators.serving.podnews import leaving, told
 from operators.serving.prepared import Prepared, Preparer, deployment_of, status_of
@@ -243,6 +243,7 @@ class ServingController:
             notes=self._notes.get(row.key, Notes()),
             taken=self._taken.get(row.key, ()),
             outlook=outlook,
+            shares=shares_of(None if outlook is None else outlook.plan),
         )
 
     def _owned(self, row: DeploymentRow) -> dict[tuple[str, str], Shape]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from controlplane.model.actions import Action, CreatePod, DeletePod, Record
@@ -10,6 +11,7 @@ from operators.serving.placing import Placed
 from operators.serving.render import ReplicaTemplate, grace_s, pod
 from operators.serving.repair import Repair
 from operators.serving.replicas import Gathered, Replica, Trouble
+from operators.serving.shares import counts_of
 from operators.serving.snapshot import BackOff, Notes, PlanSettings, Snapshot
 from operators.workloads.podview import PodView
 
@@ -53,6 +55,11 @@ class Draft:
         """Replicas wanted now."""
         spec = self.snapshot.deployment.spec
         return 0 if spec.suspend else spec.replicas
+
+    @property
+    def counts(self) -> Counter[int]:
+        """Replicas of today's choices that stay or are made, by position of the choice."""
+        return counts_of(self.kept) + Counter(made.template.choice_index for made in self.made)
 
     @property
     def notes(self) -> Notes:

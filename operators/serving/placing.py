@@ -11,6 +11,7 @@ from operators.placement import GangRequest, Placement, Refusal, TopologyNeed
 from operators.serving.names import pod_name
 from operators.serving.render import ReplicaTemplate
 from operators.serving.replicas import Replica
+from operators.serving.shares import wanted_first
 from operators.serving.snapshot import BackOff, Snapshot
 
 
@@ -73,9 +74,11 @@ def attempt(
     peers: Mapping[str, int],
     avoid: frozenset[str],
     refusals: dict[int, Refusal],
+    counts: Mapping[int, int],
 ) -> Attempt:
-    """Try the choices in order. Refusals are noted by choice; a choice that fits loses its note."""
-    for template in snapshot.templates:
+    """Try the choices in order, of a planned mix those below their share first. Refusals are noted by choice; a choice that
+    fits loses its note. `counts`: replicas by choice."""
+    for template in wanted_first(snapshot.templates, snapshot.shares, counts):
         waiting = back_off.get(template.revision)
         if waiting is not None:
             return BackingOff(template, waiting)

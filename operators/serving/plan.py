@@ -21,6 +21,7 @@ from operators.serving.repair import Repair, backed_off, bound_since, repairs, w
 from operators.serving.replicas import Replica, gather, trouble
 from operators.serving.rollout import Stock, moving, to_create, to_leave
 from operators.serving.routers import ROUTED, routing_objects
+from operators.serving.shares import standings
 from operators.serving.slots import free_slot
 from operators.serving.snapshot import BackOff, NodeState, PlanSettings, Snapshot
 
@@ -195,9 +196,10 @@ def _roll(draft: Draft) -> None:
 def _stock(draft: Draft) -> Stock:
     current = tuple(replica for replica in draft.kept if replica.template is not None)
     old = tuple(replica for replica in draft.kept if replica.template is None)
-    up = draft.snapshot.deployment.spec.rollout.prefer_better != "Never" and moving(current, draft.desired)
+    places = standings(current, draft.snapshot.shares)
+    up = draft.snapshot.deployment.spec.rollout.prefer_better != "Never" and moving(current, draft.desired, places)
     draft.moving = up
-    return Stock(current, old, draft.desired, up)
+    return Stock(current, old, draft.desired, up, places)
 
 
 def _create(draft: Draft, count: int) -> bool:
@@ -210,7 +212,7 @@ def _create(draft: Draft, count: int) -> bool:
         if pods >= draft.settings.batch_pods:
             draft.later(draft.now_s)
             return False
-        answer = attempt(draft.snapshot, waiting, peers, avoid, draft.refusals)
+        answer = attempt(draft.snapshot, waiting, peers, avoid, draft.refusals, draft.counts)
         if isinstance(answer, Placed):
             slot = free_slot(draft.gathered.occupied, answer.template.revision)
             hold(draft.snapshot, answer, slot, peers)

@@ -45,6 +45,19 @@ def choices_of(plan: PlanStatus | None) -> tuple[AcceleratorChoice, ...]:
     return tuple(choice for index, choice in enumerate(found) if choice not in found[:index])[:_CHOICES_MAX]
 
 
+def shares_of(plan: PlanStatus | None) -> dict[int, int]:
+    """Replicas of each choice of the first candidate, by its position in `choices_of`, where it is a mix of several."""
+    if plan is None or not plan.candidates or len(plan.candidates[0].choices) < 2:
+        return {}
+    choices = choices_of(plan)
+    shares: dict[int, int] = {}
+    for planned in plan.candidates[0].choices:
+        if planned.choice in choices:
+            position = choices.index(planned.choice)
+            shares[position] = shares.get(position, 0) + planned.replicas
+    return shares
+
+
 def in_force(spec: ServingDeploymentSpec, plan: PlanStatus | None) -> ServingDeploymentSpec:
     """The spec as the decision sees it: planned choices stand where explicit ones would, replicas are as planned."""
     if spec.auto is None or plan is None or not plan.candidates:

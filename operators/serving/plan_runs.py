@@ -15,7 +15,7 @@ _Place = tuple[str | None, str | None, str | None, int | None]  # pool, accelera
 
 def runs_on(plan: PlanStatus | None, pods: Iterable[PodView], uid: str, catalog: Catalog) -> PlannedCandidate | None:
     """The candidate that most of the deployment's own pods belong to, once one of them answers; the better of two with
-    as many. None: nothing of the plan serves yet."""
+    as many. Of a mix no choice counts for more than its share. None: nothing of the plan serves yet."""
     if plan is None:
         return None
     alive: Counter[_Place] = Counter()
@@ -26,10 +26,12 @@ def runs_on(plan: PlanStatus | None, pods: Iterable[PodView], uid: str, catalog:
             alive[place] += 1
             ready[place] += pod.ready
     best: PlannedCandidate | None = None
-    most = 0
+    most = 0.0
     for candidate in plan.candidates:
         places = _places(candidate, catalog)
-        count = sum(alive[place] for place in places)
+        # More replicas than planned (spec.replicas) are split as the plan is.
+        more = max(1.0, sum(alive.values()) / max(1, sum(places.values())))
+        count = sum(min(float(alive[place]), share * more) for place, share in places.items())
         if count > most:
             most, best = count, candidate if any(ready[place] for place in places) else None
     return best
@@ -52,11 +54,13 @@ def in_front(plan: PlanStatus, runs: PlannedCandidate) -> PlanStatus:
     return plan.model_copy(update={"candidates": [runs, *others]})
 
 
-def _places(candidate: PlannedCandidate, catalog: Catalog) -> set[_Place]:
-    found: set[_Place] = set()
+def _places(candidate: PlannedCandidate, catalog: Catalog) -> Counter[_Place]:
+    """Pods of the candidate by where and what they are."""
+    found: Counter[_Place] = Counter()
     for planned in candidate.choices:
         accelerator = catalog.accelerators.get(planned.choice.accelerator)
         if accelerator is not None:
-            units = resolve(planned.choice, accelerator).units_per_pod
-            found.add((planned.pool, planned.choice.accelerator, planned.choice.engine, units))
+            shape = resolve(planned.choice, accelerator)
+            place = planned.pool, planned.choice.accelerator, planned.choice.engine, shape.units_per_pod
+            found[place] += planned.replicas * shape.pods
     return found

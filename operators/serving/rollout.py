@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from controlplane.model.serving import Rollout
 from operators.serving.replicas import Replica, trouble
+from operators.serving.shares import Place
 from operators.serving.snapshot import PlanSettings
 
 
@@ -18,6 +20,7 @@ class Stock:
     old: tuple[Replica, ...]
     desired: int
     moving: bool = False  # one replica more than desired, until the one on a better choice is ready
+    places: Mapping[Place, int] = field(default_factory=dict)  # how good each replica's place is, 0 the best
 
     @property
     def ready(self) -> int:
@@ -52,7 +55,8 @@ def to_leave(
             spare -= 1
             leaving.append((replica, "replaced by the current revision"))
     surplus = len(stock.current) - stock.desired - (1 if stock.moving else 0)
-    for replica in sorted(stock.current, key=_least_useful)[: max(0, surplus)]:
+    worst_first = sorted(stock.current, key=lambda replica: _least_useful(replica, stock.places))
+    for replica in worst_first[: max(0, surplus)]:
         if replica.ready:
             if spare <= 0:
                 break
@@ -61,15 +65,19 @@ def to_leave(
     return leaving
 
 
-def moving(current: Sequence[Replica], desired: int) -> bool:
+def moving(current: Sequence[Replica], desired: int, places: Mapping[Place, int]) -> bool:
     """Whether a replica on a better choice is still starting, to take the place of a worse one that answers."""
     if len(current) <= desired:
         return False
-    starting = [replica.choice for replica in current if not replica.ready]
-    answering = [replica.choice for replica in current if replica.ready]
+    starting = [_place(replica, places) for replica in current if not replica.ready]
+    answering = [_place(replica, places) for replica in current if replica.ready]
     return bool(starting and answering) and min(starting) < max(answering)
 
 
-def _least_useful(replica: Replica) -> tuple[bool, int, int, int]:
-    """Sorts what goes first to the front: not ready, worse choice, newest, highest slot."""
-    return (replica.ready, -replica.choice, -replica.created_s, -replica.slot)
+def _least_useful(replica: Replica, places: Mapping[Place, int] = MappingProxyType({})) -> tuple[bool, int, int, int]:
+    """Sorts what goes first to the front: not ready, worse place, newest, highest slot."""
+    return (replica.ready, -_place(replica, places), -replica.created_s, -replica.slot)
+
+
+def _place(replica: Replica, places: Mapping[Place, int]) -> int:
+    return places.get((replica.revision, replica.slot), replica.choice)

@@ -116,6 +116,7 @@ class Snapshot:
     other owners' too. `owned`: shapes of our Services and budget by (resource, name) as the API server has them.
     `taken`: which of them could not be written last time. `outlook`: of an auto deployment, whose planned choices stand
     in `deployment.spec` like explicit ones. `role`: of separate roles, the one that this is about (see `parts`).
+    `shares`: replicas of each choice of a planned mix, by position; empty where any split will do.
     """
 
     deployment: ServingDeployment
@@ -128,4 +129,5 @@ class Snapshot:
     notes: Notes = field(default_factory=Notes)
     taken: tuple[Taken, ...] = ()
     outlook: Outlook | None = None
+    shares: Mapping[int, int] = field(default_factory=dict)
     role: ReplicaRole = "Aggregated"

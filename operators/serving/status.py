@@ -180,7 +180,9 @@ def _events(drafts: Sequence[Draft], verdict: judgement.Verdict, before: Serving
 
 def _fallback(draft: Draft) -> str | None:
     """The first new replica that did not get the first choice."""
-    made = next((made for made in draft.made if made.template.choice_index > 0), None)
+    # A planned mix has several first choices.
+    first = draft.snapshot.shares or {0: 1}
+    made = next((made for made in draft.made if made.template.choice_index not in first), None)
     if made is None or draft.moving:
         return None
     refused = draft.refusals.get(0)

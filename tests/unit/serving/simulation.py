@@ -130,6 +130,7 @@ class World:
     status_writes: int = 0
     lag: dict[str, PodView] | None = None
     doomed: set[str] = field(default_factory=set)
+    shares: dict[int, int] = field(default_factory=dict)
     waits: bool = False
     again_s: float | None = None
     _prepared: tuple[Any, Any, Any] | None = None
@@ -175,6 +176,7 @@ class World:
             node_state=lambda name: self.nodes[name].state if name in self.nodes else NodeState.GONE,
             owned=dict(self.owned),
             notes=self.notes,
+            shares=self.shares,
         )
 
     def decide(self) -> list[Action]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from controlplane.model.auto import PlanStatus
 from controlplane.model.errors import Refused
 from controlplane.model.plans import CalibrationUsed
@@ -13,7 +15,7 @@ from operators.serving.plan_due import Attempt, AutoSettings, Due, due, revision
 from tests.unit.serving.auto_cases import RENDER, ROOMS, answer, asked, auto, room
 from tests.unit.serving.cases import CATALOG
 from tests.unit.serving.simulation import L40S, START_S
-from tests.unit.serving.test_planning import Bench
+from tests.unit.serving.test_planning import LONGER, Bench
 
 SETTINGS = AutoSettings()
 SHIPPED = CalibrationUsed(name="sample", digest="aaaaaaaaaaaa", source="shipped")
@@ -91,8 +93,8 @@ async def test_an_installed_calibration_is_planned_with_after_a_pause_and_once()
     bench = CalibratedBench()
     assert (await bench.planned()).plan.calibration == SHIPPED
     bench.used = MINE
-    assert bench.look().again_s == SETTINGS.pools_pause_s
-    await bench.clock.advance(SETTINGS.pools_pause_s + 1)
+    assert bench.look().again_s == pytest.approx(SETTINGS.pools_pause_s * LONGER)
+    await bench.clock.advance(SETTINGS.pools_pause_s * LONGER + 1)
     outlook = await bench.planned()
     assert (outlook.plan.calibration, outlook.news) == (MINE, None), "the same deployment: nothing moved"
     assert bench.look().again_s is None
