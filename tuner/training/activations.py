@@ -7,6 +7,8 @@ ranks all keep unless sequence parallelism splits it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from tuner.training.attention import kept_elements
@@ -16,37 +18,55 @@ _REPLICATED = 10.0  # bytes per token and hidden element: two norms 4, two GEMM 
 _SCORES = 5.0  # bytes per score
 
 
-def layer_bytes(c: Columns) -> Array:
-    """Held between forward and backward of a layer that `recompute` is about: everything, or its input alone."""
-    whole, plain, least = _held(c)
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Bytes of one layer and micro-batch on one rank. `kept`: between forward and backward where `recompute` is about
+    the layer, everything or its input alone; `plain`: where nothing is recomputed; `working`: beside them while the
+    layer's backward runs, all of it when recomputed, scores when selective."""
+
+    kept: Array
+    plain: Array
+    working: Array
+
+
+def held(c: Columns) -> Held:
+    """All three, which share most of their terms."""
+    whole, least = _whole(c)
+    scores = np.where(c.flash > 0, 0.0, _score_bytes(c))
+    plain = whole + scores
     kept = np.where(c.recompute > 0, whole, plain)
-    return np.asarray(np.where(c.recompute > 2, least, np.where(c.recompute > 1, 0.5 * (least + whole), kept)))
+    kept = np.where(c.recompute > 2, least, np.where(c.recompute > 1, 0.5 * (least + whole), kept))
+    working = np.where(c.recompute > 1, plain, np.where(c.recompute > 0, scores, 0.0))
+    return Held(np.asarray(kept), plain, np.asarray(working))
+
+
+def layer_bytes(c: Columns) -> Array:
+    """`held(c).kept`."""
+    return held(c).kept
 
 
 def plain_bytes(c: Columns) -> Array:
-    """Held of a layer where nothing is recomputed."""
-    return _held(c)[1]
+    """`held(c).plain`."""
+    return held(c).plain
 
 
-def _held(c: Columns) -> tuple[Array, Array, Array]:
-    """Without scores, with those that attention keeps, and the input alone."""
+def working_bytes(c: Columns) -> Array:
+    """`held(c).working`."""
+    return held(c).working
+
+
+def _whole(c: Columns) -> tuple[Array, Array]:
+    """What a layer keeps without scores, and its input alone."""
     tokens = c.micro_batch * c.seq / c.cp
     split = np.where(c.sp > 0, c.tp, 1.0)
     wide = c.element_bytes / 2.0
-    kept = wide * (tokens * c.hidden * (_REPLICATED - 2.0 * (c.dropout < 1)) / split + sharded_bytes(c, tokens))
-    return kept, kept + np.where(c.flash > 0, 0.0, _score_bytes(c)), 2.0 * wide * tokens * c.hidden / split
+    inputs = tokens * c.hidden / split
+    return wide * (inputs * (_REPLICATED - 2.0 * (c.dropout < 1)) + sharded_bytes(c, tokens)), 2.0 * wide * inputs
 
 
 def _score_bytes(c: Columns) -> Array:
     each = (_SCORES - 3.0 * (c.dropout < 1)) * c.element_bytes / 2.0
     return np.asarray(each * c.micro_batch * c.heads / c.tp * c.seq * c.seq / c.cp)
-
-
-def working_bytes(c: Columns) -> Array:
-    """What one layer needs beside that while its backward runs: all of it when recomputed, scores when selective."""
-    kept = _held(c)[0]
-    scores = _score_bytes(c) * (c.flash < 1)
-    return np.asarray(np.where(c.recompute > 1, kept + scores, np.where(c.recompute > 0, scores, 0.0)))
 
 
 def sharded_bytes(c: Columns, tokens: Array) -> Array:
