@@ -20,6 +20,7 @@ from typing import Any
 from controlplane.model.errors import Unsupported
 from tuner.serving.step.operators import split, summed, weight_format
 from tuner.serving.step.query import Miss, Query, as_miss
+from tuner.serving.step.quick_load import counts_lanes_once, reads_with_libyaml
 
 VERSION = "0.12.0"  # the one release this module was written against (pyproject.toml pins it)
 _DISTRIBUTION = "aiconfigurator-core"
@@ -221,10 +222,13 @@ def _opened(query: Query) -> tuple[Any, Any, str]:
     """The package's model and database of a query, and the literal version of its tables."""
     if query.config is None and query.model not in shipped_models():  # the package would look for it on the network
         raise Miss("model-unknown", f"{query.model} has no configuration in {_DISTRIBUTION} {VERSION}")
-    from aiconfigurator_core.sdk import perf_database  # noqa: PLC0415
+    from aiconfigurator_core.sdk import attention_lanes, engine_table_view, perf_database  # noqa: PLC0415
     from aiconfigurator_core.sdk.config_builders import apply_nextn, build_model_config  # noqa: PLC0415
     from aiconfigurator_core.sdk.models import get_model  # noqa: PLC0415
 
+    for module in (perf_database, attention_lanes):
+        reads_with_libyaml(module)
+    counts_lanes_once(engine_table_view)
     # its warnings name files of the installation; what they say reaches people as provenance instead
     logging.getLogger("aiconfigurator_core").setLevel(logging.ERROR)
     version = perf_database.resolve_query_version(query.system, query.backend, query.version)
