@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from controlplane.kube import ClusterAccess, KubeClient
 from controlplane.model.auto import PlanStatus
 from controlplane.model.errors import Refused
 from controlplane.model.plans import CalibrationUsed
+from controlplane.operator_process import build
+from controlplane.settings import OperatorSettings
+from controlplane.testing import FakeApiServer
 from operators.serving.plan_adopt import adopt, plan_status
 from operators.serving.plan_due import Attempt, AutoSettings, Due, due, revisions
 from tests.unit.serving.auto_cases import RENDER, ROOMS, answer, asked, auto, room
 from tests.unit.serving.cases import CATALOG
 from tests.unit.serving.simulation import L40S, START_S
+from tests.unit.serving.test_auto_operator import Cluster, FakeService
 from tests.unit.serving.test_planning import LONGER, Bench
 
 SETTINGS = AutoSettings()
@@ -111,3 +118,24 @@ async def test_one_that_cannot_be_used_is_told_and_plans_nothing_anew() -> None:
     assert ROOMS and len(bench.service.requests) == 1
     bench.used = SHIPPED
     assert "installed" not in bench.look().message
+
+
+async def test_the_operator_looks_at_what_it_was_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("{}")  # under another name than planners read
+    async with FakeApiServer() as server, KubeClient(ClusterAccess(server.url), timeout_s=5.0) as client:
+        cluster = Cluster(server)
+        cluster.add_pool("a")
+        settings = OperatorSettings(leader_election=False, calibration=str(tmp_path))
+        parts = await build(client, settings, planner=FakeService())
+        task = asyncio.create_task(parts.manager.run())
+        try:
+            cluster.create()
+
+            def message() -> str:
+                found = {item["type"]: item["message"] for item in cluster.status.get("conditions", ())}
+                return str(found.get("Planned", ""))
+
+            await cluster.until(lambda: "has mine.json, but no calibration.json" in message())
+        finally:
+            parts.manager.stop()
+            await task
