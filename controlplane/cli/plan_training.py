@@ -76,13 +76,15 @@ def training(
     rests_on, predictor = _constants(constants)
     planner = Planner(rests_on, predictor)
     answer = _plan(planner, asked, top, limit_s, quiet)
-    if report is not None:
-        from tuner.training.planner.report import html_report  # noqa: PLC0415
-
-        with whole_file(report) as partial:
-            partial.write_text(html_report(answer, rests_on, asked.shown()), encoding="utf-8")
     differences = [(change, _difference(change, planner, answer, other, limit_s, quiet)) for change, other in others]
     rest = _Beyond(planner, asked, answer, theoretical, sizes, limit_s)
+    if report is not None:
+        from tuner.training.planner.report import html_report  # noqa: PLC0415
+        from tuner.training.planner.report_beside import beside  # noqa: PLC0415
+
+        parts = beside([item for _, item in differences], rest.theoretical, rest.sizes)
+        with whole_file(report) as partial:
+            partial.write_text(html_report(answer, rests_on, asked.shown(), parts), encoding="utf-8")
     if export is not None:
         from tuner.training.planner.exports import case_of, launch_of, shell  # noqa: PLC0415
 
@@ -111,20 +113,20 @@ class _Beyond:
         from tuner.training.planner import beyond  # noqa: PLC0415
 
         question = asked.question()
-        self._theoretical = beyond.beyond(planner, question, answer, limit_s=limit_s) if theoretical else None
-        self._sizes = beyond.sizes(planner, question, answer, limit_s=limit_s) if sizes else None
+        self.theoretical = beyond.beyond(planner, question, answer, limit_s=limit_s) if theoretical else None
+        self.sizes = beyond.sizes(planner, question, answer, limit_s=limit_s) if sizes else None
 
     def texts(self) -> list[str]:
         """For the table."""
         from controlplane.cli.plan_training_beyond import sizes_text, theoretical_text  # noqa: PLC0415
 
-        found = [] if self._theoretical is None else [theoretical_text(self._theoretical)]
-        return found if self._sizes is None else [*found, sizes_text(self._sizes)]
+        found = [] if self.theoretical is None else [theoretical_text(self.theoretical)]
+        return found if self.sizes is None else [*found, sizes_text(self.sizes)]
 
     def documents(self) -> dict[str, Any]:
         """For JSON."""
-        found: dict[str, Any] = {} if self._theoretical is None else {"theoretical": self._theoretical.as_dict()}
-        return found if self._sizes is None else {**found, "sizes": [size.as_dict() for size in self._sizes]}
+        found: dict[str, Any] = {} if self.theoretical is None else {"theoretical": self.theoretical.as_dict()}
+        return found if self.sizes is None else {**found, "sizes": [size.as_dict() for size in self.sizes]}
 
 
 def _plan(planner: Planner, asked: Asked, top: int, limit_s: float | None, quiet: bool) -> TrainingAnswer:

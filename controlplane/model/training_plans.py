@@ -42,6 +42,10 @@ class TrainingPlanRequest(Part):
     limit_s: float | None = Field(
         default=None, gt=0, le=100, description="Stop searching after so many seconds, with a bound."
     )
+    theoretical: bool = Field(
+        default=False, description="Show apart what papers describe and no framework launches, where it is faster."
+    )
+    sizes: bool = Field(default=False, description="The same job on fewer nodes of one pool, too.")
 
 
 class TrainingPrediction(StatusPart):
@@ -90,6 +94,23 @@ class RejectedTraining(StatusPart):
     term_s: float | None = Field(default=None, description="By how much, s.")
 
 
+class TheoreticalTraining(StatusPart):
+    """A plan that papers describe and no framework launches. Never rendered."""
+
+    plan: ParallelSettings = Field(description="The plan.")
+    prediction: TrainingPrediction = Field(description="What it would do.")
+
+
+class TrainingSize(StatusPart):
+    """The best plan of the same job on so many accelerators, or why there is none."""
+
+    accelerators: int = Field(description="How many.")
+    on_front: bool = Field(description="No other size is at least as good in time, energy and cost, and better in one.")
+    plan: ParallelSettings | None = Field(default=None, description="The best plan on them.")
+    prediction: TrainingPrediction | None = Field(default=None, description="What it will do.")
+    message: str = Field(default="", description="Why there is none.")
+
+
 class SearchProof(StatusPart):
     """How far the search got, and how far off the best plan can be inside the model."""
 
@@ -108,5 +129,9 @@ class TrainingPlan(StatusPart):
     best: list[TrainingCandidate] = Field(description="Fastest first.")
     front: list[TrainingCandidate] = Field(description="Of the fastest plans, those that no other beats in everything.")
     why_not: list[RejectedTraining] = Field(description="Plans that lost, one of each way to split the work.")
+    theoretical: list[TheoreticalTraining] | None = Field(
+        default=None, description="Faster, but nothing launches them."
+    )
+    sizes: list[TrainingSize] | None = Field(default=None, description="Where asked for, this size first.")
     proof: SearchProof
     elapsed_s: float = Field(description="Time it took, s.")

@@ -64,6 +64,19 @@ async def test_a_question_is_answered_with_a_plan_that_can_be_rendered(http: htt
     assert (listed["kind"], "training" in listed) == ("training", False)
 
 
+async def test_what_nothing_launches_stands_apart_and_sizes_beside(http: httpx.AsyncClient) -> None:
+    job = (await post(http, theoretical=True, sizes=True, fixed={"pp": [4]})).json()
+    assert job["state"] == "done", job
+    training = job["training"]
+    for item in training["theoretical"]:
+        assert item["prediction"]["iterationS"] < training["best"][0]["prediction"]["iterationS"]
+        assert "launch" not in item
+    assert [size["accelerators"] for size in training["sizes"]] == [16, 8]
+    plain = (await post(http)).json()["training"]
+    assert "sizes" not in plain
+    assert "theoretical" not in plain
+
+
 async def test_jobs_stream_are_cancelled_and_are_nobody_else_s(setup: Setup, http: httpx.AsyncClient) -> None:
     setup.planner.go.clear()
     where = (await post(http, LATER)).headers["Location"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -83,6 +84,16 @@ def test_a_report_is_written_whole(tmp_path: Path) -> None:
     assert "Where the numbers come from" in text
     assert "pp=2" in text
     assert list(tmp_path.iterdir()) == [where]
+
+
+def test_a_report_shows_what_stands_beside_the_answer(tmp_path: Path) -> None:
+    where = tmp_path / "plan.html"
+    result = run("--report", str(where), "--sizes", "--theoretical", "--what-if", "gpus=64", "--export", "megatron")
+    assert result.exit_code == 0, result.output
+    page = where.read_text(encoding="utf-8")
+    heads = [item.text for item in ElementTree.fromstring(page).iter("h2")]
+    assert {"What if", "On fewer nodes", "Theoretical"} <= set(heads)
+    assert "gpus=64" in page
 
 
 POOLS = ["--model", "layers=24,hidden=4096,heads=32,vocab=51200", "--seq", "2048", "--global-batch", "128",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from pydantic.alias_generators import to_camel
 
@@ -13,13 +12,16 @@ from controlplane.model.launch import ParallelSettings
 from controlplane.model.training_plans import (
     RejectedTraining,
     SearchProof,
+    TheoreticalTraining,
     TrainingCandidate,
     TrainingPlan,
     TrainingPlanRequest,
     TrainingPrediction,
+    TrainingSize,
 )
 from tuner.training.planner.answer import Planner, Ranked, TrainingAnswer
 from tuner.training.planner.asked import Asked, training_pool
+from tuner.training.planner.beyond import Size, beyond, sizes
 from tuner.training.planner.exports import case_of, launch_plan
 from tuner.training.planner.search import Snapshot
 
@@ -52,10 +54,19 @@ class TrainingDesk:
         try:
             question = asked_of(request).question()
             answer = self._planner.plan(question, top=request.top, progress=tell, limit_s=request.limit_s)
+            faster = None
+            if request.theoretical:
+                faster = beyond(self._planner, question, answer, top=request.top, limit_s=request.limit_s)
+            others = sizes(self._planner, question, answer, limit_s=request.limit_s) if request.sizes else None
         except TrimtabError as error:
             error.field = None if error.field is None else in_request(error.field)
             raise
-        return document(answer, request, time.monotonic() - started)
+        return document(answer, request, time.monotonic() - started).model_copy(
+            update={
+                "theoretical": None if faster is None else [_theoretical(item) for item in faster.plans],
+                "sizes": None if others is None else [_size(item) for item in others],
+            }
+        )
 
 
 def asked_of(request: TrainingPlanRequest) -> Asked:
@@ -104,12 +115,25 @@ def in_request(field: str) -> str:
 
 
 def _candidate(answer: TrainingAnswer, item: Ranked) -> TrainingCandidate:
-    known: dict[str, Any] = {
-        name: value for name, value in item.predicted.items() if name in TrainingPrediction.model_fields
-    }
-    return TrainingCandidate(
-        plan=launch_plan(case_of(answer, item), item.plan), prediction=TrainingPrediction(**known),
-        terms_s=item.terms_s,
+    plan = launch_plan(case_of(answer, item), item.plan)
+    return TrainingCandidate(plan=plan, prediction=_prediction(item), terms_s=item.terms_s)
+
+
+def _prediction(item: Ranked) -> TrainingPrediction:
+    known = TrainingPrediction.model_fields
+    return TrainingPrediction(**{name: value for name, value in item.predicted.items() if name in known})
+
+
+def _theoretical(item: Ranked) -> TheoreticalTraining:
+    return TheoreticalTraining(plan=ParallelSettings.of(item.plan), prediction=_prediction(item))
+
+
+def _size(size: Size) -> TrainingSize:
+    if size.best is None:
+        return TrainingSize(accelerators=size.accelerators, on_front=False, message=size.message)
+    return TrainingSize(
+        accelerators=size.accelerators, on_front=size.on_front, plan=ParallelSettings.of(size.best.plan),
+        prediction=_prediction(size.best),
     )  # fmt: skip
 
 

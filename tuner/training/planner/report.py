@@ -30,8 +30,11 @@ _PASSES = {
 }  # fmt: skip
 
 
-def html_report(answer: TrainingAnswer, constants: Constants, asked: Mapping[str, object]) -> str:
-    """The whole page. Everything from outside is escaped. `asked`: the question in the user's words."""
+def html_report(
+    answer: TrainingAnswer, constants: Constants, asked: Mapping[str, object], more: Sequence[str] = ()
+) -> str:
+    """The whole page. Everything from outside is escaped. `asked`: the question in the user's words; `more`: parts of
+    the page that stand beside the answer."""
     winner = answer.best[0]
     case = case_of(answer, winner)
     parts = [
@@ -45,6 +48,7 @@ def html_report(answer: TrainingAnswer, constants: Constants, asked: Mapping[str
         _stages(case),
         _front(answer),
         _why_not(answer),
+        *more,
         _launch(case),
         _sources(case, constants),
     ]
