@@ -30,6 +30,7 @@ from controlplane.model import labels
 from controlplane.model.ports import PlanningService
 from controlplane.model.resource import GROUP, VERSION
 from controlplane.operator_routing import routing
+from controlplane.planner_metrics import CountedPlanning, watch_line
 from controlplane.planning import PlannerProcess, planner_options
 from controlplane.settings import OperatorSettings
 from operators.pools.controller import NODE_PROJECTION, POOL_PROJECTION, SLICE_PROJECTION, PoolController, feed
@@ -133,11 +134,12 @@ async def build(client: KubeClient, settings: OperatorSettings, planner: Plannin
         fence=fence,
         recorder=recorder,
         metrics=metrics.controller("servingdeployment"),
-        planner=planner or PlannerProcess(options=planner_options(settings)),
+        planner=CountedPlanning(planner or PlannerProcess(options=planner_options(settings)), metrics.registry),
         rooms=lambda: plannable(inventory),
         calibration=lambda: calibration.used,
         workers=settings.workers,
     )
+    watch_line(metrics.registry, serving.questions_waiting)
     inventory.subscribe(serving.room_changed)
     calibration.subscribe(serving.calibration_changed)
     manager.add_background(serving.run_planner)

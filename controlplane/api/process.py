@@ -24,6 +24,7 @@ from controlplane.bus import EventLog
 from controlplane.calibration import CalibrationWatch
 from controlplane.kube import ConfigError, KubeClient, load_access
 from controlplane.logs import configure
+from controlplane.planner_metrics import CountedDesk
 from controlplane.planning import PlannerPool, PlannerProcess, planner_options
 from controlplane.settings import ApiSettings
 from operators.runtime import Informer
@@ -104,7 +105,8 @@ def build(settings: ApiSettings) -> FastAPI:
             tasks.append(keep(app, scrape_forever(cache, metrics, process.pod_name or "api"), "scraping"))
             tasks.append(keep(app, calibration.run(), "look at the calibration"))
             options = planner_options(settings)
-            plans = PlanJobs(PlannerPool([PlannerProcess(options=options) for _ in range(settings.planners)]))
+            pool = PlannerPool([PlannerProcess(options=options) for _ in range(settings.planners)])
+            plans = PlanJobs(CountedDesk(pool, registry))
             try:
                 yield Backend(client, authority, cache, metrics, plans)
             finally:

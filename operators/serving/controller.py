@@ -134,6 +134,10 @@ class ServingController:
         for informer in routed.values():
             informer.add_handler(self._owned_changed)
 
+    def questions_waiting(self) -> int:
+        """Deployments whose planning question waits for its turn."""
+        return self._planning.waiting
+
     def room_changed(self, _pool: str) -> None:
         """Subscribe this to the inventory."""
         self._planning.pools_changed()
