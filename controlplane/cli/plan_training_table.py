@@ -27,6 +27,12 @@ def table(answer: TrainingAnswer) -> str:
         "",
     ]
     winner = answer.best[0]
+    if winner.stage_pools:
+        names = [pool.name or pool.gpu for pool in answer.case.pools]
+        lines.append("Its stages: " + ", ".join(
+            f"{first}{f' to {last}' if last > first else ''} on {names[pool]}"
+            for pool, first, last in _blocks(winner.stage_pools)
+        ))  # fmt: skip
     whole = winner.predicted["iteration_s"]
     lines.append("The winner's iteration:")
     lines += [f"  {100 * took / whole:5.1f} %  {took:8.3g} s  {name}" for name, took in winner.terms_s.items()]
@@ -47,6 +53,17 @@ def table(answer: TrainingAnswer) -> str:
         lines += ["  " + line for line in _aligned([(summary(item.plan), item.message) for item in answer.why_not])]
     lines += [f"warning: {text}" for text in winner.predicted["warnings"]]
     return "\n".join(lines)
+
+
+def _blocks(stage_pools: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Pool, first and last stage of every run of stages on one pool."""
+    found: list[tuple[int, int, int]] = []
+    for stage, pool in enumerate(stage_pools):
+        if found and found[-1][0] == pool:
+            found[-1] = (pool, found[-1][1], stage)
+        else:
+            found.append((pool, stage, stage))
+    return found
 
 
 def what_if_text(change: str, found: Difference) -> str:

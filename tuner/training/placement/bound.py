@@ -30,10 +30,10 @@ def lower_bounds_s(
     rows, kinds = count.shape
     total = np.broadcast_to(np.asarray(layers, dtype=np.float64), (rows,))
     repeats = np.broadcast_to(np.asarray(micro_batches, dtype=np.float64), (rows,)) - 1.0
-    least = _least_bottleneck(count, cost, most, total)
+    least = least_bottleneck(count, cost, most, total)
     # The sum falls piecewise linearly and convexly with the bottleneck: its kinks are where the fastest classes alone
     # begin to suffice and where a class is full, so the cheapest bottleneck is one of those or the least of all.
-    alone = [_least_bottleneck(count * (np.arange(kinds) < n), cost, most, total) for n in range(1, kinds)]
+    alone = [least_bottleneck(count * (np.arange(kinds) < n), cost, most, total) for n in range(1, kinds)]
     kinks = np.stack([least, *alone, *(cost * most).T], axis=1)
     slowest = np.maximum(np.where(np.isfinite(kinks), kinks, least[:, None]), least[:, None])
     fits = np.isfinite(least)
@@ -66,7 +66,7 @@ def widths_bound_s(
     return slowest, max(bound, layers * min(times) + (micro_batches - 1) * slowest)
 
 
-def _least_bottleneck(count: Array, cost: Array, most: Array, total: Array) -> Array:
+def least_bottleneck(count: Array, cost: Array, most: Array, total: Array) -> Array:
     """Smallest time at which all stages together hold the layers, cut at will: stages fill at equal pace until full."""
     full = cost * most  # a stage of the class is full from here on
     order = np.argsort(full, axis=1, kind="stable")

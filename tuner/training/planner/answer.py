@@ -9,6 +9,8 @@ from controlplane.model.errors import InvalidSpec
 from controlplane.model.training import ParallelPlan, TrainingCase
 from tuner.training.constants import Constants, shipped
 from tuner.training.planner.explain import TERMS, WhyNot, impossible, terms, why_not
+from tuner.training.planner.mixed import answer as mixed
+from tuner.training.planner.mixed.search import search as search_mixed
 from tuner.training.planner.question import PlanQuestion
 from tuner.training.planner.search import Found, Progress, Snapshot, search
 from tuner.training.planner.space import plan_of
@@ -24,11 +26,13 @@ _SETTINGS = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batc
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A plan that fits. `predicted`: the fields of `predict training`; `terms_s` add up to its iteration."""
+    """A plan that fits. `predicted`: the fields of `predict training`; `terms_s` add up to its iteration.
+    `stage_pools`: the pool of every stage, where there are several."""
 
     plan: ParallelPlan
     predicted: dict[str, Any]
     terms_s: dict[str, float]
+    stage_pools: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,9 @@ class TrainingAnswer:
         return {
             "framework": self.framework,
             "model": asdict(self.case.model),
-            "cluster": asdict(self.case.pools[0]),
+            "cluster": asdict(self.case.pools[0])
+            if len(self.case.pools) == 1
+            else [asdict(pool) for pool in self.case.pools],
             "proof": {
                 "incumbent_s": proof.incumbent_s, "bound_s": proof.bound_s, "gap": proof.gap,
                 "complete": proof.cells_left == 0, "groups": self.cells, "groups_out_of_memory":
@@ -82,6 +88,8 @@ class Planner:
         InvalidSpec where nothing divides."""
         if not 1 <= top <= MOST_TOP:
             raise InvalidSpec("out of range", field="top", value=top, limit=f"1 to {MOST_TOP}")
+        if len(question.case.pools) > 1:
+            return self._plan_mixed(question, top, progress, limit_s)
         found = search(question, self._constants, progress=progress, limit_s=limit_s)
         if not len(found.rows):
             if found.snapshot.cells_left:
@@ -99,6 +107,33 @@ class Planner:
             cells=found.cells,
             cells_out_of_memory=found.cells_out_of_memory,
             plans_costed=found.leaves_costed,
+        )
+
+    def _plan_mixed(
+        self, question: PlanQuestion, top: int, progress: Progress | None, limit_s: float | None
+    ) -> TrainingAnswer:
+        mixed.check(question)
+        found = search_mixed(question, self._constants, progress=progress, limit_s=limit_s)
+        if not found.plans:
+            if found.snapshot.cells_left:
+                raise InvalidSpec("stopped before a plan was found", field="limit_s", value=limit_s, hint="give more")
+            raise mixed.impossible(question, self._constants)
+        cases = [mixed.case_of(question, found.table, plan) for plan in found.plans]
+        ranked = [
+            Ranked(case.plan, self._predictor.answer(case), mixed.terms(case, self._constants), case.stage_pools)
+            for case in cases
+        ]
+        return TrainingAnswer(
+            case=question.case,
+            framework=f"{question.rules.framework} {question.rules.version}",
+            best=tuple(ranked[:top]),
+            front=tuple(_front(ranked)),
+            front_of=len(ranked),
+            why_not=tuple(mixed.why_not(question, found, cases, self._constants, top, WHY_NOT)),
+            proof=found.snapshot,
+            cells=len(found.table),
+            cells_out_of_memory=len(found.table) - found.cells,
+            plans_costed=found.plans_costed,
         )
 
     def _ranked(self, question: PlanQuestion, found: Found) -> list[Ranked]:
@@ -127,4 +162,7 @@ def _front(ranked: list[Ranked]) -> list[Ranked]:
 
 
 def _ranked(item: Ranked) -> dict[str, Any]:
-    return {"plan": settings(item.plan), **item.predicted, "terms_s": item.terms_s}
+    plan = settings(item.plan)
+    if item.stage_pools:
+        plan |= {"layers_per_stage": list(item.plan.layers_per_stage), "stage_pools": list(item.stage_pools)}
+    return {"plan": plan, **item.predicted, "terms_s": item.terms_s}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,8 @@ def summary(plan: ParallelPlan) -> str:
     parts.append(f"micro-batch {plan.micro_batch}")
     if plan.schedule not in ("1f1b", "interleaved"):
         parts.insert(2, plan.schedule)
+    if plan.layers_per_stage:
+        parts.append(f"layers {_runs(plan.layers_per_stage)}")
     if plan.recompute != "none":
         some = f" of {plan.recompute_layers} layers per chunk" if plan.recompute_layers else ""
         parts.append(f"{plan.recompute} recomputation{some}")
@@ -137,6 +140,12 @@ def summary(plan: ParallelPlan) -> str:
     parts += [plan.vocab_parallel] * (plan.vocab_parallel != "none")
     parts += ["ulysses"] * (plan.cp > 1 and plan.cp_mode == "ulysses") + ["sp"] * plan.sp
     return ", ".join(parts)
+
+
+def _runs(counts: tuple[int, ...]) -> str:
+    """Layers of the stages, equal neighbours together: 2 x 14 + 3 x 6."""
+    runs = [(count, len(list(group))) for count, group in groupby(counts)]
+    return " + ".join(f"{size} x {count}" if size > 1 else str(count) for count, size in runs)
 
 
 def _empty(question: PlanQuestion) -> InvalidSpec:

@@ -13,7 +13,7 @@ from tuner.training.planner.answer import Ranked, TrainingAnswer
 from tuner.training.planner.export import megatron_flags
 from tuner.training.planner.export_deepspeed import deepspeed_launch
 from tuner.training.planner.export_torchtitan import torchtitan_launch
-from tuner.training.planner.export_words import torchrun
+from tuner.training.planner.export_words import seats, torchrun
 from tuner.training.planner.launchable import launchable
 from tuner.training.planner.ranks import launch_stages, rank_runs
 
@@ -33,7 +33,10 @@ def megatron_launch(case: TrainingCase, plan: ParallelPlan) -> Launch:
         program=(*torchrun(case, plan), "pretrain_gpt.py"), arguments=arguments,
         # Its fully sharded data parallelism asks for the opposite.
         environment=_ONE_CONNECTION if old and plan.tp * plan.cp > 1 and plan.zero < 2 else {},
-        notes=("data, tokenizer, normalisation, position embedding, learning rate and checkpoints are yours",),
+        notes=(
+            *seats(case, plan),
+            "data, tokenizer, normalisation, position embedding, learning rate and checkpoints are yours",
+        ),
     )  # fmt: skip
 
 
@@ -59,7 +62,7 @@ def launch_of(target: str, case: TrainingCase, plan: ParallelPlan) -> Launch:
 
 def case_of(answer: TrainingAnswer, item: Ranked) -> TrainingCase:
     """The case of one of an answer's plans."""
-    return replace(answer.case, plan=item.plan)
+    return replace(answer.case, plan=item.plan, stage_pools=item.stage_pools)
 
 
 def launch_plan(case: TrainingCase, plan: ParallelPlan) -> LaunchPlan:

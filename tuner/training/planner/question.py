@@ -1,4 +1,4 @@
-"""What is asked of the planner: model, one pool of equal nodes, batch, and which choices are already made."""
+"""What is asked of the planner: model, pools of equal nodes, batch, and which choices are already made."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controlplane.catalog import load, nearest
-from controlplane.catalog.models import ModelShape
-from controlplane.model.errors import InvalidSpec, UnknownName, Unsupported
+from controlplane.model.errors import InvalidSpec, UnknownName
 from controlplane.model.training import (
     ATTENTIONS,
     CONTEXT_PARALLEL,
@@ -21,6 +20,7 @@ from controlplane.model.training import (
 from tuner.serving.resolve import find_model
 from tuner.training.planner.launchable import Launchable, launchable
 from tuner.training.question import parse_case
+from tuner.training.shapes import catalogue_shape
 
 NUMBERS = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "micro_batch", "zero", "recompute_layers", "offload_layers")
 FLAGS = ("sp", "overlap_dp", "overlap_tp")
@@ -40,7 +40,7 @@ _SHAPE_FLAGS = ("gated", "dropout", "tied")
 
 @dataclass(frozen=True, slots=True)
 class PlanQuestion:
-    """`case` holds the model, the pool, the batch and the settings that are not searched. `fixed`: allowed values of a
+    """`case` holds the model, the pools, the batch and the settings that are not searched. `fixed`: allowed values of a
     choice, by its name."""
 
     case: TrainingCase
@@ -53,7 +53,7 @@ class PlanQuestion:
 
 
 def read_question(
-    model: str, cluster: Mapping[str, Any], *, global_batch: int, seq: int | None = None, precision: str = "bf16",
+    model: str, cluster: Mapping[str, Any] | Sequence[Mapping[str, Any]], *, global_batch: int, seq: int | None = None, precision: str = "bf16",
     fix: Sequence[str] = (), framework: str = "megatron-lm",
 ) -> PlanQuestion:  # fmt: skip
     """The question in a user's words. `model`: a catalogue name, or `layers=96,hidden=12288,heads=96,vocab=51200`;
@@ -61,18 +61,20 @@ def read_question(
     fixed = fixes(fix)
     settings = {name: values[0] for name, values in fixed.items() if name in SINGLE}
     case = parse_case({
-        "model": _model(model, seq), "cluster": dict(cluster), "global_batch": global_batch, "precision": precision,
+        "model": _model(model, seq), "cluster": dict(cluster) if isinstance(cluster, Mapping) else list(map(dict, cluster)),
+        "global_batch": global_batch, "precision": precision,
         "framework": framework, "gradient_bytes": 4, "overlap_dp": fixed.get("overlap_dp") != (False,), **settings,
     })  # fmt: skip
-    pool = case.pools[0]
-    for name, value, most in (("gpus", pool.gpus, MOST_GPUS), ("global_batch", global_batch, MOST_BATCH)):
+    gpus = sum(pool.gpus for pool in case.pools)
+    for name, value, most in (("gpus", gpus, MOST_GPUS), ("global_batch", global_batch, MOST_BATCH)):
         if value > most:
             raise InvalidSpec("too many to search", field=name, value=value, limit=f"up to {most}")
-    if pool.gpus > pool.gpus_per_node and pool.nic is None and pool.inter_gb_s is None:
-        raise InvalidSpec(
-            "how nodes reach each other is not said", field="nic", limit="a NIC class or a rate",
-            hint="for example ib-ndr-400, and how many a node has",
-        )  # fmt: skip
+    for pool in case.pools:
+        if gpus > pool.gpus_per_node and pool.nic is None and pool.inter_gb_s is None:
+            raise InvalidSpec(
+                "how nodes reach each other is not said", field="nic", limit="a NIC class or a rate",
+                hint="for example ib-ndr-400, and how many a node has",
+            )  # fmt: skip
     searched = {name: values for name, values in fixed.items() if name not in SINGLE}
     return PlanQuestion(case, launchable(framework), searched)
 
@@ -119,35 +121,7 @@ def _model(text: str, seq: int | None) -> dict[str, Any]:
             else:
                 raise InvalidSpec("must be a whole number", field=f"model.{name[:60]}", value=value[:60])
     else:
-        shape = _of_catalogue(find_model(load(), text))
+        shape = catalogue_shape(find_model(load(), text))
     if seq is not None:
         shape["seq"] = seq
-    return shape
-
-
-def _of_catalogue(model: ModelShape) -> dict[str, Any]:
-    if model.linear is not None or (model.mla is not None and model.mla.index_topk is not None):
-        raise Unsupported(
-            "linear and sparse attention have no training cost here", field="model", value=model.id,
-            hint="give a plain shape: layers=..,hidden=..,heads=..,vocab=..",
-        )  # fmt: skip
-    shape: dict[str, Any] = {
-        "layers": model.layers, "hidden": model.hidden, "heads": model.heads, "kv_heads": model.kv_heads,
-        "head_dim": model.head_dim, "vocab": model.vocab, "gated": model.gated_ffn, "tied": model.tied_embeddings,
-        "dropout": not model.gated_ffn,
-    }  # fmt: skip
-    if model.ffn is not None:
-        shape["ffn"] = model.ffn
-    if (mla := model.mla) is not None:
-        shape |= {
-            "q_rank": mla.q_lora_rank or 0, "kv_rank": mla.kv_lora_rank, "rope_dim": mla.qk_rope_head_dim,
-            "value_dim": mla.v_head_dim,
-        }  # fmt: skip
-    if (moe := model.moe) is not None:
-        shape |= {
-            "experts": moe.experts, "top_k": moe.experts_per_token, "expert_ffn": moe.ffn,
-            "shared_ffn": moe.shared_experts * (moe.shared_ffn or moe.ffn),
-            "moe_layers": model.layers - moe.dense_layers_first,
-        }  # fmt: skip
-        shape.setdefault("ffn", moe.ffn)
     return shape
