@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controlplane.model.errors import InvalidSpec
-from tuner.training.loaders import fsdp, golden, megatron, mixed, pipelines, scaling, vtrain
+from tuner.training.loaders import bridge, fsdp, golden, megatron, mixed, pipelines, scaling, vtrain
 from tuner.training.loaders.rows import Table
 
 Loader = Callable[[Path], Table]
@@ -28,6 +28,7 @@ _LOADERS: tuple[tuple[frozenset[str], Loader], ...] = (
     (frozenset({"batch_per_dp", "tokens_per_batch", "tflops_per_gpu"}), scaling.llama3),
     (frozenset({"what", "iter_s", "mfu_pct"}), scaling.data_parallel),
     (frozenset({"case", "Megatron-LM <br> sequences/sec"}), scaling.v100),
+    (frozenset({"Tokens / sec / GPU", "#-GPUs", "EP"}), bridge.bridge),
     (frozenset({"layer_partition", "measured_s(inf=OOM/timeout)"}), mixed.amp),
     (frozenset({"layers_per_stage", "grad_sync_s", "max_mem_bytes"}), mixed.sailor),
 )
