@@ -10,6 +10,7 @@ from controlplane.catalog import load
 from controlplane.catalog.detect import accelerator_of_product
 from controlplane.model.cluster import GPUPool
 from controlplane.model.plans import PlannablePool
+from controlplane.model.routers import InstalledRouter
 from controlplane.model.serving import ServingDeployment
 from operators.pools.plannable import PoolRoom
 from operators.serving.plan_request import ask
@@ -18,7 +19,10 @@ from operators.serving.validate import validate
 
 ROOT = Path(__file__).resolve().parents[3]
 CATALOG = load()
-SETTINGS = RenderSettings(engine_images={"openvino": "registry.example/engine-openvino:1"})
+SETTINGS = RenderSettings(
+    engine_images={"openvino": "registry.example/engine-openvino:1"},
+    routers={"vllm-router": InstalledRouter(image="registry.example/vllm-router:1")},
+)
 DOCUMENTS: list[tuple[str, dict[str, Any]]] = [
     (f"{path.name}/{document['metadata']['name']}", document)
     for path in sorted((ROOT / "examples").glob("*.yaml"))
