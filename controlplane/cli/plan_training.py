@@ -71,7 +71,7 @@ def training(
     from tuner.training.planner import Planner  # noqa: PLC0415 - numpy and the catalogue: not for --help
     from tuner.training.planner.asked import changed  # noqa: PLC0415
 
-    asked = asked_of(options)
+    asked = asked_of(options, export)
     others = [(change, changed(asked, change)) for change in what_if]  # a typo is told before anything is planned
     rests_on, predictor = _constants(constants)
     planner = Planner(rests_on, predictor)

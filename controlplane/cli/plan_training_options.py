@@ -41,7 +41,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--pools", metavar="NAME[,NAME]", help="Take only these of the pools."),
     click.option("--precision", default="bf16", help="(bf16)"),
-    click.option("--framework", default="megatron-lm", help="What is to launch it (megatron-lm)."),
+    click.option("--framework", help="What is to launch it (megatron-lm, or what --export is for)."),
     *(
         click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE[,VALUE]", help=f"{text}: only this.")
         for name, text in _CHOICES.items()
@@ -57,8 +57,8 @@ def training_options(command: F) -> F:
     return command
 
 
-def asked_of(options: dict[str, Any]) -> Asked:
-    """The question of the options. Raises UsageError for what is missing, InvalidSpec or UnknownName for the rest."""
+def asked_of(options: dict[str, Any], export: str | None = None) -> Asked:
+    """The question of the options; what is to be exported says the framework unless told. Raises UsageError for what is missing, InvalidSpec or UnknownName for the rest."""
     from tuner.training.planner.asked import Asked, training_pool, with_nics  # noqa: PLC0415 - numpy: not for --help
 
     single = {name: options.pop(name) for name in (*_SINGLE, "gpu", "gpus")}
@@ -81,11 +81,12 @@ def asked_of(options: dict[str, Any]) -> Asked:
     fix = [f"{name}={value}" for name in _CHOICES if (value := options.pop(name)) is not None]
     return Asked(
         model=options["model"], pools=tuple(_only(pools, chosen)), global_batch=options["global_batch"],
-        seq=options["seq"], precision=options["precision"], framework=options["framework"],
+        seq=options["seq"], precision=options["precision"], framework=options["framework"] or _FRAMEWORKS.get(export or "", "megatron-lm"),
         fix=(*fix, *options["fix"]),
     )  # fmt: skip
 
 
+_FRAMEWORKS = {"torchtitan": "fsdp", "deepspeed": "megatron-deepspeed"}
 # Options of the one pool, and their names in a question.
 _SINGLE = {
     "gpus_per_node": "gpus_per_node", "nic": "nic", "nics_per_node": "nics_per_node", "power_cap": "power_cap_w",

@@ -48,6 +48,15 @@ def test_the_winner_as_a_launch_command() -> None:
     assert command[-2].strip() == "--max-position-embeddings 2048"
 
 
+@pytest.mark.parametrize(("export", "text"), [("torchtitan", "--module"), ("deepspeed", '"zero_optimization"')])
+def test_what_is_exported_says_the_framework(export: str, text: str) -> None:
+    result = run("--export", export)
+    assert result.exit_code == 0, result.exception
+    assert text in result.output
+    refused = run("--export", export, "--framework", "megatron-lm")
+    assert "another" in str(refused.exception) or "plan with --framework" in str(refused.exception)
+
+
 def test_choices_have_options_of_their_own() -> None:
     plans = json.loads(run("-o", "json", "--tp", "2,4", "--recompute", "full", "--micro-batch", "1").output)["best"]
     assert plans
