@@ -179,7 +179,11 @@ def test_ranks_of_two_pools_sit_on_nodes_of_their_own_pool() -> None:
     assert [(run.pool, run.first_rank, run.ranks, run.first_node, run.per_node) for run in plan.rank_map] == [
         ("h100-sxm-80gb", 0, 32, 0, 8), ("a100-sxm-80gb", 32, 16, 0, 4),
     ]  # fmt: skip
-    assert plan.launch is None or "--nproc_per_node RANKS_OF_THE_NODE" in plan.launch.program
+    assert plan.launch is not None
+    assert "--nproc_per_node RANKS_OF_THE_NODE" in plan.launch.program
+    assert plan.launch.notes[:2] == (
+        "nodes 0 to 3 of the launch: pool h100-sxm-80gb", "nodes 4 to 7 of the launch: pool a100-sxm-80gb",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
