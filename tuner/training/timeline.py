@@ -48,10 +48,6 @@ def _stages(case: TrainingCase, constants: Constants) -> tuple[list[Stage], floa
     parts = stage_parts(c, constants)
     layers = np.array([layer_counts(case)], dtype=np.float64)
     forward, backward = (part[0] for part in stage_work(c, layers, parts, layers.shape))
-    if case.plan.schedule in FOLDED:  # the last chunk, and the output with it, is the first stage's
-        for work, output in ((forward, parts.output_forward), (backward, parts.output_backward)):
-            work[0] += output[0]
-            work[-1] -= output[-1]
     # Only zero-bubble schedules run weight gradients as passes of their own.
     weight = parts.layer.weight * layers[0] * (case.plan.schedule.startswith(("zb", "v-")))
     times = zip(forward, backward - weight, weight, strict=True)
