@@ -64,6 +64,16 @@ async def test_a_question_is_answered_with_a_plan_that_can_be_rendered(http: htt
     assert (listed["kind"], "training" in listed) == ("training", False)
 
 
+async def test_two_pools_make_one_plan_with_ranks_on_both(http: httpx.AsyncClient) -> None:
+    pools = [*QUESTION["pools"], {"name": "b", "accelerator": "h100-sxm-80gb", "free": 16, "nic": "ib-ndr-400"}]
+    answer = await post(http, pools=pools, fixed={"pp": [2]})
+    assert answer.status_code == 200, answer.text
+    plan = answer.json()["training"]["best"][0]["plan"]
+    assert {stage["pool"] for stage in plan["stages"]} == {"a", "b"}
+    assert sum(run["ranks"] for run in plan["rankMap"]) == 32
+    LaunchPlan.model_validate(plan)
+
+
 async def test_what_nothing_launches_stands_apart_and_sizes_beside(http: httpx.AsyncClient) -> None:
     job = (await post(http, theoretical=True, sizes=True, fixed={"pp": [4]})).json()
     assert job["state"] == "done", job

@@ -37,7 +37,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class TrainingAnswer:
-    """`front`: the plans among the fastest ones that no other of them beats in both time and energy."""
+    """`front`: the plans among the fastest ones (`kept`) that no other of them beats in both time and energy."""
 
     case: TrainingCase
     framework: str
@@ -49,6 +49,7 @@ class TrainingAnswer:
     cells: int
     cells_out_of_memory: int
     plans_costed: int
+    kept: tuple[Ranked, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -102,6 +103,7 @@ class Planner:
             best=tuple(ranked[:top]),
             front=tuple(_front(ranked)),
             front_of=len(ranked),
+            kept=tuple(ranked),
             why_not=tuple(why_not(question, found, self._constants, top, WHY_NOT)),
             proof=found.snapshot,
             cells=found.cells,
@@ -129,6 +131,7 @@ class Planner:
             best=tuple(ranked[:top]),
             front=tuple(_front(ranked)),
             front_of=len(ranked),
+            kept=tuple(ranked),
             why_not=tuple(mixed.why_not(question, found, cases, self._constants, top, WHY_NOT)),
             proof=found.snapshot,
             cells=len(found.table),

@@ -157,14 +157,14 @@ def _stages(case: TrainingCase) -> str:
 
 
 def _front(answer: TrainingAnswer) -> str:
-    known = [item for item in (*answer.best, *answer.front) if item.predicted["energy_j"] is not None]
+    known = [item for item in answer.kept if item.predicted["energy_j"] is not None]
     if not known:
         return ""
     front = [item for item in answer.front if item in known]
     joules, unit = _joules(known)
     series = [
         Series("front", *_points(front, "energy_j", joules), "step"),
-        Series("best plans", *_points(known, "energy_j", joules), "points"),
+        Series("plans that fit", *_points(known, "energy_j", joules), "points"),
     ]
     text = (
         f"<p>Of the {answer.front_of} fastest plans that fit, those that no other of them beats in both.</p>"
@@ -175,7 +175,7 @@ def _front(answer: TrainingAnswer) -> str:
     priced = [item for item in known if "cost_per_iteration" in item.predicted]
     if priced:
         currency = priced[0].predicted["currency"]
-        points = [Series("best plans", *_points(priced, "cost_per_iteration", 1.0), "points")]
+        points = [Series("plans that fit", *_points(priced, "cost_per_iteration", 1.0), "points")]
         drawn += plot("Time against cost", "iteration, s", f"cost of an iteration, {currency}", points, from_zero=False)
     return f"<h2>Time, energy, cost</h2>{drawn}{text}"
 

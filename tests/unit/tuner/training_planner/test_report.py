@@ -15,6 +15,7 @@ from tuner.bars import gantt, stacked
 from tuner.training.constants import shipped
 from tuner.training.evaluate import times
 from tuner.training.planner import Planner
+from tuner.training.planner.asked import Asked
 from tuner.training.planner.report import html_report
 from tuner.training.timeline import picture
 
@@ -64,6 +65,30 @@ def test_memory_is_drawn_for_every_stage_with_its_limit(page: str) -> None:
     assert (limit.get("d") or "").count("M") == 4
     gantt_rows = [item.text for item in figures["Who does what"].iter("text") if item.get("class") == "tick"]
     assert {"0", "1", "2", "3"} <= set(gantt_rows)
+
+
+def test_the_scatter_has_every_plan_that_was_kept() -> None:
+    asked = question(BIG, ("pp=4",), gpus=64, batch=96)
+    answer = Planner().plan(asked)
+    figures = {
+        item.get("aria-label"): item for item in ElementTree.fromstring(html_report(answer, shipped(), {})).iter("svg")
+    }
+    scatter = figures["Time against energy (a model)"]
+    dots = next(item for item in scatter.iter("path") if "dots" in (item.get("class") or ""))
+    assert (dots.get("d") or "").count("M") == answer.front_of
+    assert answer.front_of > 3
+
+
+def test_two_pools_have_their_own_limits_stages_and_nodes() -> None:
+    pools = (
+        {"name": "new", "gpu": "h100", "gpus": 16, "gpus_per_node": 8, "nic": "ndr", "nics_per_node": 8},
+        {"name": "old", "gpu": "a100-sxm-40gb", "gpus": 16, "gpus_per_node": 8, "nic": "hdr", "nics_per_node": 8},
+    )
+    asked = Asked(model=BIG, pools=pools, seq=2048, global_batch=96)
+    page = html_report(Planner().plan(asked.question()), shipped(), asked.shown())
+    ElementTree.fromstring(page)
+    for text in ("pool new", "h100-sxm-80gb: peak", "a100-sxm-40gb: peak", "ampere: gemm", "of the launch: pool old"):
+        assert text in page
 
 
 # ---- the schedule's picture
