@@ -47,7 +47,8 @@ def slots(pool: TrainingPool, tp: int) -> int:
 
 def stages_of(question: PlanQuestion, table: Table) -> Table:
     """Stages that each pool holds, shape (cells, pools); never more than there are layers."""
-    each = np.array([[slots(pool, int(tp)) for pool in question.case.pools] for tp in table[:, TP]], dtype=np.int64)
+    degrees, which = np.unique(table[:, TP], return_inverse=True)
+    each = np.array([[slots(pool, int(tp)) for pool in question.case.pools] for tp in degrees], dtype=np.int64)[which]
     counts = each.reshape(len(table), len(question.case.pools)) // (table[:, DP] * table[:, CP])[:, None]
     return np.minimum(counts, question.case.model.layers)
 

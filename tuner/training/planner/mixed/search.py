@@ -24,7 +24,8 @@ from tuner.training.planner.search import Progress, Snapshot
 Flags = NDArray[np.bool_]
 _CELLS = 128  # opened together
 _DIVED = 64  # cells whose longest pipelines are tried first, of each length
-_LINES = 256  # gone through together
+_FIRST = 256  # lines of a length that get a first answer
+_LINES = 1024  # gone through together
 _TRIED = 4  # first answers of a length that are costed in full
 _SHAPES = 8192  # most sequences of pools of one cell, length and number of chunks
 # Counts, not clocks, so that the plan is the same on every machine.
@@ -181,7 +182,7 @@ class _Search:
     def _try_first(self, part: Lines) -> None:
         if not len(part):
             return
-        part = part.some(np.argsort(part.bound, kind="stable")[:_LINES])
+        part = part.some(np.argsort(part.bound, kind="stable")[:_FIRST])
         layers, least = first_answers(part, self.layers)
         self.kept.note(part, layers, least)
         good = np.argsort(least, kind="stable")[:_TRIED]
