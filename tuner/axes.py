@@ -96,7 +96,9 @@ def legend(names: Sequence[str]) -> str:
 
 def linear(label: str, low: float, high: float, *, tight: bool = False) -> Axis:
     """An axis with round ticks around [low, high]; `tight`: its ends are the data's own."""
-    if high <= low:
+    if high <= low == 0.0:
+        high = 1.0  # nothing but zeros: counts and shares do not go below
+    elif high <= low:
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))

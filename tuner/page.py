@@ -9,7 +9,7 @@ _CSS = """
 :root{color-scheme:light dark;--text:#1b1f24;--back:#fff;--line:#d8dee4;--c0:#0b62c4;--c1:#b35900;--c2:#1a7f37;--c3:#8250df;--c4:#bf3989;--c5:#57606a;--c6:#0f7f86;--c7:#9a6700}
 @media(prefers-color-scheme:dark){:root{--text:#e6edf3;--back:#0d1117;--line:#30363d;--c0:#6cb0ff;--c1:#f0a05a;--c2:#6bd18a;--c3:#c5a3ff;--c4:#ff8fc7;--c5:#9da7b1;--c6:#5fd0d6;--c7:#e3b341}}
 body{font:15px/1.45 system-ui,sans-serif;color:var(--text);background:var(--back);max-width:820px;margin:2em auto;padding:0 1em}
-table{border-collapse:collapse;margin:.6em 0 1.4em}td,th{border-bottom:1px solid var(--line);padding:.25em .8em;text-align:right}
+table{border-collapse:collapse;margin:.6em 0 1.4em;display:block;overflow-x:auto}td,th{border-bottom:1px solid var(--line);padding:.25em .8em;text-align:right}
 td:first-child,th:first-child{text-align:left}.words td,.words th{text-align:left;vertical-align:top}figure{margin:1.4em 0}svg{width:100%;height:auto}
 svg text{fill:var(--text);font:11px system-ui,sans-serif}svg .title{font-size:13px;font-weight:600}
 .grid{stroke:var(--line);stroke-width:1}.curve{fill:none;stroke-width:1.6}.dots{fill:none;stroke-width:3;stroke-linecap:round;opacity:.55}
@@ -39,10 +39,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, words: bool 
     return f"<table{_WORDS if words else ''}><tr>{top}</tr>{body}</table>"
 
 
-def pairs(title: str, values: Mapping[str, object]) -> str:
-    """A heading and a table of names and values; nothing where there are none."""
+def pairs(title: str, values: Mapping[str, object], *, words: bool = False) -> str:
+    """A heading and a table of names and values; nothing where there are none. `words`: values read from the left."""
     rows = "".join(f"<tr><td>{escape(str(name))}</td><td>{shown(value)}</td></tr>" for name, value in values.items())
-    return f"<h2>{escape(title)}</h2><table>{rows}</table>" if rows else ""
+    return f"<h2>{escape(title)}</h2><table{_WORDS if words else ''}>{rows}</table>" if rows else ""
 
 
 def warnings(items: Iterable[object]) -> str:
@@ -56,6 +56,8 @@ def shown(value: object) -> str:
         return "unknown"
     if isinstance(value, float):
         return f"{value:.5g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{escape(str(name))} {shown(item)}" for name, item in value.items()) or "none"
     if isinstance(value, list | tuple):
         return "<br/>".join(escape(str(item)) for item in value) or "none"
     return escape(str(value))

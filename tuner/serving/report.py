@@ -101,7 +101,7 @@ def _latencies(answer: Mapping[str, Any]) -> str:
 
 def _provenance(answer: Mapping[str, Any]) -> str:
     said, warned = answer.get("provenance"), answer.get("warnings")
-    parts = [pairs("How it came about", said)] if isinstance(said, dict) else []
+    parts = [pairs("How it came about", said, words=True)] if isinstance(said, dict) else []
     if isinstance(warned, Sequence) and not isinstance(warned, str):
         parts.append(warnings(warned))
     return "".join(parts)

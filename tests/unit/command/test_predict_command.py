@@ -155,7 +155,7 @@ def test_simulate_writes_what_it_was_asked_for(tmp_path: Path) -> None:
     with table.open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [int(row["isl"]) for row in written] == [100 + second for second in range(30)]
-    assert page.read_text().startswith("<!doctype html>")
+    assert page.read_text().startswith("<!DOCTYPE html>")
     left = {path.name for path in tmp_path.iterdir()} - {"cache"}
     assert left == {"calls.csv", "report.html", "requests.csv"}, "no partial file stays behind"
 
