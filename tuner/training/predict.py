@@ -87,10 +87,10 @@ class Predictor:
         limits = []
         for index in stage_pools(case):
             pool = case.pools[index]
-            limit = pool.power_cap_w or load().accelerators[pool.gpu].tdp_w
-            if limit is None:
+            known = [float(w) for w in (pool.power_cap_w, load().accelerators[pool.gpu].tdp_w) if w is not None]
+            if not known:
                 return None
-            limits.append(float(limit))
+            limits.append(min(known))  # a cap above the accelerator's own limit changes nothing
         watts = sum(limits) / len(limits)
         idle = _IDLE_SHARE * watts
         waiting = min(exposed, seconds)

@@ -138,3 +138,14 @@ def test_cost_follows_prices_and_is_absent_without() -> None:
             parse_case({**asked, "cluster": {"gpu": "a100", "gpus": 8, **cluster}})
         assert error.value.field == field
     assert "cost_per_iteration" not in Predictor().answer(parse_case({**asked, "cluster": {"gpu": "a100", "gpus": 8}}))
+
+
+def test_a_cap_above_the_accelerator_s_own_limit_changes_nothing() -> None:
+    def said(**cluster: Any) -> dict[str, Any]:
+        return Predictor().answer(parse_case({
+            "model": {"layers": 8, "hidden": 1024, "heads": 8, "vocab": 32000, "seq": 1024}, "global_batch": 32,
+            "dp": 8, "cluster": {"gpu": "a100", "gpus": 8, **cluster},
+        }))  # fmt: skip
+
+    assert said(power_cap_w=900) == said()
+    assert said(power_cap_w=200)["energy_j"] < said()["energy_j"]
