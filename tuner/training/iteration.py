@@ -72,10 +72,9 @@ def iteration(c: Columns, constants: Constants) -> Iteration:
     slowest = np.where(c.pp == 1, last, slowest)
     total = c.layers * per_layer + c.pp * common + alone + entry
     weight = c.most * parts.layer.weight
-    # Of the slowest stage: its share of forward is that of a layer, ends included.
-    forward = slowest * parts.layer.forward / per_layer
+    passes = c.most * parts.layer.forward, c.most * (parts.layer.backward - parts.layer.weight)
     busy = pipeline_time(
-        c.schedule, c.pp, c.micro_batches, c.vpp, total, slowest, weight, parts.hop, c.overlap_pp, forward
+        c.schedule, c.pp, c.micro_batches, c.vpp, total, slowest, weight, parts.hop, c.overlap_pp, passes
     )
     seconds = busy + parts.gradients + parts.optimizer
     work = c.micro_batches * total / c.pp

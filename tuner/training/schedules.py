@@ -36,24 +36,23 @@ def pipeline_time(
     weight: Array,
     hop: Array,
     hidden: Array,
-    forward: Array | None = None,
+    passes: tuple[Array, Array] | None = None,
 ) -> Array:
     """Time of m micro-batches: every stage once, the slowest m - 1 times more, hops on the way and in the cycle.
 
     `stages` is the sum over stages of one micro-batch's time, `slowest` its maximum, `weight` the weight-gradient part
-    of the slowest stage, `forward` its forward part (a third where not said; folded schedules need it); `hidden`
-    transfers cost nothing once the pipeline is full. Exact for equal stages but for V-Half and V-Min; a lower bound
-    where the ratio of forward to backward differs.
+    of the slowest stage; `hidden` transfers cost nothing once the pipeline is full. `passes`: forward and input
+    gradients of an inner stage, which folded schedules need (thirds of the slowest where not said). Exact for equal
+    stages but for V-Half and V-Min; a lower bound where the ratio of forward to backward differs.
     """
     fill = stages - slowest
     cycle = slowest + ((p > 1) & (hidden < 1)) * 2.0 * hop * np.where(schedule == 2, v, 1.0)
     saved = np.where(schedule == 3, 2.0 * weight, np.where(schedule == 4, 3.0 * weight, 0.0)) * (p - 1.0)
     fill = np.where(schedule == 2, fill / v, np.maximum(fill - saved, 0.0))
     if np.any(schedule >= FOLDED_CODE):
-        ahead = slowest / 3.0 if forward is None else forward
-        code = schedule - FOLDED_CODE
-        slow, wait = folded.cycle_and_fill(code, p, m, ahead, np.maximum(slowest - ahead - weight, 0.0), weight)
-        cycle = np.where(schedule >= FOLDED_CODE, slow + cycle - slowest, cycle)
+        forward, inputs = (slowest / 3.0, np.maximum(slowest * 2.0 / 3.0 - weight, 0.0)) if passes is None else passes
+        slow, wait = folded.cycle_and_fill(schedule - FOLDED_CODE, p, m, forward, inputs, weight)
+        cycle = np.where(schedule >= FOLDED_CODE, np.maximum(slowest, slow) + cycle - slowest, cycle)
         fill = np.where(schedule >= FOLDED_CODE, wait, fill)
     return np.asarray(m * cycle + fill + 2.0 * (p - 1.0) * hop)
 

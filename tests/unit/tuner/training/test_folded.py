@@ -7,10 +7,15 @@ import itertools
 import numpy as np
 import pytest
 
-from tuner.training.columns import FOLDED_CODE
+from tests.unit.tuner.training.cases import case
+from tuner.training.columns import FOLDED_CODE, columns
+from tuner.training.constants import shipped
+from tuner.training.evaluate import times
 from tuner.training.folded import cycle_and_fill, folded_order, held
+from tuner.training.iteration import stage_parts
 from tuner.training.schedules import equal_stages, in_flight
 from tuner.training.simulate import Stage, simulate
+from tuner.training.timeline import picture
 
 CODES = {"zb-v": 0.0, "v-half": 1.0, "v-min": 2.0}
 
@@ -54,6 +59,18 @@ def test_closed_forms_follow_the_simulated_time(schedule: str) -> None:
             found, exact = float(m * cycle[0] + fill[0]), simulated(schedule, p, m, shares)
             worst = max(worst, abs(found / exact - 1.0))
     assert worst < (1e-9 if schedule == "zb-v" else 0.04)
+
+
+@pytest.mark.parametrize("vocab", [51200, 256000])
+@pytest.mark.parametrize("schedule", ["zb-v", "v-half", "v-min", "zb-h1", "zb-h2", "1f1b"])
+def test_an_iteration_is_its_simulated_pipeline_even_with_a_heavy_output(schedule: str, vocab: int) -> None:
+    tried = case(schedule=schedule, model={"vocab": vocab}, global_batch=24)
+    drawn = picture(tried, shipped())
+    assert drawn is not None
+    assert drawn.micro_batches == drawn.of == 12
+    parts = stage_parts(columns([(tried, 0)], tuple(shipped().accelerators)), shipped())
+    busy = times([tried], shipped()).seconds[0] - float(parts.gradients[0] + parts.optimizer[0])
+    assert busy == pytest.approx(drawn.timeline.longest_stage_s, rel=0.05)
 
 
 def test_more_micro_batches_and_hops_take_longer() -> None:
