@@ -14,10 +14,10 @@ from typing import Literal
 from controlplane.model.plans import Prediction, Role
 from tuner.serving.planner.counts import cheapest_first, limits_of
 from tuner.serving.planner.evaluator import Evaluator
-from tuner.serving.planner.packing import fit_together
 from tuner.serving.planner.pieces import Deployment, Group
 from tuner.serving.planner.shape import Shape
-from tuner.serving.planner.worth import LEAST_COST, cost_of, too_many_watts
+from tuner.serving.planner.shortage import needs
+from tuner.serving.planner.worth import cost_of, price_of, too_many_watts
 
 Rank = tuple[float, float]  # (asked load per objective unit, capacity per objective unit); larger is better
 State = Literal["sketched", "tabled", "done", "lost"]
@@ -185,7 +185,16 @@ class Candidate:
         """The next cheapest counts, which lowers the rank; lost when there are none."""
         found = next((item for item in self._vectors if not self._surely_fails(item[1])), None)
         if found is None:
-            self.give_up("PoolTooSmall", f"{self.message or otherwise}; {self._needs()}")
+            shapes = [part.shape for part in self.parts]
+            said = needs(
+                shapes,
+                self._asked,
+                self._limits[0],
+                self.evaluator.most(shapes[0]),
+                self.evaluator.request.allowed,
+                replayed=self._tried,
+            )
+            self.give_up("PoolTooSmall", f"{self.message or otherwise}; {said}")
             return
         cost, self._now = found
         self._counts_cost = cost
@@ -219,39 +228,6 @@ class Candidate:
         if fails and self.parts[0].role == "aggregated":
             self._need = max(self._need, sum(counts) + 1)  # the shares depend on the number of replicas alone
         return fails
-
-    def _needs(self) -> str:
-        """What the pools would have to hold."""
-        pools = {part.shape.pool.name: part.shape.pool.free for part in self.parts}
-        free = " and ".join(f"{name} has {count}" for name, count in pools.items())
-        if self._tried:
-            return f"more replicas do not fit: pool {free} free{self._budgets()}"
-        if len(self.parts) > 1:
-            return f"pool {free} free{self._budgets()}"
-        replicas = math.ceil(self._asked / self._limits[0] - 1e-9)
-        units = replicas * self.parts[0].shape.units
-        fit = self.evaluator.most(self.parts[0].shape)
-        scattered = (
-            fit * self.parts[0].shape.units < self.parts[0].shape.pool.free
-            and units <= pools[self.parts[0].shape.pool.name]
-        )
-        return (
-            f"at least {replicas} replicas ({units} accelerators) are needed, pool {free} free"
-            f"{f' and its nodes have room for {fit} such replicas' if scattered else ''}{self._budgets()}"
-        )
-
-    def _budgets(self) -> str:
-        allowed = self.evaluator.request.allowed
-        said = [
-            f"{value:g} {unit}"
-            for value, unit in (
-                (allowed.max_accelerators, "accelerators"),
-                (allowed.max_watts, "W"),
-                (allowed.max_cost_per_hour, "an hour"),
-            )
-            if value is not None
-        ]
-        return f", the budget is {' and '.join(said)}" if said else ""
 
     def _bound_capacity(self) -> float:
         limits = [
@@ -292,32 +268,8 @@ class Candidate:
 
     def _cost(self, counts: tuple[int, ...]) -> float | None:
         """The objective's unit for these counts; None where a budget or a pool forbids them."""
-        used: dict[str, int] = {}
-        money, priced = 0.0, True
-        for part, count in zip(self.parts, counts, strict=True):
-            pool = part.shape.pool
-            used[pool.name] = used.get(pool.name, 0) + count * part.shape.units
-            if used[pool.name] > pool.free:
-                return None
-            priced &= pool.price_per_accelerator_hour is not None
-            money += count * part.shape.units * (pool.price_per_accelerator_hour or 0.0)
         shapes = [part.shape for part in self.parts]
-        if len(used) < len(shapes) and not fit_together(zip(shapes, counts, strict=True)):
-            return None
-        accelerators = sum(used.values())
-        allowed = self.evaluator.request.allowed
-        if allowed.max_accelerators is not None and accelerators > allowed.max_accelerators:
-            return None
-        if allowed.max_cost_per_hour is not None and (not priced or money > allowed.max_cost_per_hour):
-            return None
-        if self.evaluator.request.objective == "goodput-per-cost":
-            return max(money, LEAST_COST) if priced else None
-        if self.evaluator.request.objective == "goodput-per-watt":
-            return sum(
-                count * part.shape.units * self.evaluator.pieces.least_watts(part.shape)
-                for part, count in zip(self.parts, counts, strict=True)
-            )
-        return float(accelerators)
+        return price_of(shapes, counts, self.evaluator.request, self.evaluator.pieces.least_watts)
 
     def give_up(self, reason: str, message: str) -> None:
         """Takes it out of the search."""
