@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from controlplane.catalog import Catalog
 from controlplane.model.auto import PlannedCandidate, PlanStatus
 from controlplane.model.errors import Refused, TrimtabError
-from controlplane.model.plans import CalibrationUsed, Prediction, ServingPlan
+from controlplane.model.plans import CalibrationUsed, ServingPlan
 from controlplane.model.ports import PLANNER_DOWN, PlanningService
 from controlplane.model.serving import ServingDeployment
 from operators.pools.plannable import Pods, PoolRoom
@@ -26,10 +26,10 @@ from operators.runtime.clock import Timer
 from operators.serving.plan_adopt import adopt, has_room, plan_status, shape_text, where
 from operators.serving.plan_claims import claims_of, together, told
 from operators.serving.plan_due import Attempt, AutoSettings, Due, due, revisions
+from operators.serving.plan_outlook import outlook
 from operators.serving.plan_request import Asked, ask, in_words_of_the_spec
 from operators.serving.plan_runs import runs_on, settled
 from operators.serving.plan_turns import Turns
-from operators.serving.reasons import Reason
 from operators.serving.render import RenderSettings
 from operators.serving.snapshot import Outlook
 from operators.workloads.podview import PodView
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 # look costs 2 ms.
 _POOLS_LOOK_S = 10.0
 _POOLS_LOOK_EACH_S = 0.1
-_MESSAGE_MAX = 1_500
 # An answer is taken by the deployment's next look, which the workers may be late with; others do not wait for ever.
 _TAKEN_WITHIN_S = 5.0
 _AGAIN_S = 1.0
@@ -285,41 +284,9 @@ class Planning:
         return None
 
     def _outlook(self, known: _Known, failed: TrimtabError | None, asked: Asked | None, aside: str = "") -> Outlook:
-        plan = known.plan
-        stays = "running replicas stay as they are"
-        if plan is not None:
-            stays = f"the plan of {plan.planned_time.strftime('%Y-%m-%dT%H:%M:%SZ')} stays in force"
-        if plan is not None and asked is not None and plan.request_revision == asked.request_revision:
-            again = "" if failed is None else f"; weighing it again failed: {failed}"
-            used = self._calibration()
-            unusable = "" if used is None or used.problem is None else f"; the installed calibration: {used.problem}"
-            return Outlook(plan, "True", Reason.PLANNED, f"{_summary(plan)}{again}{unusable}"[:_MESSAGE_MAX])
-        if failed is not None:
-            why = f"{failed}; {aside}" if aside else str(failed)
-            return Outlook(plan, "False", Reason.PLAN_FAILED, f"{why}; {stays}"[:_MESSAGE_MAX])
-        return Outlook(plan, "False", Reason.PLANNING, f"the planner is at work; {stays}")
+        return outlook(known.plan, failed, asked, aside, self._calibration())
 
     def _wake_all(self) -> None:
         self._timer = None
         for key in list(self._known):
             self._wake(key)
-
-
-def _latencies(prediction: Prediction) -> str:
-    """`TTFT p95 350 ms, TPOT p95 28.0 ms (measured; mean TTFT within 150 to 260 ms)`; nothing of what is not known."""
-    ttft, tpot = prediction.ttft_ms, prediction.tpot_ms
-    said = [] if ttft.p95 is None else [f"TTFT p95 {ttft.p95:.0f} ms"]
-    said += [] if tpot.p95 is None else [f"TPOT p95 {tpot.p95:.1f} ms"]
-    within = ""
-    if ttft.lo is not None and ttft.hi is not None:
-        within = f"; mean TTFT within {ttft.lo:.0f} to {ttft.hi:.0f} ms"
-    return f"{', '.join(said) or 'no latency'} ({prediction.provenance.tier}{within})"
-
-
-def _summary(plan: PlanStatus) -> str:
-    """The plan in one sentence: what runs, what is expected of it."""
-    best = plan.candidates[0]
-    said = shape_text(best)
-    if best.prediction is not None:
-        said += f"; predicted {_latencies(best.prediction)}"
-    return f"{said}; {best.reason}"[:_MESSAGE_MAX]

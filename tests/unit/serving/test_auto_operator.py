@@ -61,14 +61,14 @@ class Cluster:
         spec = {"nodeSelector": {"matchLabels": {"pool": name}}, "accelerator": "l40s"}
         self.server.storage.put(POOLS, {"metadata": {"name": name}, "spec": spec})
 
-    def create(self, **spec: Any) -> None:
+    def create(self, name: str = "chat", **spec: Any) -> None:
         full = {
             "model": {"name": "llama-3.1-8b", "source": "pvc:models/llama"},
             "auto": {},
             "workload": {"ratePerSecond": 2, "input": {"tokens": 512}, "output": {"tokens": 128}},
             **spec,
         }
-        body = {"metadata": {"name": "chat"}, "spec": {key: value for key, value in full.items() if value is not None}}
+        body = {"metadata": {"name": name}, "spec": {key: value for key, value in full.items() if value is not None}}
         self.server.storage.create(DEPLOYMENTS, "prod", body)
 
     def change(self, **spec: Any) -> None:
@@ -176,6 +176,45 @@ async def test_running_replicas_are_left_alone_while_planning_and_when_it_fails(
         assert {pod["metadata"]["uid"] for pod in cluster.pods} == before
         assert cluster.status["plan"]["model"] == "llama-3.1-8b"
         assert [request.model for request in service.requests] == ["llama-3.1-8b", "llama-3.1-70b"]
+
+
+async def test_two_that_share_pools_end_in_different_ones_and_stay(cluster: Cluster) -> None:
+    """Six of eight accelerators each: planned against the same free room, both would count on pool a."""
+
+    def pools_of(name: str) -> list[str]:
+        own = [pod for pod in cluster.pods if pod["metadata"]["labels"]["trimtab.dev/deployment"] == name]
+        return sorted(pod["metadata"]["labels"]["trimtab.dev/pool"] for pod in own)
+
+    service = FakeService(replicas=6)
+    async with operator(cluster, service):
+        for name in ("chat", "other"):
+            cluster.create(name)
+        await cluster.until(lambda: len(cluster.pods) == 12)
+        assert sorted([pools_of("chat"), pools_of("other")]) == [["a"] * 6, ["b"] * 6]
+        plans = [
+            cluster.server.storage.get(DEPLOYMENTS, "prod", name)["status"].get("plan") for name in ("chat", "other")
+        ]
+        await asyncio.sleep(0.5)
+        assert sorted([pools_of("chat"), pools_of("other")]) == [["a"] * 6, ["b"] * 6]
+        first = {plan["candidates"][0]["choices"][0]["pool"] for plan in plans if plan}
+        assert first <= {"a", "b"}
+    assert len(service.requests) == 2
+
+
+async def test_a_mix_is_deployed_with_its_split(cluster: Cluster) -> None:
+    class Mixing(FakeService):
+        async def plan(self, request: PlanRequest, **options: Any) -> ServingPlan:
+            plan = await super().plan(request, **options)
+            one, other = (candidate.roles[0] for candidate in plan.best[:2])
+            roles = [one.model_copy(update={"replicas": 2}), other.model_copy(update={"replicas": 3})]
+            mix = plan.best[0].model_copy(update={"roles": roles, "accelerators": 5})
+            return plan.model_copy(update={"best": [mix]})
+
+    async with operator(cluster, Mixing()):
+        cluster.create()
+        await cluster.until(lambda: len(cluster.pods) == 5)
+        where = sorted(pod["metadata"]["labels"]["trimtab.dev/pool"] for pod in cluster.pods)
+        assert where == ["a", "a", "b", "b", "b"]
 
 
 async def test_from_written_to_planned_nothing_goes_before_the_plan(cluster: Cluster) -> None:
