@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,17 @@ import numpy as np
 from controlplane.model.plans import Provenance, Tier
 from tuner.serving.draw import Draw
 from tuner.serving.replay.result import Floats, ReplayResult, percentile
+from tuner.serving.step.query import MissKind
 
 _TIERS: tuple[Tier, ...] = (
     "calibrated", "measured", "measured-bf16-attention", "sibling", "borrowed", "roofline",
 )  # fmt: skip
 _DIGITS = 4  # after the point: 0.1 us of a latency in ms
+_FAILED: MissKind = "package-error"
 NO_TPOT = "outputs of one token have no TPOT"
+TAILS = (90, 95, 99)
+_TAIL_BOUNDS = tuple(f"p{q}_{end}" for q in TAILS for end in ("lo", "hi"))
+_NORMAL_90 = 1.645  # two-sided 90 % of a normal distribution
 FEW_REQUESTS = 100  # below, a 99th percentile is the largest value
 
 
@@ -83,16 +89,40 @@ def per_request_arrays(result: ReplayResult) -> dict[str, list[float | None]]:
 
 
 def quantiles(values: Floats, interval: Interval | None) -> dict[str, float | None]:
-    """Mean and percentiles, linear between ranks; lo and hi bound the true mean. None where nothing was answered."""
+    """Mean and percentiles, linear between ranks; `lo` and `hi` bound the true mean, `p90_lo` and so on the true
+    percentiles. None where nothing was answered."""
     known = values[~np.isnan(values)]
     if not known.size:
-        return dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "lo", "hi"))
+        return dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "lo", "hi", *_TAIL_BOUNDS))
     mean = float(known.mean())
     found: dict[str, float | None] = {"mean": _rounded(mean)}
     found |= {f"p{q}": _rounded(percentile(known, q)) for q in (50, 90, 95, 99)}
     found["lo"] = None if interval is None else _rounded(mean * interval.lo)
     found["hi"] = None if interval is None else _rounded(mean * interval.hi)
-    return found
+    tails = [bound for q in TAILS for bound in tail_bounds(known, q, interval)]
+    return found | {name: _rounded(bound) for name, bound in zip(_TAIL_BOUNDS, tails, strict=True)}
+
+
+def tail_bounds(known: Floats, q: int, interval: Interval | None) -> tuple[float | None, float | None]:
+    """Bounds of a percentile: those of the mean, on what the percentile of a run of this many requests may be by chance
+    (order statistics, normal approximation). None: above what the run can tell."""
+    if interval is None:
+        return None, None
+    share = q / 100
+    slack = _NORMAL_90 * math.sqrt(share * (1 - share) / known.size)
+    low = percentile(known, 100 * max(share - slack, 0.0)) * interval.lo
+    return low, None if share + slack > 1 else percentile(known, 100 * (share + slack)) * interval.hi
+
+
+def table_failures(provenances: Iterable[Provenance]) -> list[str]:
+    """A warning for each source whose tables' package failed in a way it does not document: what answers instead may be
+    much weaker, and nobody reads notes that look like those of every unmeasured shape."""
+    found: dict[str, str] = {}
+    for item in provenances:
+        said = next((note for note in item.notes if f": {_FAILED}: " in note), None)
+        if said is not None:
+            found.setdefault(item.source, said.replace(f"{_FAILED}: ", ""))
+    return [f"the measured tables failed ({said}); times are from {source}" for source, said in found.items()]
 
 
 def merged(provenances: Sequence[tuple[str, Provenance]]) -> Provenance:

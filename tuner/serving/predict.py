@@ -10,9 +10,9 @@ from typing import Any
 
 from controlplane.catalog import ModelShape, load
 from controlplane.model.errors import TrimtabError
-from controlplane.model.plans import Provenance
-from tuner.serving.answer import Interval, answer_of, merged, per_request_arrays
-from tuner.serving.calibration.apply import calibrate
+from controlplane.model.plans import Provenance, Role
+from tuner.serving.answer import Interval, answer_of, merged, per_request_arrays, table_failures
+from tuner.serving.calibration.apply import calibrate, of_roles
 from tuner.serving.calibration.parameters import METRICS, Calibration, load_calibration
 from tuner.serving.case import EngineCase
 from tuner.serving.deployment import Deployment, Member, deployment_of, fleet_of
@@ -119,7 +119,7 @@ class Predictor:
         answer = answer_of(
             result,
             accelerators=deployment.accelerators,
-            intervals=_intervals([engine for _, engine in engines]),
+            intervals=_intervals(engines),
             draw=draw_of(
                 result,
                 deployment,
@@ -133,6 +133,7 @@ class Predictor:
                 *(said for member in deployment.members for said in member.warnings),
                 *_limits(requests, find_model(load(), question.model)),
                 *_stand_ins(question, [engine.table.provenance for _, engine in engines]),
+                *table_failures(engine.table.provenance for _, engine in engines),
             ],
         )
         return Prediction(answer, deployment, requests, result)
@@ -202,11 +203,10 @@ def _stand_ins(question: Question, provenances: list[Provenance]) -> list[str]:
     return [f"backend_version {asked} was not measured; times are from {source}" for source in other]
 
 
-def _intervals(engines: list[Engine]) -> dict[str, Interval]:
-    """Of several roles: the widest of each metric."""
+def _intervals(engines: list[tuple[Role, Engine]]) -> dict[str, Interval]:
     found: dict[str, Interval] = {}
     for metric in METRICS:
-        bands = [engine.bands[metric] for engine in engines if metric in engine.bands]
-        if bands:
-            found[metric] = Interval(min(lo for lo, _ in bands), max(hi for _, hi in bands))
+        band = of_roles([(role, engine.bands[metric]) for role, engine in engines if metric in engine.bands], metric)
+        if band is not None:
+            found[metric] = Interval(*band)
     return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from controlplane.model.plans import Role
 from tuner.serving.calibration.labels import distance_of, labels_of
 from tuner.serving.calibration.light import within_light
 from tuner.serving.calibration.parameters import Calibration, Distance, Knob, Metric, load_calibration, matching
@@ -97,6 +98,14 @@ def interval(calibration: Calibration, tier: str, distance: Distance, metric: Me
     if exact:
         return exact[0].lo, exact[0].hi
     return min((band.lo for band in bands), default=0.1), max((band.hi for band in bands), default=10.0)
+
+
+def of_roles(bands: Sequence[tuple[Role, tuple[float, float]]], metric: Metric) -> tuple[float, float] | None:
+    """The band of a deployment of several engines: the widest of those that make the metric. With prefill and decode apart
+    the first token is the prefill engine's and the others are the decode engine's; whole answers are both's."""
+    absent: Role | None = {"ttft": "decode", "tpot": "prefill"}.get(metric)  # type: ignore[assignment]
+    found = [band for role, band in bands if role != absent]
+    return (min(lo for lo, _ in found), max(hi for _, hi in found)) if found else None
 
 
 def bounded(knob: Knob, value: float) -> float:

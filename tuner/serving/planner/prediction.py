@@ -8,8 +8,9 @@ import numpy as np
 
 from controlplane.model.choice import Slo
 from controlplane.model.plans import PlanRequest, Prediction, Quantiles
-from tuner.serving.answer import NO_TPOT, merged
-from tuner.serving.calibration.apply import Calibrated
+from tuner.serving.answer import NO_TPOT, merged, table_failures
+from tuner.serving.calibration.apply import Calibrated, of_roles
+from tuner.serving.calibration.parameters import METRICS, Metric
 from tuner.serving.cost import cost
 from tuner.serving.energy import energy
 from tuner.serving.planner.pieces import Deployment, Group
@@ -33,7 +34,7 @@ def prediction_of(
     memory_bytes: int | None,
 ) -> Prediction:
     """`engines` belong to the deployment's groups, in order; replicas in the result follow the groups, too."""
-    ttft, tpot, e2e = (_band(engines, metric) for metric in ("ttft", "tpot", "e2e"))
+    ttft, tpot, e2e = (_band(deployment, engines, metric) for metric in METRICS)
     ttft_ms, tpot_ms = quantiles(result.ttft_ms, ttft), quantiles(result.tpot_ms, tpot)
     tokens_per_s = result.output_tokens_per_s
     power_w, joules = _energy(result, deployment)
@@ -43,6 +44,7 @@ def prediction_of(
         warnings.append(_NO_PROMISE)
     if (result.osl <= 1).all():
         warnings.append(NO_TPOT)
+    warnings += table_failures(engine.table.provenance for engine in engines)
     if result.refused.any():
         warnings.append(f"{int(result.refused.sum())} of {len(result.isl)} requests fit no replica and were refused")
     return Prediction(
@@ -75,10 +77,9 @@ def quantiles(values: Floats, band: Band) -> Quantiles:
     return Quantiles(mean=mean, p50=p50, p90=p90, p95=p95, p99=p99, lo=mean * band[0], hi=mean * band[1])
 
 
-def _band(engines: Sequence[Calibrated], metric: str) -> Band:
-    """Of several engines: the widest."""
-    bands = [engine.interval(metric) for engine in engines]  # type: ignore[arg-type]  # one of METRICS
-    return min(low for low, _ in bands), max(high for _, high in bands)
+def _band(deployment: Deployment, engines: Sequence[Calibrated], metric: Metric) -> Band:
+    bands = [(group.role, engine.interval(metric)) for group, engine in zip(deployment.groups, engines, strict=True)]
+    return of_roles(bands, metric) or (1.0, 1.0)
 
 
 def _interval_warnings(slo: Slo, metrics: Mapping[str, tuple[Quantiles, Band]]) -> list[str]:

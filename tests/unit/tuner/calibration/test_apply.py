@@ -9,7 +9,8 @@ from controlplane.catalog import load
 from controlplane.catalog.params import count_parameters
 from controlplane.model.errors import InvalidSpec
 from controlplane.model.plans import Provenance as TableProvenance
-from tuner.serving.calibration.apply import LEAST_FACTOR, calibrate, interval
+from controlplane.model.plans import Role
+from tuner.serving.calibration.apply import LEAST_FACTOR, calibrate, interval, of_roles
 from tuner.serving.calibration.light import light_of
 from tuner.serving.calibration.parameters import (
     METRICS,
@@ -81,6 +82,16 @@ def test_an_iteration_with_prompts_takes_its_launch_at_least_and_prompt_tokens_t
     assert found.table.context_ms.tolist() == [15.0, 20.0]
     assert found.table.decode_ms.tolist() == [5.0, 6.0]
     assert found.entry_token_ms == 0.002
+
+
+def test_each_role_answers_for_its_own_metric() -> None:
+    prefill, decode = (0.5, 1.1), (0.9, 3.0)
+    apart: list[tuple[Role, tuple[float, float]]] = [("prefill", prefill), ("decode", decode)]
+    assert of_roles(apart, "ttft") == prefill
+    assert of_roles(apart, "tpot") == decode
+    assert of_roles(apart, "e2e") == (0.5, 3.0)
+    assert of_roles([("aggregated", prefill), ("aggregated", decode)], "ttft") == (0.5, 3.0)
+    assert of_roles([], "ttft") is None
 
 
 def test_identity_leaves_the_table_as_measured() -> None:

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from controlplane.model.errors import InvalidSpec, TrimtabError, UnknownName, Unsupported
+from controlplane.model.plans import Provenance
 from tuner.serving import predict
-from tuner.serving.answer import _TIERS
+from tuner.serving.answer import _TIERS, table_failures
 from tuner.serving.predict import Predictor
 from tuner.serving.question import parse_question
+from tuner.serving.step import ladder
 from tuner.serving.step.store import TableStore
 
 # An accelerator without measured tables: answered by the roofline, with or without the optional package.
@@ -51,7 +53,8 @@ def test_the_contract(predictor: Predictor) -> None:
     assert set(answer) >= CONTRACT
     for metric in ("ttft_ms", "tpot_ms", "e2e_ms"):
         found = answer[metric]
-        assert list(found) == ["mean", "p50", "p90", "p95", "p99", "lo", "hi"]
+        bounds = [f"p{q}_{end}" for q in (90, 95, 99) for end in ("lo", "hi")]
+        assert list(found) == ["mean", "p50", "p90", "p95", "p99", "lo", "hi", *bounds]
         assert found["p50"] <= found["p90"] <= found["p95"] <= found["p99"]
         assert found["lo"] <= found["mean"] <= found["hi"]
     assert answer["tier"] in _TIERS
@@ -89,6 +92,24 @@ def test_outputs_of_one_token_have_no_tpot(predictor: Predictor) -> None:
     answer = _answer(predictor, osl=1)
     assert answer["tpot_ms"]["mean"] is None
     assert "outputs of one token have no TPOT" in answer["warnings"]
+
+
+def test_tables_that_fail_are_warned_of_and_shapes_that_were_not_measured_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(_query: Any) -> Any:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(ladder.aiconfigurator, "require", lambda: None)
+    monkeypatch.setattr(ladder.aiconfigurator, "installed", lambda: True)
+    monkeypatch.setattr(ladder.aiconfigurator, "shipped_models", frozenset)
+    monkeypatch.setattr(ladder.aiconfigurator, "compile_query", broken)
+    answer = _answer(Predictor(store=TableStore(tmp_path)), system="h100")
+    assert answer["tier"] == "roofline"
+    (said,) = [line for line in answer["warnings"] if "tables failed" in line]
+    assert "ZeroDivisionError: division by zero" in said and "times are from" in said
+    unmeasured = Provenance(tier="roofline", source="roofline", notes=["vllm 1 SILICON: table-miss: no such shape"])
+    assert table_failures([unmeasured]) == []
 
 
 def test_the_same_engine_is_tabulated_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
