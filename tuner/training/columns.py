@@ -85,6 +85,9 @@ class Columns:
     elementwise: Array
     accumulate_bytes: Array
     handovers: Array
+    beside_weights: Array
+    optimizer_bytes: Array
+    flat_copies: Array
     peak: Array
     wide_peak: Array  # of what narrow formats leave alone: attention, output layer
     bandwidth: Array
@@ -163,8 +166,9 @@ def _row(case: TrainingCase, pool: TrainingPool) -> tuple[tuple[float, ...], tup
         plan.sp, CONTEXT_CODE[plan.cp_mode], VOCABULARY_CODE[plan.vocab_parallel],
         plan.attention == "flash", plan.gradient_bytes, _state_bytes(plan), plan.overlap_dp,
         plan.overlap_tp, plan.overlap_pp, _WEIGHT_BYTES[plan.precision],
-        traits.forward_slots, traits.elementwise, traits.accumulate_bytes,
-        traits.handovers,
+        traits.forward_slots, traits.elementwise,
+        traits.accumulate_bytes(_WEIGHT_BYTES[plan.precision], plan.gradient_bytes),
+        traits.handovers, traits.beside_weights, traits.optimizer_bytes, traits.flat_copies,
         peak, wide_peak, gpu.memory_bandwidth_bytes_per_s, gpu.plannable_memory_bytes, intra, node,
         np.nan if host is None else host, pool.gpus_per_node, gpu.tdp_w or np.nan,
     )  # fmt: skip

@@ -91,20 +91,25 @@ def layer_time(c: Columns, h: Hardware, constants: Constants) -> LayerTime:
     # In chunks beside the GEMMs: the first chunk waits, and what is longer than the GEMMs.
     chunks, gemms = whole * (1.0 - 1.0 / c.tp), projected + mlp_forward
     beside = whole / c.tp + np.maximum(chunks - gemms, 0.0) + shared["contention"] * np.minimum(chunks, gemms)
-    traffic = np.where(c.overlap_tp > 0, beside, whole) + route
+    traffic = np.where(c.overlap_tp > 0, beside, whole)
+    # Backward, the sum of input gradients may run beside the weight-gradient GEMMs, which do not need it.
+    only = weights + mlp_weights
+    late = np.maximum(whole - only, 0.0) + shared["contention"] * np.minimum(whole, only)
+    behind = np.where(c.beside_weights > 0, np.minimum(late, traffic), traffic) + route
+    traffic = traffic + route
     half_again = 0.5 * (gemms + traffic) + elementwise
     scores_again = np.where(c.recompute > 0, forward_attention * (c.flash < 1), 0.0)
     again = np.where(c.recompute > 2, forward + traffic, np.where(c.recompute > 1, half_again, scores_again))
-    once = forward + inputs + weight + 2.0 * traffic
+    once = forward + inputs + weight + traffic + behind
 
     def taken(again: Array | float, passes: Array | float) -> LayerTime:
         busy = once + again
         stretch = _longer(busy, c.slots * passes * shared["launch_s"]) / busy
         return LayerTime(
             (forward + traffic) * stretch,
-            (inputs + weight + again + traffic) * stretch,
+            (inputs + weight + again + behind) * stretch,
             weight * stretch,
-            (passes - 1.0) * traffic,
+            (passes - 2.0) * traffic + behind,
         )
 
     every = taken(again, np.where(c.recompute > 2, 4.0, 3.0))

@@ -8,6 +8,7 @@ import numpy as np
 
 from tuner.training.columns import Array, Columns
 from tuner.training.constants import Constants
+from tuner.training.transport import BY_HOST, achieved_bytes_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,12 @@ def hardware(columns: Columns, constants: Constants) -> Hardware:
         return np.array([constants.accelerators[name][part] for name in columns.gpu_classes])[columns.gpu_class]
 
     links = np.array([constants.links[name] for name in columns.link_classes])
+    by_host = np.array([name in BY_HOST for name in columns.link_classes])
     return Hardware(
         gemm=columns.peak * share("gemm"),
         wide_gemm=columns.wide_peak * share("gemm"),
         attention=columns.wide_peak * share("attention"),
         memory=columns.bandwidth * share("memory"),
         intra=columns.intra * links[columns.intra_class],
-        node=columns.node * links[columns.inter_class],
+        node=achieved_bytes_per_s(columns.node, links[columns.inter_class], by_host[columns.inter_class]),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from tuner.training.activations import layer_bytes, plain_bytes, working_bytes
+from tuner.training.activations import held
 from tuner.training.columns import FOLDED_CODE, Array, Columns
 from tuner.training.constants import Constants
 from tuner.training.offload import waiting_layers
@@ -28,7 +28,8 @@ _INTERLACED = 1.5  # times as many in flight
 @dataclass(frozen=True, slots=True)
 class Waterfall:
     """Bytes per stage and what they are for. `gathered`: parameters fetched from other shards. `ends`: embedding
-    masks and logits. `overhead`: driver context, communication buffers, and what the allocator cannot reuse."""
+    masks and logits. `overhead`: driver context, communication buffers, flat copies
+    of the weights' size that the framework keeps, and what the allocator cannot reuse."""
 
     weights: Array
     gradients: Array
@@ -85,6 +86,7 @@ class _Pieces:
 
 def _pieces(c: Columns, stages: int) -> _Pieces:
     dense, experts = layer_parameters(c)
+    layer = held(c)
     shared = (c.vocab_parallel > 0) & (c.pp > 1)
     matrix = c.vocab * c.hidden / c.tp
     spread = np.where(c.tied > 0, 1.0, 2.0) * matrix / c.pp
@@ -107,9 +109,9 @@ def _pieces(c: Columns, stages: int) -> _Pieces:
         last_matrices=np.where(folded, 0.0, end),
         fetched=np.where(c.zero > 2, _GATHERED_LAYERS * c.element_bytes * (dense + experts), 0.0),
         flight=flight,
-        held=layer_bytes(c),
-        plain=plain_bytes(c),
-        working=working_bytes(c) + _WORKSPACE_BYTES,
+        held=layer.kept,
+        plain=layer.plain,
+        working=layer.working + _WORKSPACE_BYTES,
         mask=tokens * c.hidden / np.where(c.sp > 0, c.tp, 1.0),
         first_ends=np.where(folded, logits, inner),
         inner_ends=inner,
@@ -140,14 +142,16 @@ def memory(c: Columns, constants: Constants, stages: int) -> Waterfall:
     fetched = np.repeat(has.fetched[:, None], stages, axis=1)
     tensors = weights + gradients + optimizer + fetched + activations + boundary
     extra = constants.shared["reserved_bytes"] + constants.shared["fragmentation"] * tensors
+    extra = extra + c.flat_copies[:, None] * weights
     return Waterfall(weights, gradients, optimizer, fetched, activations, boundary, extra)
 
 
 def stage_totals(c: Columns, constants: Constants, stages: int) -> Array:
     """`memory(...).total` without its parts: what a search needs."""
     has = _pieces(c, stages)
-    layer, end = sum(has.layer), sum(has.matrix)
     slack = 1.0 + constants.shared["fragmentation"]
+    copies = c.flat_copies / slack
+    layer, end = sum(has.layer) + copies * has.layer[0], sum(has.matrix) + copies * has.matrix[0]
     common = slack * (has.fetched + has.working) + constants.shared["reserved_bytes"]
     kept, once = _kept(c, has, c.most)
     inner = slack * (c.most * layer + has.inner_matrices * end + has.inner_ends + once) + common

@@ -5,6 +5,7 @@ from __future__ import annotations
 from controlplane.catalog import load
 from controlplane.model.training import TrainingPool
 from tuner.training.constants import Constants
+from tuner.training.transport import achieved_bytes_per_s
 
 ACROSS_NIC = "eth-25"  # what nodes of unlike NICs are taken to share where nothing else is said
 
@@ -23,7 +24,7 @@ def across_bytes_per_s(pool: TrainingPool, constants: Constants) -> float:
         line = load().nics[ACROSS_NIC].line_rate_bytes_per_s
         assert line is not None
         rate = line
-    return rate * constants.links["tcp"]
+    return float(achieved_bytes_per_s(rate, constants.links["tcp"], True))
 
 
 def assumes_ethernet(pools: tuple[TrainingPool, ...]) -> bool:

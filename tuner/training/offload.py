@@ -27,7 +27,7 @@ _BUFFERS = 2.0  # layers whose activations are on their way down or up
 def optimizer_time(c: Columns, h: Hardware) -> Array:
     """The update of a rank's share of the parameters, wherever it happens."""
     updated = updated_parameters(c)
-    plain = OPTIMIZER_BYTES * updated / h.memory
+    plain = c.optimizer_bytes * updated / h.memory
     if not np.any(c.optimizer_offload > 0):
         return np.asarray(plain)
     rates = _rates()

@@ -18,14 +18,20 @@ _GPT2 = TrainingModel(
 )  # fmt: skip
 _BLOCKS = 30  # of the pipeline module: 3 before and 3 after the 24 transformer layers
 _EDGE = 3
-_G4DN = TrainingPool(gpu="t4", gpus=16, gpus_per_node=4, inter_gb_s=6.25, nic="unknown")
-_P3 = TrainingPool(gpu="v100-sxm2-16gb", gpus=12, gpus_per_node=4, inter_gb_s=1.25, nic="unknown")
-_G4DN_ONE = TrainingPool(gpu="t4", gpus=4, gpus_per_node=4, inter_gb_s=6.25, nic="unknown")
+_G4DN = TrainingPool(gpu="t4", gpus=16, gpus_per_node=4, inter_gb_s=6.25, nic="eth-25")
+_P3 = TrainingPool(gpu="v100-sxm2-16gb", gpus=12, gpus_per_node=4, inter_gb_s=1.25, nic="eth-25")
+_BOTH = TrainingPool(gpu="t4", gpus=16, gpus_per_node=4, inter_gb_s=1.25, nic="eth-25")  # the slower of each
+_G4DN_ONE = TrainingPool(gpu="t4", gpus=4, gpus_per_node=4, inter_gb_s=6.25, nic="eth-25")
+
+
+# Gradients are reduced in single precision and nothing is recomputed: the launch script and DeepSpeed configuration of
+# the AMP repository say so.
+_AMP = "node order P3, P3, P3, G4dn; no recomputation, fp32 gradient reduction; the uneven GAN model is not scored"
 
 
 def amp(path: Path) -> Table:
     """16 accelerators on EC2. Trials out of memory or time have no measurement; they are listed, not scored."""
-    table = Table("amp", assumed="node order P3, P3, P3, G4dn; full recomputation; the uneven GAN model is not scored")
+    table = Table("amp", assumed=_AMP)
     for line, record in records(path):
         experiment = record["experiment"]
         try:
@@ -57,19 +63,25 @@ def _amp_case(record: dict[str, str], experiment: str) -> TrainingCase:
     pools: tuple[TrainingPool, ...] = (_G4DN,)
     places: tuple[int, ...] = ()
     if experiment == "het_cluster":
-        pools = (_P3, _G4DN_ONE)
-        per_stage = tp * dp
-        places = tuple(int((stage + 1) * per_stage > _P3.gpus) for stage in range(pp))
+        pools = (_P3, _G4DN_ONE, _BOTH)
+        places = tuple(_place(stage * tp * dp, (stage + 1) * tp * dp) for stage in range(pp))
     return TrainingCase(
         model=_GPT2,
         pools=pools,
         stage_pools=places,
         plan=ParallelPlan(
             tp=tp, dp=dp, pp=pp, micro_batch=whole(record, "micro_batch"), global_batch=32, precision="fp16",
-            recompute="full", framework="megatron-deepspeed", attention="unfused", gradient_bytes=2,
+            framework="megatron-deepspeed", attention="unfused", gradient_bytes=4,
             layers_per_stage=layers,
         ),
     )  # fmt: skip
+
+
+def _place(first: int, end: int) -> int:
+    """The pool of ranks `first` to `end`: P3 nodes come first; a stage on both kinds goes at the slower side's pace."""
+    if end <= _P3.gpus:
+        return 0
+    return 1 if first >= _P3.gpus else 2
 
 
 _SAILOR_MODELS = {
@@ -84,7 +96,8 @@ _SLOWEST_FIRST = ("RTX-2080", "Titan-RTX", "RTX-3090", "GH-96")
 
 
 def sailor(path: Path) -> Table:
-    """GH200 nodes of 4 with Slingshot, and a mixed workstation cluster. Layer counts include embedding and head."""
+    """GH200 nodes of 4 with Slingshot, and a mixed workstation cluster. Layer counts include embedding and head. The
+    memory is what the driver reports for the accelerator, allocator cache and all."""
     table = Table("sailor", assumed="TF32 matrix products on fp32 tensors, Adam, no dropout, unfused attention")
     for line, record in records(path):
         if record["flag"]:
@@ -100,7 +113,7 @@ def sailor(path: Path) -> Table:
         plan = case.plan
         table.rows.append(Row(line=line, case=case, size=record["model"],
                               pattern=f"{record['cluster']} t{plan.tp}d{plan.dp}p{plan.pp}", iteration_s=seconds,
-                              memory_bytes=peak))  # fmt: skip
+                              memory_bytes=peak, whole_process=True))  # fmt: skip
     return table
 
 

@@ -124,6 +124,10 @@ def test_known_defects_are_dropped() -> None:
     assert len(table.dropped) == 3 and all("SUSPECT" in reason for _, reason in table.dropped)
     table = mixed.amp(FOLDER / "amp_real_trials.csv")
     assert sum("inf" in reason for _, reason in table.dropped) == 34
+    mixed_rows = [row for row in table.rows if row.size == "het_cluster"]
+    # A stage that lies on both kinds of nodes goes at the slower accelerator's and the slower network's pace.
+    assert {row.case.stage_pools for row in mixed_rows if row.case.plan.pp == 1} == {(2,)}
+    assert {row.case.stage_pools for row in mixed_rows if row.case.plan.pp == 4} == {(0, 0, 0, 1)}
     assert len(megatron.megascale(FOLDER / "megascale_table2.csv").rows) == 4
 
 

@@ -102,6 +102,17 @@ def test_totals_are_the_waterfalls(schedule: str, vocabulary: str) -> None:
         assert stage_totals(c, shipped(), pp) == pytest.approx(memory(c, shipped(), pp).total)
 
 
+def test_flat_copies_of_the_weights_are_overhead() -> None:
+    def overhead(framework: str) -> Any:
+        c = one(tp=4, pp=2, dp=2, framework=framework)
+        found = memory(c, shipped(), 2)
+        assert stage_totals(c, shipped(), 2) == pytest.approx(found.total)
+        return found.overhead, found.weights
+
+    (plain, _), (kept, weights) = overhead("megatron-lm"), overhead("eager")
+    assert kept - plain == pytest.approx(2.0 * weights)
+
+
 def test_first_stages_hold_more_micro_batches() -> None:
     found = waterfall(case(), shipped()).activations[0]
     assert np.all(np.diff(found) < 0)
