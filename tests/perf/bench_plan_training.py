@@ -1,7 +1,8 @@
 """Planning of training: from the question to a proven plan, one core, everything that Megatron-LM launches.
 
 `gpt3_1024_s`, `gpt3_4096_s`: GPT-3 175B on A100 with 1536 and 4096 sequences, all divisors for TP, PP, DP, CP,
-micro-batch and virtual stages, both schedules, recomputation, optimizer sharding and sequence parallelism.
+micro-batch and virtual stages, both schedules, recomputation of all, some or no layers, ZeRO 0 to 3, offload, ring and
+Ulysses, sequence parallelism.
 `llama405b_16384_s`: Llama 3.1 405B on 16,384 H100, the same space, and how far the plan is from the bound. The
 answer's explanation (interval, front, why not) is part of the time, reading the catalogue is not.
 
