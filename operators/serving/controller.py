@@ -42,7 +42,8 @@ from operators.serving.prepared import Prepared, Preparer, deployment_of, status
 from operators.serving.reasons import Reason
 from operators.serving.repair import with_failure
 from operators.serving.room import Room, Supply
-from operators.serving.routers import routing_names
+from operators.serving.routers import DEPLOYMENTS as ROUTER_DEPLOYMENTS
+from operators.serving.routers import OWN_ROUTERS, routing_names
 from operators.serving.rows import DeploymentRow
 from operators.serving.snapshot import NodeState, Notes, Outlook, PlanSettings, Snapshot, Taken
 from operators.serving.status import only_details, undecided
@@ -247,8 +248,16 @@ class ServingController:
             notes=self._notes.get(row.key, Notes()),
             taken=self._taken.get(row.key, ()),
             outlook=outlook,
+            router_ready=self._router_ready(row, deployment),
             shares=shares_of(None if outlook is None else outlook.plan),
         )
+
+    def _router_ready(self, row: DeploymentRow, deployment: ServingDeployment) -> bool:
+        routers = self._routed.get(ROUTER_DEPLOYMENTS)
+        if deployment.spec.routing.router not in OWN_ROUTERS or routers is None:
+            return True
+        router = routers.store.get(key_of(row.namespace, routing_names(row.name)[1]))
+        return router is not None and router.ready_pods > 0
 
     def _owned(self, row: DeploymentRow) -> dict[tuple[str, str], Shape]:
         found: dict[tuple[str, str], Shape] = {}
@@ -361,5 +370,9 @@ class ServingController:
 
     def _owned_changed(self, old: OwnedRow | None, new: OwnedRow | None) -> None:
         row = new or old
-        if row is not None and row.deployment and (old is None or new is None or old.shape != new.shape):
+        if row is not None and row.deployment and (old is None or new is None or _differ(old, new)):
             self.controller.enqueue(key_of(row.namespace, row.deployment))
+
+
+def _differ(old: OwnedRow, new: OwnedRow) -> bool:
+    return old.shape != new.shape or (old.ready_pods > 0) != (new.ready_pods > 0)

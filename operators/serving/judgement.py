@@ -51,6 +51,10 @@ def judge(draft: Draft) -> Verdict:
         return _both("True" if reached else "False", Reason.NAME_CONFLICT, f"{counts}; {said}", "False")
     if spec.replicas == 0:
         return Verdict("True", Reason.SCALED_TO_ZERO, "no replicas are wanted", progressing, why, detail)
+    if ready >= enough and not draft.snapshot.router_ready:
+        name = draft.snapshot.deployment.metadata.name
+        said = f"the router does not answer yet: kubectl describe deployment {name}-router says why"
+        return Verdict("False", Reason.ROUTER_UNAVAILABLE, f"{counts}; {said}", progressing, why, detail)
     if ready >= enough:
         if why in (Reason.ROLLOUT_STALLED, Reason.NO_ROOM_FOR_SURGE, Reason.ROLLING_OUT, Reason.MOVING_TO_BETTER):
             return Verdict("True", why, f"{counts}; {detail}", progressing, why, detail)

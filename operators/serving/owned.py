@@ -53,17 +53,23 @@ class BudgetWire(Wire):
     spec: _BudgetSpec = msgspec.field(default_factory=_BudgetSpec)
 
 
+class _RoutedStatus(Wire):
+    readyReplicas: int = 0
+
+
 class RoutedWire(Wire):
-    """A router's Deployment or an object for a gateway: only who owns it and what was applied."""
+    """A router's Deployment or an object for a gateway: only who owns it, what was applied, and whether it answers."""
 
     metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
+    status: _RoutedStatus = msgspec.field(default_factory=_RoutedStatus)
 
 
 class OwnedRow(Row):
-    """`deployment`: name of the ServingDeployment its label gives."""
+    """`deployment`: name of the ServingDeployment its label gives. `ready_pods`: of a router's Deployment."""
 
     deployment: str
     shape: Shape
+    ready_pods: int = 0
 
     @property
     def owner_uid(self) -> str:
@@ -88,7 +94,9 @@ def budget_row(wire: BudgetWire) -> OwnedRow:
 
 def routed_row(wire: RoutedWire) -> OwnedRow:
     """Cached form of an object that stands between clients and replicas."""
-    return _row(wire.metadata, _routed_shape(wire))
+    row = _row(wire.metadata, _routed_shape(wire))
+    row.ready_pods = wire.status.readyReplicas
+    return row
 
 
 def shape_of(resource: str, manifest: dict[str, Any]) -> Shape:

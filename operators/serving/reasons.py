@@ -30,6 +30,7 @@ class Reason(StrEnum):
     PODS_REFUSED = "PodsRefused"  # the API server does not let us create the pods: quota, admission
     POD_UNSCHEDULABLE = "PodUnschedulable"  # the scheduler binds the pods to none of the nodes placement chose
     NODE_LOST = "NodeLost"
+    ROUTER_UNAVAILABLE = "RouterUnavailable"  # the engines answer, the router in front of them does not
     NAME_CONFLICT = "NameConflict"  # somebody else's Service or PodDisruptionBudget has the name we need
     PLANNING = "Planning"  # the planner is at work on an auto deployment
     PLANNED = "Planned"

@@ -23,6 +23,8 @@ INFERENCE_OBJECTIVES = "inferenceobjectives"
 HTTP_ROUTES = "httproutes"
 ROUTED = (DEPLOYMENTS, INFERENCE_POOLS, INFERENCE_OBJECTIVES, HTTP_ROUTES)
 """Plurals of the objects made here."""
+OWN_ROUTERS: tuple[RouterName, ...] = ("sglang-router", "vllm-router")
+"""Routers whose pods we start."""
 
 # Gateway API inference extension v1.0 and later: the pool is stable, objectives are still of the experimental group.
 POOL_GROUP = "inference.networking.k8s.io"

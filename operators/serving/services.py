@@ -6,6 +6,7 @@ from typing import Any
 
 from controlplane.model import labels
 from controlplane.model.resource import API_VERSION
+from controlplane.model.routers import SPLITS
 from controlplane.model.serving import ServingDeployment
 from operators.serving.names import gang_service_name
 from operators.serving.probes import PORT_NAME
@@ -28,7 +29,7 @@ def owner_reference(deployment: ServingDeployment) -> dict[str, Any]:
 def service(deployment: ServingDeployment) -> dict[str, Any]:
     """Where clients reach the deployment: its router where it has one of its own, else the leaders that are ready,
     whatever engine and port each has."""
-    behind_router = deployment.spec.routing.router in ("sglang-router", "vllm-router")
+    behind_router = deployment.spec.routing.router in SPLITS  # the routers that have pods of their own
     selected = {labels.ROUTER: deployment.metadata.name} if behind_router else _leaders(deployment)
     return owned_object(
         deployment,

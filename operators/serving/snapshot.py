@@ -115,7 +115,7 @@ class Snapshot:
     `templates`: one per choice, in order; empty when there are `errors`. `pods`: all that carry the deployment's name,
     other owners' too. `owned`: shapes of our Services and budget by (resource, name) as the API server has them.
     `taken`: which of them could not be written last time. `outlook`: of an auto deployment, whose planned choices stand
-    in `deployment.spec` like explicit ones. `role`: of separate roles, the one that this is about (see `parts`).
+    in `deployment.spec` like explicit ones. `router_ready`: whether the router's pod answers, where it is ours to start. `role`: of separate roles, the one that this is about (see `parts`).
     `shares`: replicas of each choice of a planned mix, by position; empty where any split will do.
     """
 
@@ -129,5 +129,6 @@ class Snapshot:
     notes: Notes = field(default_factory=Notes)
     taken: tuple[Taken, ...] = ()
     outlook: Outlook | None = None
+    router_ready: bool = True
     shares: Mapping[int, int] = field(default_factory=dict)
     role: ReplicaRole = "Aggregated"
