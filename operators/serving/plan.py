@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from controlplane.model.actions import Action, Apply, AwaitRoom, Delete, DeletePod, Remember, Requeue, WriteStatus
+from controlplane.model.actions import Action, AwaitRoom, DeletePod, Remember, Requeue, WriteStatus
 from operators.placement import GangRequest, Placement, Refusal, TopologyNeed
 from operators.placement.reasons import ORDER
 from operators.placement.reasons import Reason as PlacementReason
 from operators.serving import status
 from operators.serving.better import move_up
 from operators.serving.draft import Draft
-from operators.serving.names import gang_service_name
-from operators.serving.owned import BUDGETS, SERVICES, owner_of, shape_of
+from operators.serving.objects import objects
 from operators.serving.parts import joined, parts
 from operators.serving.placing import BackingOff, Placed, attempt, hold, peers_of, request_of
 from operators.serving.reasons import Reason
-from operators.serving.render import headless_service, pod_disruption_budget, pod_name, service
+from operators.serving.render import pod_name
 from operators.serving.repair import Repair, backed_off, bound_since, repairs, with_stranded
 from operators.serving.replicas import Replica, gather, trouble
 from operators.serving.rollout import Stock, moving, to_create, to_leave
-from operators.serving.routers import ROUTED, routing_objects
 from operators.serving.shares import standings
 from operators.serving.slots import free_slot
 from operators.serving.snapshot import BackOff, NodeState, PlanSettings, Snapshot
@@ -34,7 +32,7 @@ def decide(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> list[Act
     """What to do about one deployment now. Order matters: objects, deletions, creations, then the status that tells of
     them. Raises nothing of its own; `snapshot.placer` holds the room of every pod to be created."""
     drafts = [_drafted(part, settings, now_s) for part in parts(snapshot)]
-    out = _objects(snapshot, drafts)
+    out = objects(snapshot, drafts)
     out += [action for draft in drafts for action in draft.actions if isinstance(action, DeletePod)]
     out += [action for draft in drafts for action in draft.actions if not isinstance(action, DeletePod)]
     written, events = status.build(snapshot, drafts)
@@ -277,49 +275,3 @@ def _waits(snapshot: Snapshot, drafts: Sequence[Draft]) -> list[Action]:
     # Those that miss replicas come before those that only wish for better ones.
     rank += 0 if missing else len(_PRIORITY_RANK)
     return [AwaitRoom(rank, 0.0 if created is None else created.timestamp())]
-
-
-def _objects(snapshot: Snapshot, drafts: Sequence[Draft]) -> list[Action]:
-    """Services, budget and routing, where what the API server has is not what we would write."""
-    if snapshot.errors:
-        return []
-    deployment = snapshot.deployment
-    gang_pods = _gang_pods(drafts)
-    counted = _pods(drafts) if deployment.spec.roles is not None else gang_pods
-    wanted = [(SERVICES, service(deployment)), (BUDGETS, pod_disruption_budget(deployment, counted))]
-    headless = gang_service_name(deployment.metadata.name)
-    out: list[Action] = []
-    if gang_pods is not None:
-        wanted.insert(0, (SERVICES, headless_service(deployment)))
-    else:
-        # Its name may be somebody else's, or our predecessor's: only what we own is ours to delete.
-        shape = snapshot.owned.get((SERVICES, headless))
-        ours = shape is not None and owner_of(shape) == deployment.metadata.uid
-        if ours and not any(p.rank for p in snapshot.pods):
-            out.append(Delete(SERVICES, headless))
-    if snapshot.templates:
-        settings, port = snapshot.templates[0].settings, snapshot.templates[0].engine_facts.port
-        wanted += routing_objects(deployment, settings.routers, port)
-    named = {(resource, manifest["metadata"]["name"]) for resource, manifest in wanted}
-    for (resource, name), shape in sorted(snapshot.owned.items(), key=lambda item: item[0]):
-        if resource in ROUTED and (resource, name) not in named and owner_of(shape) == deployment.metadata.uid:
-            out.append(Delete(resource, name))
-    for resource, manifest in wanted:
-        if snapshot.owned.get((resource, manifest["metadata"]["name"])) != shape_of(resource, manifest):
-            out.append(Apply(resource, manifest))
-    return out
-
-
-def _gang_pods(drafts: Sequence[Draft]) -> int | None:
-    """Pods that the placed replicas should have, when a replica of several pods is among them."""
-    return _pods(drafts) if any(size > 1 for draft in drafts for size in _sizes(draft)) else None
-
-
-def _pods(drafts: Sequence[Draft]) -> int:
-    return sum(size for draft in drafts for size in _sizes(draft))
-
-
-def _sizes(draft: Draft) -> list[int]:
-    sizes = [made.template.pods for made in draft.made]
-    kept = draft.kept
-    return sizes + [replica.template.pods if replica.template is not None else len(replica.alive) for replica in kept]
