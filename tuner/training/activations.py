@@ -50,11 +50,6 @@ def plain_bytes(c: Columns) -> Array:
     return held(c).plain
 
 
-def working_bytes(c: Columns) -> Array:
-    """`held(c).working`."""
-    return held(c).working
-
-
 def _whole(c: Columns) -> tuple[Array, Array]:
     """What a layer keeps without scores, and its input alone."""
     tokens = c.micro_batch * c.seq / c.cp

@@ -66,9 +66,10 @@ def _key(question: PlanQuestion) -> tuple[tuple[Any, ...], ...]:
     modes: list[tuple[int, int]] = []
     for word in rules.recompute[attention]:
         if free("recompute", word):
-            counts: tuple[int, ...] = (0, FEWEST) if word == "full" and rules.partial_recompute else (0,)
+            part = word == "full" and rules.partial_recompute
+            # Who asks for full recomputation alone means all layers.
+            counts: tuple[int, ...] = (0, FEWEST) if part and free("recompute", "none") else (0,)
             if "recompute_layers" in asked:
-                part = word == "full" and rules.partial_recompute
                 counts = tuple(int(n) for n in asked["recompute_layers"] if part or n == 0)
             modes += [(int(RECOMPUTE_CODE[word]), count) for count in counts]
     away: tuple[int, ...] = (0,) if rules.offload_layers == "never" else (0, FEWEST)

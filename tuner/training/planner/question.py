@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controlplane.catalog import load, nearest
-from controlplane.model.errors import InvalidSpec, UnknownName
+from controlplane.model.errors import InvalidSpec, UnknownName, Unsupported
 from controlplane.model.training import (
     ATTENTIONS,
     CONTEXT_PARALLEL,
@@ -76,7 +76,13 @@ def read_question(
                 hint="for example ib-ndr-400, and how many a node has",
             )  # fmt: skip
     searched = {name: values for name, values in fixed.items() if name not in SINGLE}
-    return PlanQuestion(case, launchable(framework), searched)
+    rules = launchable(framework)
+    if not rules.recompute.get(case.plan.attention):
+        raise Unsupported(
+            f"{rules.version} has no such attention", field="fix.attention", value=case.plan.attention,
+            limit=", ".join(name for name, modes in rules.recompute.items() if modes),
+        )  # fmt: skip
+    return PlanQuestion(case, rules, searched)
 
 
 def fixes(items: Sequence[str]) -> dict[str, tuple[Any, ...]]:

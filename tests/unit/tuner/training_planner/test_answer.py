@@ -102,6 +102,9 @@ def test_launch_arguments_of_experts() -> None:
         ({"cluster": {**CLUSTER, "gpus": 1 << 19}}, InvalidSpec, "gpus"),
         ({"global_batch": 0}, InvalidSpec, "global_batch"),
         ({"framework": "eager"}, Unsupported, "framework"),
+        ({"framework": "fsdp", "fix": ["attention=unfused"]}, Unsupported, "fix.attention"),
+        ({"fix": ["recompute_layers=x"]}, InvalidSpec, "fix.recompute_layers"),
+        ({"fix": ["cp_mode=star"]}, InvalidSpec, "fix.cp_mode"),
         ({"seq": None}, InvalidSpec, "model.seq"),
     ],
 )

@@ -23,7 +23,7 @@ from tuner.training.iteration import iteration
 from tuner.training.planner import Planner, PlanQuestion
 from tuner.training.planner.bounds import least_seconds, least_spare_bytes
 from tuner.training.planner.fewest import leanest, open_rows
-from tuner.training.planner.launchable import theoretical
+from tuner.training.planner.launchable import launchable, theoretical
 from tuner.training.planner.rows import PP, as_columns, plan_of
 from tuner.training.planner.search import memory_limit, search, spare_bytes
 from tuner.training.planner.space import cells, leaves
@@ -119,6 +119,8 @@ def test_the_search_finds_what_brute_force_finds(asked: PlanQuestion) -> None:
         question(BIG, ("attention=unfused", "overlap_dp=false"), gpus=64, batch=96),
         question(BIG, ("overlap_tp=true",), gpus=64, batch=96, gpu="h100-sxm-80gb"),
         question(EXPERTS),
+        replace(question(BIG, gpus=64, batch=96), rules=launchable("fsdp")),
+        replace(question(EXPERTS), rules=launchable("megatron-deepspeed")),
         replace(question(BIG, gpus=64, batch=96), rules=theoretical()),
         replace(question(EXPERTS), rules=theoretical()),
     ],
@@ -185,6 +187,13 @@ def test_a_choice_already_made_is_kept_and_never_faster() -> None:
         for row in found.rows:
             plan = plan_of(asked, row)
             assert all(getattr(plan, name) in values for name, values in asked.fixed.items())
+
+
+def test_full_recomputation_asked_for_is_all_of_it() -> None:
+    asked = question(BIG, ("recompute=full",), gpus=64, batch=96)
+    assert all(plan_of(asked, row).recompute_layers == 0 for row in search(asked, shipped()).rows)
+    part = question(BIG, ("recompute=full", "recompute_layers=2"), gpus=64, batch=96)
+    assert {plan_of(part, row).recompute_layers for row in search(part, shipped()).rows} == {2}
 
 
 def test_what_fits_nowhere_names_the_nearest_plan_its_bytes_and_the_choice_in_the_way() -> None:
