@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Protocol
 
 from controlplane.model.plans import PlanRequest, ServingPlan
-from controlplane.model.tuning import LeasedTrial, Measurement, Proposal, Renewal, Told, Verdict
+from controlplane.model.tuning import LeasedTrial, Outcome, Proposal, Renewal, Told
+from controlplane.model.tuning_job import TuningSpec
 
 
 class ServingPlanner(Protocol):
@@ -62,8 +63,40 @@ class TrialStore(Protocol):
         """Keep it. Says whether it is still ours and whether the job was cancelled."""
         ...
 
-    def tell(
-        self, leased: LeasedTrial, verdict: Verdict, measurement: Measurement | None, *, reason: str, now: datetime
-    ) -> bool:
-        """End the attempt. Infrastructure and invalid verdicts put the trial back until its attempts are used up."""
+    def tell(self, leased: LeasedTrial, outcome: Outcome, *, now: datetime) -> bool:
+        """End the attempt. Infrastructure and invalid verdicts put the trial back until its attempts are used up; of a
+        cancelled job they end it."""
+        ...
+
+    def spec(self, job: str) -> TuningSpec:
+        """What the job asks for. Raises UnknownName."""
+        ...
+
+
+class StopSignal(Protocol):
+    """Whether an attempt is to end now, without a result: `threading.Event` is one."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
+class TrialRunner(Protocol):
+    """Measures one trial on this machine. Blocks until it is over."""
+
+    def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
+        """Whatever goes wrong is an outcome with a verdict and a reason, never an exception. `stop` is polled at least
+        once a second: end, leave nothing running, the outcome does not count."""
+        ...
+
+
+class TrialQueue(Protocol):
+    """Tells workers that there is something to do. May lose, repeat and delay: the store is the truth."""
+
+    def trial(self, trial: str) -> None:
+        """This trial waits."""
+        ...
+
+    def job(self, job: str) -> None:
+        """Something of this job changed: its driver may have something to ask."""
         ...

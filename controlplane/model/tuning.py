@@ -128,6 +128,25 @@ class TrialState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class TrialPurpose(StrEnum):
+    """Why a trial is measured. Only the first is told to the sampler."""
+
+    SEARCH = "search"
+    CONFIRM = "confirm"  # one of the best again, on a fresh seed and a fresh process
+    BASELINE = "baseline"  # the configuration in use
+
+
+class JobState(StrEnum):
+    """Life of a tuning job. PAUSED gives out no trials, those under way end; the last three are final, except that an
+    extended budget runs a DONE job again."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 class Objective(Part):
     """A metric to optimise."""
 
@@ -166,7 +185,8 @@ class Measurement(Part):
 
 class Told(Part):
     """What a sampler learns of one trial. `number` counts the study's trials from 0 in the order they were asked.
-    Pending trials have neither measurement nor verdict."""
+    Pending trials have neither measurement nor verdict; `dropped` ones ended without a result that says anything about
+    their setting (infrastructure, cancelled): a sampler forgets them."""
 
     number: int = Field(ge=0)
     setting: Setting
@@ -175,6 +195,7 @@ class Told(Part):
     violation: list[float] = Field(
         default_factory=list, max_length=32, description="Per limit: above 0 is broken, in the metric's unit."
     )
+    dropped: bool = False
 
 
 class Proposal(Part):
@@ -193,6 +214,23 @@ class LeasedTrial(Part):
     attempt: int
     setting: Setting
     seed: int
+    purpose: TrialPurpose = TrialPurpose.SEARCH
+
+
+class Outcome(Part):
+    """What one attempt found. `reason` says in a person's words why it is not ok (the log's last lines, what was out of
+    band); `samples` are the raw samples of its runs, as a Parquet file."""
+
+    verdict: Verdict
+    measurement: Measurement | None = None
+    reason: str = Field(default="", max_length=4096)
+    samples: bytes = Field(default=b"", max_length=16 * 2**20)
+
+    @model_validator(mode="after")
+    def _measured(self) -> Outcome:
+        if self.verdict is Verdict.OK and self.measurement is None:
+            raise ValueError("an ok attempt has a measurement")
+        return self
 
 
 class Renewal(Part):

@@ -26,7 +26,10 @@ class History:
         """Raises InvalidSpec for a value that is no finite number or an ok trial without one."""
         if told.verdict is Verdict.OK and not told.values:
             raise InvalidSpec("an ok trial has a value for each objective", field=f"trials[{told.number}].values")
-        self.trials[told.number] = told
+        if told.dropped:
+            self.trials.pop(told.number, None)
+        else:
+            self.trials[told.number] = told
 
     def pending(self) -> list[Setting]:
         """Settings under way, in their order."""
