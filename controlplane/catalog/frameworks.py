@@ -32,6 +32,7 @@ class TrainingFramework:
     offload_layers: Literal["never", "without-pipeline", "always"]
     vocab_parallel: tuple[str, ...]
     tp_beside_pipeline: bool
+    cp_beside: Literal["all", "data-parallel"]  # what may go with context parallelism
     counts_ends_as_layers: bool  # embedding and loss may take a layer's place when layers are divided
     zero_beside_cp: tuple[int, ...]
     expert_tensor: Literal["any", "instead-of-ep"]  # tensor parallelism inside an expert

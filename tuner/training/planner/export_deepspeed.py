@@ -48,6 +48,8 @@ def _check(case: TrainingCase, plan: ParallelPlan) -> None:
         refuse_unless(name, getattr(plan, name), (0,), "its groups of fewer ranks shard the optimizer with them")
     if plan.cp > 1:
         refuse_unless("cp_mode", plan.cp_mode, ("ulysses",), "it shares attention by heads")
+        for name in ("tp", "pp"):
+            refuse_unless(name, getattr(plan, name), (1,), "its sequence parallel mesh has data parallel ranks beside")
     if plan.pp > 1:
         refuse_unless("zero", plan.zero, (0, 1), "its pipeline engine takes no ZeRO-2 and ZeRO-3")
         refuse_unless("tp", plan.tp, (1,), "beside a pipeline, tensor parallelism is the model's own code")
@@ -67,10 +69,11 @@ def _check(case: TrainingCase, plan: ParallelPlan) -> None:
 
 def _config(case: TrainingCase, plan: ParallelPlan) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.micro_batches,
     }
+    if plan.tp == 1:  # its check would count tensor parallel ranks as replicas
+        found["train_batch_size"] = plan.global_batch
     if plan.precision in ("bf16", "fp16"):
         found[plan.precision] = {"enabled": True}
         found["data_types"] = {"grad_accum_dtype": "fp32" if plan.gradient_bytes == 4 else plan.precision}
@@ -87,7 +90,7 @@ def _config(case: TrainingCase, plan: ParallelPlan) -> dict[str, Any]:
     if plan.tp > 1:
         found["tensor_parallel"] = {"autotp_size": plan.tp}
     if plan.cp > 1:
-        found["sequence_parallel_size"] = plan.cp
+        found |= {"data_parallel_size": plan.dp, "sequence_parallel_size": plan.cp}
     return found
 
 
@@ -101,6 +104,8 @@ def _notes(case: TrainingCase, plan: ParallelPlan) -> list[str]:
         )
     elif plan.recompute == "full":
         found.append("the model checkpoints every layer (gradient_checkpointing_enable() of Hugging Face models)")
+    if plan.tp > 1:
+        found.append(f"each iteration takes {plan.global_batch} sequences; the file leaves the product out")
     if plan.cp > 1:
         found.append(f"attention is wrapped in DistributedAttention over groups of {plan.cp} ranks")
     if plan.ep > 1:

@@ -46,6 +46,8 @@ def _degrees(question: PlanQuestion) -> Iterator[tuple[int, ...]]:
                 dp = gpus // tp // pp // cp
                 if (cp > 1 and model.seq % (2 * cp)) or not free("cp", cp) or not free("dp", dp):
                     continue
+                if cp > 1 and tp * pp > 1 and rules.cp_beside == "data-parallel":
+                    continue
                 if question.case.plan.global_batch % dp:
                     continue
                 for ep, etp in _experts(question, tp, dp * cp):

@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_deepspeed_gets_batch_sharding_and_tensor_parallelism_in_its_file() -> N
     asked = case(**ENGINE, recompute="full")
     launch = launch_of("deepspeed", asked, asked.plan)
     config = json.loads(launch.files["deepspeed.json"])
-    assert config["train_batch_size"] == 128
+    assert "train_batch_size" not in config  # checked against all ranks, tensor parallel ones among them
     assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 32 == 128
     assert config["zero_optimization"]["stage"] == 3
     assert config["tensor_parallel"] == {"autotp_size": 2}
@@ -108,6 +109,8 @@ def test_deepspeed_leaves_stages_to_the_code_and_says_so() -> None:
         ("deepspeed", {**ENGINE, "sp": True}, "sp"),
         ("deepspeed", {**ENGINE, "precision": "fp8"}, "precision"),
         ("deepspeed", {**ENGINE, "cp": 2, "dp": 16}, "cp_mode"),
+        ("deepspeed", {**ENGINE, "cp": 2, "dp": 16, "cp_mode": "ulysses"}, "tp"),
+        ("deepspeed", {**ENGINE, "zero": 1, "tp": 1, "cp": 2, "pp": 2, "dp": 16, "cp_mode": "ulysses"}, "pp"),
         ("deepspeed", {**ENGINE, "zero": 0, "tp": 1, "pp": 4, "dp": 16, "layers_per_stage": [5, 9, 9, 9]},
          "layers_per_stage"),
         ("megatron", {**FSDP}, "framework"),
@@ -235,14 +238,19 @@ def test_torchtitan_s_parser_reads_what_was_meant(plan: dict[str, Any]) -> None:
     "plan",
     [ENGINE, {**ENGINE, "tp": 1, "dp": 64, "optimizer_offload": "cpu", "secondary_group": 8},
      {"framework": "megatron-deepspeed", "zero": 1, "pp": 4, "dp": 16},
-     {"framework": "eager", "zero": 2, "dp": 64, "precision": "fp16"}],
+     {"framework": "eager", "zero": 2, "dp": 64, "precision": "fp16"},
+     {"framework": "megatron-deepspeed", "zero": 3, "dp": 32, "cp": 2, "cp_mode": "ulysses"}],
 )  # fmt: skip
 def test_deepspeed_s_configuration_accepts_the_file(plan: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     module = pytest.importorskip("deepspeed.runtime.config", reason="DeepSpeed is not installed here")
     asked = case(**plan)
+    # A pipeline, as a mesh of data and sequence parallel ranks, tells how many replicas there are; else all ranks count.
+    replicas = asked.plan.dp if asked.plan.pp * asked.plan.cp > 1 else asked.plan.ranks
     monkeypatch.setattr(module.dist, "get_rank", lambda *_: 0)
-    monkeypatch.setattr(module.dist, "get_world_size", lambda *_: asked.plan.dp)
-    found = module.DeepSpeedConfig(json.loads(launch_of("deepspeed", asked, asked.plan).files["deepspeed.json"]))
+    monkeypatch.setattr(module.dist, "get_world_size", lambda *_: replicas)
+    mesh = SimpleNamespace(get_group=lambda mesh_dim: mesh_dim)
+    file = json.loads(launch_of("deepspeed", asked, asked.plan).files["deepspeed.json"])
+    found = module.DeepSpeedConfig(file, mesh_device=mesh)
     assert found.gradient_accumulation_steps == asked.plan.micro_batches
     assert found.zero_config.stage == asked.plan.zero
     assert found.tensor_parallel_config.autotp_size in (asked.plan.tp, 0)
