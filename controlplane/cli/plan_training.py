@@ -16,6 +16,7 @@ from controlplane.model.errors import TrimtabError
 if TYPE_CHECKING:
     from tuner.training.planner import Planner, TrainingAnswer
     from tuner.training.planner.asked import Asked
+    from tuner.training.planner.goodput import Failures
     from tuner.training.planner.whatif import Difference
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -30,6 +31,9 @@ _NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--what-if", multiple=True, metavar="CHANGE", help="Plan again with a change and say what it makes.")
 @click.option("--theoretical", is_flag=True, help="Show apart what papers describe and no framework launches.")
 @click.option("--sizes", is_flag=True, help="The same job on fewer nodes: time, energy and cost.")
+@click.option(
+    "--failures", metavar="RATE", help="Say what failures cost: llama3, rsc-1, rsc-2, or so many per node and day."
+)
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="(table)")
 @click.option(
     "--export", type=click.Choice(["megatron", "torchtitan", "deepspeed"]), help="Print the winner's launch command."
@@ -43,6 +47,7 @@ def training(
     what_if: tuple[str, ...],
     theoretical: bool,
     sizes: bool,
+    failures: str | None,
     output: str,
     export: str | None,
     report: Path | None,
@@ -73,11 +78,12 @@ def training(
 
     asked = asked_of(options, export)
     others = [(change, changed(asked, change)) for change in what_if]  # a typo is told before anything is planned
+    failing = None if failures is None else _failures(failures)
     rests_on, predictor = _constants(constants)
     planner = Planner(rests_on, predictor)
     answer = _plan(planner, asked, top, limit_s, quiet)
     differences = [(change, _difference(change, planner, answer, other, limit_s, quiet)) for change, other in others]
-    rest = _Beyond(planner, asked, answer, theoretical, sizes, limit_s)
+    rest = _Beyond(planner, asked, answer, theoretical, sizes, failing, limit_s)
     if report is not None:
         from tuner.training.planner.report import html_report  # noqa: PLC0415
         from tuner.training.planner.report_beside import beside  # noqa: PLC0415
@@ -108,25 +114,37 @@ class _Beyond:
 
     def __init__(
         self, planner: Planner, asked: Asked, answer: TrainingAnswer, theoretical: bool, sizes: bool,
-        limit_s: float | None,
+        failures: Failures | None, limit_s: float | None,
     ) -> None:  # fmt: skip
         from tuner.training.planner import beyond  # noqa: PLC0415
 
         question = asked.question()
         self.theoretical = beyond.beyond(planner, question, answer, limit_s=limit_s) if theoretical else None
         self.sizes = beyond.sizes(planner, question, answer, limit_s=limit_s) if sizes else None
+        self.failures: dict[str, Any] | None = None
+        if failures is not None:
+            from tuner.training.planner.goodput import after_loss, under_failures  # noqa: PLC0415
+
+            self.failures = under_failures(answer, answer.best[0], failures, planner.constants)
+            self.failures["after_loss"] = after_loss(planner, question, answer.best[0])
 
     def texts(self) -> list[str]:
         """For the table."""
         from controlplane.cli.plan_training_beyond import sizes_text, theoretical_text  # noqa: PLC0415
 
         found = [] if self.theoretical is None else [theoretical_text(self.theoretical)]
-        return found if self.sizes is None else [*found, sizes_text(self.sizes)]
+        found += [] if self.sizes is None else [sizes_text(self.sizes)]
+        if self.failures is not None:
+            from controlplane.cli.plan_training_failures import failures_text  # noqa: PLC0415
+
+            found.append(failures_text(self.failures, self.failures["after_loss"]))
+        return found
 
     def documents(self) -> dict[str, Any]:
         """For JSON."""
         found: dict[str, Any] = {} if self.theoretical is None else {"theoretical": self.theoretical.as_dict()}
-        return found if self.sizes is None else {**found, "sizes": [size.as_dict() for size in self.sizes]}
+        found |= {} if self.sizes is None else {"sizes": [size.as_dict() for size in self.sizes]}
+        return found if self.failures is None else {**found, "failures": self.failures}
 
 
 def _plan(planner: Planner, asked: Asked, top: int, limit_s: float | None, quiet: bool) -> TrainingAnswer:
@@ -145,6 +163,12 @@ def _difference(
     except TrimtabError as error:
         after = str(error)
     return difference(change, before, after)
+
+
+def _failures(text: str) -> Failures:
+    from tuner.training.planner.goodput import failures_of  # noqa: PLC0415
+
+    return failures_of(text)
 
 
 def _dumped(data: Any, output: str) -> str:

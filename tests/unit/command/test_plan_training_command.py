@@ -155,3 +155,15 @@ def test_theoretical_plans_and_sizes_are_shown_apart() -> None:
     assert data["theoretical"]["bound_s"] <= data["best"][0]["iteration_s"]
     assert [item["accelerators"] for item in data["sizes"]] == [32, 16, 8]
     assert "theoretical" not in json.loads(run("-o", "json", "--tp", "4").output)
+
+
+def test_two_pools_share_one_plan_and_failures_are_priced() -> None:
+    asked = ["--model", "layers=12,hidden=4096,heads=32,vocab=51200", "--seq", "2048", "--global-batch", "64",
+             "--pool", "new=a100:16,nic=hdr", "--pool", "old=v100:16,nic=edr", "--quiet"]  # fmt: skip
+    result = CliRunner().invoke(cli, ["plan", "training", *asked, "--failures", "llama3"])
+    assert result.exit_code == 0, result.output
+    for text in ("Its stages:", "layers ", "Proven", "of the time trains", "spare nodes", "Planned anew"):
+        assert text in result.output
+    data = json.loads(CliRunner().invoke(cli, ["plan", "training", *asked, "--failures", "0.01", "-o", "json"]).output)
+    assert 0.0 < data["failures"]["ettr"] < 1.0
+    assert [pool["gpu"] for pool in data["cluster"]] == ["a100-sxm-80gb", "v100-sxm2-32gb"]

@@ -82,6 +82,11 @@ class Planner:
         self._constants = shipped() if constants is None else constants
         self._predictor = Predictor(constants) if predictor is None else predictor
 
+    @property
+    def constants(self) -> Constants:
+        """What the answers rest on."""
+        return self._constants
+
     def plan(
         self, question: PlanQuestion, *, top: int = 3, progress: Progress | None = None, limit_s: float | None = None
     ) -> TrainingAnswer:
