@@ -9,14 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from controlplane.model.errors import TrimtabError
+from controlplane.model.training import TrainingCase
 from tuner.training.calibration.held_out import held_out
 from tuner.training.calibration.plan import HELD_OUT_BY
 from tuner.training.calibration.score import by_group, errors, ranking
-from tuner.training.columns import Array
+from tuner.training.checks import check
+from tuner.training.columns import Array, columns
+from tuner.training.compute import layer_time
 from tuner.training.constants import shipped
 from tuner.training.evaluate import times, waterfall
+from tuner.training.hardware import hardware
 from tuner.training.loaders.rows import Row, Table
 from tuner.training.loaders.tables import tables
+from tuner.training.loaders.variants import VARIANTS, Variant
 from tuner.training.patterns import pattern
 from tuner.training.predict import Predictor
 
@@ -71,11 +77,17 @@ def _report(name: str, table: Table, predicted: dict[int, float]) -> dict[str, A
             "per_pattern": by_group(seconds, measured, [row.pattern for row in timed]),
         }
         report["interval"] = _interval(timed, seconds, measured)
+        if table.name in VARIANTS:
+            report["spread"] = _spread(timed, measured, VARIANTS[table.name])
         if table.name == "amp":
             sizes = np.array([row.size for row in timed])
             report["ranking"] = {
                 group: ranking(seconds[sizes == group], measured[sizes == group]) for group in sorted(set(sizes))
             }
+    layers = [row for row in table.rows if row.layer_s is not None]
+    if layers:
+        found = np.array([_layer_s(row.case) for row in layers])
+        report["layer"] = errors(found, np.array([row.layer_s for row in layers], dtype=np.float64))
     weighed = [row for row in table.rows if row.memory_bytes is not None]
     if weighed:
         memory = np.array([_peak(row) for row in weighed])
@@ -86,6 +98,32 @@ def _report(name: str, table: Table, predicted: dict[int, float]) -> dict[str, A
             "per_pattern": by_group(memory, bytes_, [row.pattern for row in weighed]),
         }
     return report
+
+
+def _layer_s(case: TrainingCase) -> float:
+    rows = columns([(case, 0)], tuple(shipped().accelerators))
+    found = layer_time(rows, hardware(rows, shipped()), shipped())
+    return float(found.forward[0] + found.backward[0])
+
+
+def _spread(rows: list[Row], measured: Array, variants: dict[str, Variant]) -> dict[str, Any]:
+    """Errors with shipped constants when one thing the table does not say is read otherwise; runs that cannot be are
+    left out of that reading."""
+    found: dict[str, Any] = {}
+    for name, change in variants.items():
+        cases, truth = [], []
+        for row, seconds in zip(rows, measured, strict=True):
+            try:
+                case = change(row.case)
+                check(case)
+            except TrimtabError:
+                continue
+            cases.append(case)
+            truth.append(seconds)
+        if cases:
+            result = errors(times(cases, shipped()).seconds, np.array(truth))
+            found[name] = {key: result[key] for key in ("n", "mape_pct", "bias_pct")}
+    return found
 
 
 def _peak(row: Row) -> float:

@@ -22,9 +22,9 @@ def ptdp(path: Path) -> Table:
             pp, layers = whole(record, "pp"), whole(record, "layers")
             chunk = record["layers_per_virtual_stage"]
             vpp = layers // pp // int(float(chunk)) if chunk and pp > 1 else 1
-            case = _case(
+            case = megatron_case(
                 _gpt(record, seq=whole(record, "seq"), vocab=whole(record, "vocab")),
-                _selene(whole(record, "gpus")),
+                selene(whole(record, "gpus")),
                 tp=whole(record, "tp"), pp=pp, dp=whole(record, "dp"), vpp=vpp,
                 micro_batch=whole(record, "micro_batch"), global_batch=whole(record, "global_batch"),
                 recompute="full", attention="unfused", precision="fp16",
@@ -46,8 +46,8 @@ def korthikanti(path: Path) -> Table:
             ("iter_s_selective_plus_SP", "selective", True),
         ):
             try:
-                case = _case(
-                    _gpt(record, seq=2048, vocab=51200), _selene(whole(record, "gpus")),
+                case = megatron_case(
+                    _gpt(record, seq=2048, vocab=51200), selene(whole(record, "gpus")),
                     tp=whole(record, "tp"), pp=whole(record, "pp"), dp=1, vpp=whole(record, "interleave_m"),
                     micro_batch=whole(record, "micro_batch"), global_batch=whole(record, "global_batch"),
                     recompute=recompute, sp=sp, attention="unfused", precision="fp16",
@@ -72,9 +72,9 @@ def megascale(path: Path) -> Table:
             continue
         try:
             gpus = whole(record, "gpus")
-            model = _shape(96, 12288, 96, seq=2048, vocab=64000)
-            pool = TrainingPool(gpu="a100-sxm-80gb", gpus=gpus, gpus_per_node=8, nic="roce-200", nics_per_node=8)
-            case = _case(
+            model = gpt_shape(96, 12288, 96, seq=2048, vocab=64000)
+            pool = ampere_roce(gpus)
+            case = megatron_case(
                 model, pool, tp=8, pp=8, dp=gpus // 64, vpp=6, micro_batch=1,
                 global_batch=whole(record, "global_batch"), recompute="selective", sp=True, attention="unfused",
                 overlap_pp=True,
@@ -110,7 +110,7 @@ def h100_strong(path: Path) -> Table:
     table = Table("h100_strong", assumed=f"tp 8, pp 6 as in the weak scaling table; {_H100}")
     for line, record in records(path):
         try:
-            model = _shape(96, 12288, 96, seq=4096, vocab=131072)
+            model = gpt_shape(96, 12288, 96, seq=4096, vocab=131072)
             case = _hopper(model, whole(record, "gpus"), 8, 6, {"global_batch": "1152"})
             seconds = _from_tflops(case, number(record, "tflops_per_gpu"))
         except TrimtabError as error:
@@ -126,7 +126,7 @@ def _hopper(model: TrainingModel, gpus: int, tp: int, pp: int, record: dict[str,
     batch = whole(record, "global_batch")
     layers = model.layers // pp
     vpp = max((v for v in range(1, layers + 1) if layers % v == 0), default=1) if pp > 1 else 1
-    return _case(
+    return megatron_case(
         model, pool, tp=tp, pp=pp, dp=dp, vpp=vpp, micro_batch=1 if pp > 1 else min(4, batch // dp), global_batch=batch,
         sp=tp > 1, zero=1, overlap_dp=True, overlap_tp=tp > 1, overlap_pp=vpp > 1,
     )  # fmt: skip
@@ -136,22 +136,30 @@ def _from_tflops(case: TrainingCase, tflops: float) -> float:
     return model_flops(case.model, case.plan.global_batch) / (case.plan.ranks * tflops * 1e12)
 
 
-def _selene(gpus: int) -> TrainingPool:
+def selene(gpus: int) -> TrainingPool:
+    """Nodes of 8 A100 with 8 x 200 Gb/s InfiniBand."""
     return TrainingPool(gpu="a100-sxm-80gb", gpus=gpus, gpus_per_node=8, nic="ib-hdr-200", nics_per_node=8)
 
 
+def ampere_roce(gpus: int) -> TrainingPool:
+    """Nodes of 8 A100 with 8 x 200 Gb/s RoCE."""
+    return TrainingPool(gpu="a100-sxm-80gb", gpus=gpus, gpus_per_node=8, nic="roce-200", nics_per_node=8)
+
+
 def _gpt(record: dict[str, str], *, seq: int, vocab: int) -> TrainingModel:
-    return _shape(whole(record, "layers"), whole(record, "hidden"), whole(record, "heads"), seq=seq, vocab=vocab)
+    return gpt_shape(whole(record, "layers"), whole(record, "hidden"), whole(record, "heads"), seq=seq, vocab=vocab)
 
 
-def _shape(layers: int, hidden: int, heads: int, *, seq: int, vocab: int) -> TrainingModel:
+def gpt_shape(layers: int, hidden: int, heads: int, *, seq: int, vocab: int) -> TrainingModel:
+    """A plain GPT."""
     return TrainingModel(
         layers=layers, hidden=hidden, heads=heads, kv_heads=heads, ffn=4 * hidden, vocab=vocab, seq=seq,
         head_dim=hidden // heads,
     )  # fmt: skip
 
 
-def _case(model: TrainingModel, pool: TrainingPool, *, vpp: int = 1, **plan: Any) -> TrainingCase:
+def megatron_case(model: TrainingModel, pool: TrainingPool, *, vpp: int = 1, **plan: Any) -> TrainingCase:
+    """A checked run of Megatron-LM, interleaved where it has virtual stages."""
     case = TrainingCase(
         model=model,
         pools=(pool,),

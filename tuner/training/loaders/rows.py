@@ -23,6 +23,7 @@ class Row:
     size: str
     pattern: str
     iteration_s: float | None = None
+    layer_s: float | None = None  # forward and backward of one layer and one micro-batch
     memory_bytes: float | None = None
     whole_process: bool = False  # memory with driver context, communication buffers and allocator slack
     last_stage: bool = False  # memory of the last stage, not of the fullest

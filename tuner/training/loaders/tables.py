@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controlplane.model.errors import InvalidSpec
-from tuner.training.loaders import bridge, fsdp, golden, megatron, mixed, pipelines, scaling, vtrain
+from tuner.training.loaders import bridge, fsdp, golden, megatron, mixed, pipelines, readouts, scaling, vtrain
 from tuner.training.loaders.rows import Table
 
 Loader = Callable[[Path], Table]
@@ -29,6 +29,10 @@ _LOADERS: tuple[tuple[frozenset[str], Loader], ...] = (
     (frozenset({"what", "iter_s", "mfu_pct"}), scaling.data_parallel),
     (frozenset({"case", "Megatron-LM <br> sequences/sec"}), scaling.v100),
     (frozenset({"Tokens / sec / GPU", "#-GPUs", "EP"}), bridge.bridge),
+    (frozenset({"figure", "tflops_per_gpu_approx"}), readouts.ptdp_figures),
+    (frozenset({"experiment", "fwd_ms", "combined_ms"}), readouts.layer_table),
+    (frozenset({"system", "gpus", "mfu_pct"}), readouts.megascale_weak),
+    (frozenset({"step", "mfu_pct"}), readouts.megascale_ablation),
     (frozenset({"layer_partition", "measured_s(inf=OOM/timeout)"}), mixed.amp),
     (frozenset({"layers_per_stage", "grad_sync_s", "max_mem_bytes"}), mixed.sailor),
 )

@@ -19,6 +19,7 @@ from tuner.training.flops import model_flops
 from tuner.training.loaders import megatron, mixed, vtrain
 from tuner.training.loaders.rows import records
 from tuner.training.loaders.tables import tables
+from tuner.training.loaders.variants import VARIANTS
 
 FOLDER = Path(__file__).resolve().parents[4].parent / "shared" / "truth" / "training"
 published = pytest.mark.skipif(not FOLDER.is_dir(), reason="published tables are not kept beside the checkout")
@@ -129,6 +130,31 @@ def test_known_defects_are_dropped() -> None:
     assert {row.case.stage_pools for row in mixed_rows if row.case.plan.pp == 1} == {(2,)}
     assert {row.case.stage_pools for row in mixed_rows if row.case.plan.pp == 4} == {(0, 0, 0, 1)}
     assert len(megatron.megascale(FOLDER / "megascale_table2.csv").rows) == 4
+
+
+def test_other_readings_of_a_table_are_scored_and_impossible_ones_left_out(tmp_path: Path) -> None:
+    head = (
+        "model,heads,hidden,layers,tp,pp,dp,gpus,seq,vocab,micro_batch,global_batch,layers_per_virtual_stage,params_B,"
+    )
+    row = "x,96,12288,96,8,8,8,512,2048,51200,1,{batch},4,175,20.0"
+    (tmp_path / "table.csv").write_text(
+        "\n".join([head + "iter_time_s_derived_eq3", row.format(batch=512), row.format(batch=1024)])
+    )
+    report = score_folder(tmp_path)["tables"][0]
+    assert report["n"] == 2 and set(report["spread"]) == set(VARIANTS["ptdp"])
+    assert report["spread"]["micro-batch 1"]["mape_pct"] == report["time"]["mape_pct"]
+    assert report["spread"]["not interleaved"]["bias_pct"] > report["time"]["bias_pct"]
+    for name, readings in VARIANTS.items():
+        assert readings, name
+
+
+@published
+def test_small_tables_are_read() -> None:
+    found = {report["table"]: report for report in score_folder(FOLDER)["tables"]}
+    assert found["korthikanti_layer"]["n"] == 5 and found["korthikanti_layer"]["layer"]["mape_pct"] < 4
+    assert found["ptdp_figures"]["n"] == 14 and found["ptdp_figures"]["time"]["mape_pct"] < 10
+    assert found["megascale_weak"]["n"] == 3 and found["megascale_weak"]["dropped"] == 3
+    assert found["megascale_ablation"]["n"] == 1 and found["megascale_ablation"]["dropped"] == 8
 
 
 @published
