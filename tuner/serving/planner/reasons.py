@@ -77,7 +77,9 @@ def not_searched(left: Sequence[Candidate], best: Candidate | None, tables: int)
     """What a search that ended early leaves open; None where it left nothing."""
     if not left:
         return None
-    said = f"{len(left)} deployments were not searched: {tables} step tables are the most for one question"
+    said = (
+        f"{len(left)} deployments were not searched: {tables} step tables had been asked for, enough for one question"
+    )
     if best is None or best.rank[0] <= 0:
         return f"{said}; allow fewer pools or engines, or loosen the SLO, to have them searched"
     gain = max(candidate.rank[0] for candidate in left) / best.rank[0] - 1

@@ -137,7 +137,7 @@ def test_what_was_not_searched_is_said(monkeypatch):
     pieces = FakePieces()
     early = plan(pieces, allowed=Allowed(), **asked)
     assert early.best and len({label.split(" on ")[0] for label in pieces.tables}) <= 3
-    assert "deployments were not searched: 3 step tables are the most for one question" in early.remarks[0]
+    assert "deployments were not searched: 3 step tables had been asked for" in early.remarks[0]
     assert any(item.reason == "NotSearched" for item in early.why_not)
     assert early.best[0].score == pytest.approx(whole.best[0].score)
 
