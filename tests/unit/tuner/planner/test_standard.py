@@ -7,6 +7,7 @@ from controlplane.model.routing import Routing
 from controlplane.model.serving import LatencyTarget, Slo
 from tests.unit.tuner.planner.fakes import pool, request
 from tuner.serving.planner import Installation, Planner
+from tuner.serving.step import ladder
 
 TOLD = Installation(images={"vllm/amd": "registry/vllm-rocm:1"})
 SHORT = Workload(rate_per_second=4.0, input=Lengths(tokens=1024), output=Lengths(tokens=64))
@@ -109,3 +110,16 @@ def test_separate_roles_are_predicted_with_their_link():
     pairs = [item for item in answer.best if len(item.roles) == 2]
     assert pairs and {role.role for role in pairs[0].roles} == {"prefill", "decode"}
     assert pairs[0].prediction.slo_attained >= 0.95
+
+
+def test_a_plan_on_tables_that_failed_says_so(monkeypatch):
+    def broken(_query):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(ladder.aiconfigurator, "require", lambda: None)
+    monkeypatch.setattr(ladder.aiconfigurator, "installed", lambda: True)
+    monkeypatch.setattr(ladder.aiconfigurator, "shipped_models", frozenset)
+    monkeypatch.setattr(ladder.aiconfigurator, "compile_query", broken)
+    found = plan(pools=[pool("h100", "h100-sxm-80gb", 8)]).best[0].prediction
+    assert found.provenance.tier == "roofline"
+    assert any("measured tables failed" in said and "ZeroDivisionError" in said for said in found.warnings)
