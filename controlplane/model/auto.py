@@ -5,8 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from controlplane.model.choice import AcceleratorChoice
-from controlplane.model.plans import Allowed, CalibrationUsed, Lengths, Objective, Prediction, Role, Workload
+from controlplane.model.plans import Allowed, CalibrationUsed, Lengths, Objective, PlannedRole, Prediction, Workload
 from controlplane.model.resource import Part, StatusPart
 from controlplane.model.routers import RouterPolicy
 
@@ -36,19 +35,10 @@ class Auto(Part):
     objective: Objective = Field(default="goodput-per-accelerator", description="What better means.")
 
 
-class PlannedChoice(StatusPart):
-    """Replicas of one shape in one pool, as planned."""
-
-    role: Role = Field(description="What the replicas do; only aggregated ones are deployed.")
-    pool: str = Field(description="GPUPool.")
-    replicas: int = Field(description="Replicas planned there.")
-    choice: AcceleratorChoice = Field(description="Accelerator and engine shape, as in spec.explicit.choices.")
-
-
 class PlannedCandidate(StatusPart):
     """One deployment of the plan, with what is expected of it."""
 
-    choices: list[PlannedChoice] = Field(max_length=16, description="What runs where.")
+    choices: list[PlannedRole] = Field(max_length=16, description="What runs where.")
     accelerators: int = Field(description="Accelerators of all replicas together.")
     score: float | None = Field(default=None, description="The objective's value.")
     prediction: Prediction | None = Field(default=None, description="Latencies with intervals, goodput, power, cost.")

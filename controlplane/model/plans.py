@@ -180,12 +180,12 @@ class Prediction(StatusPart):
 
 
 class PlannedRole(StatusPart):
-    """Replicas of one shape in one pool."""
+    """Replicas of one shape in one pool, as planned."""
 
-    role: Role
-    pool: str
-    replicas: int
-    choice: AcceleratorChoice
+    role: Role = Field(description="What the replicas do; only aggregated ones are deployed.")
+    pool: str = Field(description="GPUPool.")
+    replicas: int = Field(description="Replicas planned there.")
+    choice: AcceleratorChoice = Field(description="Accelerator and engine shape, as in spec.explicit.choices.")
 
 
 class ServingCandidate(StatusPart):

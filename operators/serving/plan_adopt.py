@@ -13,12 +13,11 @@ from controlplane.model.auto import (
     REMARKS_MAX,
     PlanLoser,
     PlannedCandidate,
-    PlannedChoice,
     PlanStatus,
 )
 from controlplane.model.choice import AcceleratorChoice
 from controlplane.model.errors import TrimtabError, Unsupported
-from controlplane.model.plans import PlanRequest, Prediction, ServingCandidate, ServingPlan
+from controlplane.model.plans import PlannedRole, PlanRequest, Prediction, ServingCandidate, ServingPlan
 from controlplane.model.serving import Explicit, ServingDeployment, ServingDeploymentSpec
 from operators.pools.plannable import Pods
 from operators.serving.plan_request import Asked, fits
@@ -203,7 +202,7 @@ def _nothing_keeps_the_promise(plan: ServingPlan) -> Unsupported:
 
 def _planned(candidate: ServingCandidate) -> PlannedCandidate:
     choices = [
-        PlannedChoice(
+        PlannedRole(
             role=role.role,
             pool=role.pool,
             replicas=role.replicas,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from controlplane.model.auto import PlannedCandidate, PlannedChoice, PlanStatus
+from controlplane.model.auto import PlannedCandidate, PlanStatus
 from controlplane.model.choice import AcceleratorChoice
+from controlplane.model.plans import PlannedRole
 from operators.serving.plan_adopt import choices_of, shares_of
 from operators.serving.plan_runs import runs_on
 from operators.workloads.podview import PodView
@@ -81,9 +82,9 @@ def _run(made: World, seconds: int) -> None:
 def mixed() -> PlanStatus:
     """Two on H100 and three on L40S, then five on H100 alone."""
 
-    def planned(pool: str, accelerator: str, replicas: int) -> PlannedChoice:
+    def planned(pool: str, accelerator: str, replicas: int) -> PlannedRole:
         one = AcceleratorChoice(accelerator=accelerator, engine="vllm", pools=[pool])
-        return PlannedChoice(role="aggregated", pool=pool, replicas=replicas, choice=one)
+        return PlannedRole(role="aggregated", pool=pool, replicas=replicas, choice=one)
 
     mix = [planned("big", H100, 2), planned("small", L40S, 3)]
     candidates = [
