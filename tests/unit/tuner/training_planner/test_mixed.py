@@ -15,7 +15,7 @@ import pytest
 
 from controlplane.catalog import load
 from controlplane.model.errors import InvalidSpec, TrimtabError, Unsupported
-from controlplane.model.training import ParallelPlan, TrainingCase
+from controlplane.model.training import ParallelPlan, Recompute, TrainingCase
 from tuner.training.checks import check
 from tuner.training.constants import shipped
 from tuner.training.evaluate import mixed_times, times, waterfall
@@ -48,9 +48,10 @@ def every_case(asked: PlanQuestion) -> Iterator[TrainingCase]:
     """Every plan there is, by trying all of them: pools in blocks, layers in any way."""
     case = asked.case
     model, batch = case.model, case.plan.global_batch
+    modes: tuple[Recompute, ...] = ("none", "full")
     for tp, dp in itertools.product((1, 2, 4), (1, 2, 4, 8)):
         room = [slots(pool, tp) // dp for pool in case.pools]
-        for micro, mode, zero, sp in itertools.product((1, 2, 4, 8), ("none", "full"), (0, 1), (False, True)):
+        for micro, mode, zero, sp in itertools.product((1, 2, 4, 8), modes, (0, 1, 2, 3), (False, True)):
             if batch % (dp * micro) or (zero and dp == 1) or (sp and tp == 1):
                 continue
             if any(not asked.free(name, value) for name, value in (
@@ -59,6 +60,8 @@ def every_case(asked: PlanQuestion) -> Iterator[TrainingCase]:
             for order in itertools.permutations(range(len(room))):
                 for given in itertools.product(*(range(room[pool] + 1) for pool in order)):
                     pools = tuple(pool for pool, count in zip(order, given, strict=True) for _ in range(count))
+                    if zero > 1 and len(pools) != 1:
+                        continue
                     for layers, vpp in _splits(model.layers, len(pools), batch // (dp * micro)):
                         plan = ParallelPlan(
                             tp=tp, dp=dp, pp=len(pools), micro_batch=micro, global_batch=batch, recompute=mode,
@@ -82,6 +85,7 @@ def _splits(layers: int, p: int, m: int) -> Iterator[tuple[tuple[int, ...], int]
     "asked",
     [
         question(fix=("cp=1", "zero=1", "tp=2,4")),
+        question(fix=("cp=1", "zero=0,2,3", "tp=1")),
         question(A100, T4, fix=("cp=1", "tp=2", "recompute=none"), model="layers=6,hidden=4096,heads=8,vocab=32000"),
         question({**A100, "gpus": 4}, {**V100, "gpus": 4}, T4, fix=("cp=1", "tp=4", "sp=true", "recompute=full")),
         question(
@@ -276,10 +280,11 @@ def test_the_same_answer_under_any_hash_seed() -> None:
 
 
 def test_a_search_stopped_early_keeps_its_bound(asked: PlanQuestion, answer: Any) -> None:
-    early = search(asked, shipped(), limit_s=0.0)
-    assert early.snapshot.cells_left > 0
-    assert early.snapshot.incumbent_s is not None
-    assert early.snapshot.bound_s <= answer.proof.incumbent_s <= early.snapshot.incumbent_s
+    found = search(asked, shipped(), limit_s=0.0).snapshot
+    assert found.cells_left > 0
+    assert found.incumbent_s is not None
+    assert found.bound_s is not None
+    assert found.bound_s <= answer.proof.incumbent_s <= found.incumbent_s
 
 
 def test_what_fits_nowhere_names_the_nearest_plan_and_its_bytes() -> None:
@@ -305,6 +310,11 @@ def test_a_choice_that_cannot_be_names_its_field(fix: tuple[str, ...], error: ty
     with pytest.raises(error) as said:
         Planner().plan(question(fix=fix))
     assert said.value.field == field
+
+
+def test_gradient_traffic_is_not_hidden_where_that_is_fixed() -> None:
+    assert seconds(question(fix=("cp=1", "overlap_dp=false"))) >= seconds(question())
+    assert not Planner().plan(question(fix=("cp=1", "overlap_dp=false"))).best[0].plan.overlap_dp
 
 
 def test_frameworks_without_unequal_stages_are_refused() -> None:

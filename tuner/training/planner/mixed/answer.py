@@ -19,10 +19,11 @@ from tuner.training.planner.mixed.misfits import fastest_misfits, nearest_to_fit
 from tuner.training.planner.mixed.search import search
 from tuner.training.planner.question import PlanQuestion
 
-_SEARCHED = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "micro_batch", "schedule", "recompute", "zero", "sp")
+_SEARCHED = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "micro_batch", "schedule", "recompute", "zero", "sp",
+             "overlap_dp")  # fmt: skip
 _LEFT_OUT = {
     "recompute_layers": 0, "offload_layers": 0, "cp_mode": "ring", "optimizer_offload": "none", "vocab_parallel": "none",
-    "sharding_groups": "none", "overlap_dp": True,
+    "sharding_groups": "none",
 }  # fmt: skip
 _GIB = 2**30
 

@@ -76,6 +76,11 @@ def shaped(rows: Columns, p: int, v: int) -> Columns:
     return replace(rows, pp=p * whole, vpp=v * whole, schedule=code * whole, overlap_pp=(v > 1) * whole)
 
 
+def longest(question: PlanQuestion, table: Table, most: int) -> Table:
+    """Stages that a pipeline of each cell may have: one where its sharding goes without a pipeline only."""
+    return np.where(np.isin(table[:, ZERO], question.rules.zero), most, 1)
+
+
 def plan_of(question: PlanQuestion, cell: Table, virtual: int, layers: tuple[int, ...]) -> ParallelPlan:
     """A cell with its stages as a plan."""
     tp, cp, dp, ep, etp, micro, mode, zero, sp = (int(value) for value in cell)
@@ -91,7 +96,8 @@ def _inside(question: PlanQuestion, tp: int, cp: int, dp: int) -> list[tuple[int
     model, each = case.model, case.plan.global_batch // dp
     modes = [int(RECOMPUTE_CODE[name]) for name in rules.recompute[case.plan.attention]
              if question.free("recompute", name)]  # fmt: skip
-    shards = [level for level in rules.zero if question.free("zero", level) and (level == 0 or dp * cp > 1)]
+    levels = (*rules.zero, *rules.zero_without_pipeline)
+    shards = [level for level in levels if question.free("zero", level) and (level == 0 or dp * cp > 1)]
     splits = [split for split in (0, 1) if question.free("sp", bool(split))]
     splits = [split for split in splits if not split or (tp > 1 and model.seq // cp % tp == 0)]
     if tp > 1 and (model.experts or case.plan.overlap_tp):

@@ -9,7 +9,7 @@ import numpy as np
 from tuner.training.columns import Array
 from tuner.training.constants import Constants
 from tuner.training.planner.mixed.bounds import least_tail, speeds
-from tuner.training.planner.mixed.cells import Table, cells, stages_of
+from tuner.training.planner.mixed.cells import Table, cells, longest, stages_of
 from tuner.training.planner.mixed.fill import first_answers
 from tuner.training.planner.mixed.kept import MixedPlan
 from tuner.training.planner.mixed.lines import Pools, lines
@@ -43,7 +43,7 @@ def fastest_misfits(question: PlanQuestion, constants: Constants, beat: float) -
     for p in np.unique(total[(total > 0) & (total <= layers)]).tolist():
         if not question.free("pp", p) or not question.free("vpp", 1) or not question.free("schedule", "1f1b"):
             continue
-        mine = np.flatnonzero((total == p) & (bound < beat))
+        mine = np.flatnonzero((total == p) & (bound < beat) & (longest(question, table, layers) >= p))
         mine = mine[np.argsort(bound[mine], kind="stable")][:_CELLS]
         if not len(mine):
             continue
@@ -71,7 +71,7 @@ def nearest_to_fitting(question: PlanQuestion, constants: Constants) -> Nearest 
     kept = np.argsort(-roomy, kind="stable")[:_CELLS]
     orders, total = pool_orders(question, pools, constants), stages.sum(axis=1)
     for p in range(1, min(int(total[kept].max(initial=0)), layers) + 1):
-        mine = kept[total[kept] >= p]
+        mine = kept[(total[kept] >= p) & (longest(question, table[kept], layers) >= p)]
         if question.free("pp", p) and len(mine):
             for order in orders:
                 found = _lack(has.some(mine), stages[mine], order, p, pools, layers)

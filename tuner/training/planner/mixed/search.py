@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tuner.training.columns import Array
 from tuner.training.constants import Constants
 from tuner.training.planner.mixed.bounds import bounds, held_under, least_tail, seats, slowest_stage_bound, speeds
-from tuner.training.planner.mixed.cells import Table, cells, stages_of
+from tuner.training.planner.mixed.cells import Table, cells, longest, stages_of
 from tuner.training.planner.mixed.fill import every_answer, first_answers, least_seconds
 from tuner.training.planner.mixed.kept import Candidates, MixedFound
 from tuner.training.planner.mixed.lines import Lines, Pools, joined, lines
@@ -66,6 +66,7 @@ class _Search:
         self.chunks = self._chunks()
         every = bounds(question, self.has, self.stages, np.inf)
         self.fits = self.rooms.most_in_all(self.pools.limits, self.layers, every.shape[1]) >= self.layers
+        self.fits &= np.arange(every.shape[1]) < longest(question, self.table, self.layers)[:, None]
         held = self.rooms.mean_layers(self.pools.limits, self.stages, self.layers)
         least = np.maximum(
             np.where(self.fits, every, np.inf).min(axis=1), slowest_stage_bound(question, self.has, self.stages, held)
