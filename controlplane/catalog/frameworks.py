@@ -36,6 +36,9 @@ class TrainingFramework:
     counts_ends_as_layers: bool  # embedding and loss may take a layer's place when layers are divided
     zero_beside_cp: tuple[int, ...]
     expert_tensor: Literal["any", "instead-of-ep"]  # tensor parallelism inside an expert
+    tied_embeddings: bool
+    experts: bool
+    overlap_beside_zero_bubble: bool  # gradient traffic behind backward passes that zero-bubble schedules split
     sp: bool
     notes: tuple[str, ...]
 

@@ -36,7 +36,7 @@ _NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="(table)")
 @click.option(
-    "--export", type=click.Choice(["megatron", "torchtitan", "deepspeed"]), help="Print the winner's launch command."
+    "--export", type=click.Choice(["megatron", "torchtitan", "deepspeed", "zero-bubble"]), help="Print the winner's launch command."
 )
 @click.option("--report", type=_NEW_FILE, metavar="FILE", help="Write an HTML report that needs no network.")
 @click.option("--quiet", is_flag=True, help="No progress on standard error.")

@@ -86,7 +86,7 @@ def asked_of(options: dict[str, Any], export: str | None = None) -> Asked:
     )  # fmt: skip
 
 
-_FRAMEWORKS = {"torchtitan": "fsdp", "deepspeed": "megatron-deepspeed"}
+_FRAMEWORKS = {"torchtitan": "fsdp", "deepspeed": "megatron-deepspeed", "zero-bubble": "megatron-zero-bubble"}
 # Options of the one pool, and their names in a question.
 _SINGLE = {
     "gpus_per_node": "gpus_per_node", "nic": "nic", "nics_per_node": "nics_per_node", "power_cap": "power_cap_w",

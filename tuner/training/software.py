@@ -45,6 +45,8 @@ _ALL: dict[str, Software] = {
     "megatron-lm": Software(
         forward_slots=18.0, elementwise=1.0, sums_gradients="fused", beside_weights=True, optimizer_bytes=50.0
     ),
+    # The same kernels in a fork whose schedules split weight gradients off, so nothing runs beside them.
+    "megatron-zero-bubble": Software(forward_slots=18.0, elementwise=1.0, sums_gradients="fused", optimizer_bytes=50.0),
     "fsdp": Software(forward_slots=30.0, elementwise=2.2, sums_gradients="sharded"),
     "fsdp-compiled": Software(forward_slots=12.0, elementwise=1.2, sums_gradients="sharded"),
     # PyTorch's own loop: gradient buckets as large as the gradients, and a multi-tensor Adam's scratch.

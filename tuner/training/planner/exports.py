@@ -14,6 +14,7 @@ from tuner.training.planner.export import megatron_flags
 from tuner.training.planner.export_deepspeed import deepspeed_launch
 from tuner.training.planner.export_torchtitan import torchtitan_launch
 from tuner.training.planner.export_words import seats, torchrun
+from tuner.training.planner.export_zero_bubble import zero_bubble_launch
 from tuner.training.planner.launchable import launchable
 from tuner.training.planner.ranks import launch_stages, rank_runs
 
@@ -44,16 +45,17 @@ EMITTERS: dict[str, Callable[[TrainingCase, ParallelPlan], Launch]] = {
     "megatron": megatron_launch,
     "torchtitan": torchtitan_launch,
     "deepspeed": deepspeed_launch,
+    "zero-bubble": zero_bubble_launch,
 }
 # What a plan that was costed for a framework is launched with, unless told otherwise.
 _OWN = {
     "megatron-lm": "megatron", "megatron-deepspeed": "deepspeed", "eager": "deepspeed", "fsdp": "torchtitan",
-    "fsdp-compiled": "torchtitan",
+    "fsdp-compiled": "torchtitan", "megatron-zero-bubble": "zero-bubble",
 }  # fmt: skip
 
 
 def launch_of(target: str, case: TrainingCase, plan: ParallelPlan) -> Launch:
-    """The plan for `megatron`, `torchtitan` or `deepspeed`. Raises UnknownName, or Unsupported naming the part of the
+    """The plan for one of EMITTERS. Raises UnknownName, or Unsupported naming the part of the
     plan that the framework cannot be told."""
     if target not in EMITTERS:
         raise UnknownName("is no framework to export to", field="export", value=target, hint=", ".join(EMITTERS))

@@ -49,7 +49,10 @@ def leaves(question: PlanQuestion, table: Table) -> Table:
     flags = np.array(_flags(_key(question), offload), dtype=np.int64).reshape(-1, WIDTH - CELL_WIDTH)
     rows = np.hstack([np.repeat(table, len(flags), axis=0), np.tile(flags, (len(table), 1))])
     rows = rows[_allowed(question, rows)]
-    rows[:, OVERLAP] &= rows[:, DP] * rows[:, CP] > 1
+    can = rows[:, DP] * rows[:, CP] > 1
+    if not question.rules.overlap_beside_zero_bubble:
+        can &= rows[:, SCHEDULE] < _SPLIT
+    rows[:, OVERLAP] &= can
     return rows
 
 

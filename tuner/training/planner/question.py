@@ -82,6 +82,15 @@ def read_question(
             f"{rules.version} has no such attention", field="fix.attention", value=case.plan.attention,
             limit=", ".join(name for name, modes in rules.recompute.items() if modes),
         )  # fmt: skip
+    if case.model.experts and not rules.experts:
+        raise Unsupported(
+            f"{framework} has no expert layers", field="model.experts", value=case.model.experts, limit="0"
+        )
+    if case.model.tied and not rules.tied_embeddings:
+        raise Unsupported(
+            f"{framework} keeps embedding and output apart", field="model.tied", value=True, limit="false",
+            hint="give a shape with tied=false",
+        )  # fmt: skip
     return PlanQuestion(case, rules, searched)
 
 

@@ -28,10 +28,14 @@ EXPERTS = "layers=8,hidden=2048,heads=16,vocab=32000,experts=4,top_k=2,expert_ff
 @pytest.mark.parametrize(
     ("framework", "target"),
     [("megatron-lm", "megatron"), ("fsdp", "torchtitan"), ("fsdp-compiled", "torchtitan"),
-     ("megatron-deepspeed", "deepspeed")],
+     ("megatron-deepspeed", "deepspeed"), ("megatron-zero-bubble", "zero-bubble")],
 )  # fmt: skip
 @pytest.mark.parametrize("model", [BIG, EXPERTS])
 def test_every_plan_of_the_default_space_can_be_launched(framework: str, target: str, model: str) -> None:
+    if framework == "megatron-zero-bubble":
+        with pytest.raises(Unsupported):
+            read_question(model, CLUSTER, global_batch=24, seq=2048, framework=framework)
+        model = f"{BIG},tied=false"
     asked = read_question(model, CLUSTER, global_batch=24, seq=2048, framework=framework)
     rows = np.abs(leaves(asked, cells(asked)))
     assert len(rows) > 500
@@ -108,6 +112,25 @@ def test_sizes_compare_one_pool() -> None:
     two = replace(asked, case=replace(asked.case, pools=asked.case.pools * 2))
     with pytest.raises(InvalidSpec):
         sizes(Planner(), two, Planner().plan(asked))
+
+
+def test_zero_bubble_plans_have_a_program() -> None:
+    asked = read_question(f"{BIG},tied=false", {**CLUSTER, "gpus": 64}, global_batch=96, seq=2048, precision="fp16",
+                          framework="megatron-zero-bubble", fix=("schedule=zb-v,v-half,v-min,zb-h2",))  # fmt: skip
+    found = search(asked, shipped())
+    plan = plan_of(asked, found.rows[0])
+    assert not plan.overlap_dp
+    said = launch_of("zero-bubble", asked.case, plan).arguments
+    assert {
+        "--enable-zero-bubble",
+        "--enable-optimizer-post-validation",
+        "--untie-embeddings-and-output-weights",
+    } <= set(said)
+    half = replace(plan, schedule="v-half", vpp=2, pp=4, dp=16 // plan.tp)
+    said = launch_of("zero-bubble", asked.case, half).arguments
+    assert {"--zero-bubble-v-schedule", "--zero-bubble-v-schedule-mem-setup half"} <= set(said)
+    with pytest.raises(Unsupported):
+        launch_of("zero-bubble", asked.case, replace(half, schedule="interleaved"))
 
 
 def test_rows_of_the_table_use_the_words_of_a_plan() -> None:
