@@ -22,6 +22,7 @@ from controlplane.model.serving import Explicit, ServingDeployment, ServingDeplo
 from operators.pools.plannable import Pods
 from operators.serving.plan_request import Asked, fits
 from operators.serving.plan_runs import in_front
+from operators.serving.plan_words import shape_text
 from operators.serving.render import RenderSettings, replica_template
 from operators.serving.shape import resolve
 from operators.serving.validate import validate
@@ -282,24 +283,3 @@ def _loser(
         reason=(candidate.reason if reason is None else reason)[:_TEXT_MAX],
         message=(candidate.message if message is None else message)[:_TEXT_MAX],
     )
-
-
-def shape_text(candidate: ServingCandidate | PlannedCandidate) -> str:
-    """`2 x h100-sxm-80gb vllm tp4 in pool a`."""
-    roles = candidate.roles if isinstance(candidate, ServingCandidate) else candidate.choices
-    parts = []
-    for role in roles:
-        choice = role.choice
-        degrees = {
-            "tp": choice.tensor_parallel,
-            "pp": choice.pipeline_parallel,
-            "dp": choice.data_parallel,
-            "ep": choice.expert_parallel,
-        }
-        shown = "".join(f" {name}{degree}" for name, degree in degrees.items() if degree > 1 or name == "tp")
-        split = "" if role.role == "aggregated" else f" {role.role}"
-        quantization = "" if choice.quantization is None else f" {choice.quantization}"
-        parts.append(
-            f"{role.replicas} x {choice.accelerator} {choice.engine}{shown}{quantization}{split} in pool {role.pool}"
-        )
-    return ", ".join(parts)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from controlplane.model.auto import PlanStatus
 from controlplane.model.errors import TrimtabError
 from controlplane.model.plans import CalibrationUsed, Prediction
-from operators.serving.plan_adopt import shape_text
 from operators.serving.plan_request import Asked
+from operators.serving.plan_words import shape_text
 from operators.serving.reasons import Reason
 from operators.serving.snapshot import Outlook
 

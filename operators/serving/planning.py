@@ -23,13 +23,14 @@ from controlplane.model.serving import ServingDeployment
 from operators.pools.plannable import Pods, PoolRoom
 from operators.runtime import Clock, Key
 from operators.runtime.clock import Timer
-from operators.serving.plan_adopt import adopt, has_room, plan_status, shape_text, where
+from operators.serving.plan_adopt import adopt, has_room, plan_status, where
 from operators.serving.plan_claims import claims_of, together, told
 from operators.serving.plan_due import Attempt, AutoSettings, Due, due, revisions
 from operators.serving.plan_outlook import outlook
 from operators.serving.plan_request import Asked, ask, in_words_of_the_spec
 from operators.serving.plan_runs import runs_on, settled
 from operators.serving.plan_turns import Turns
+from operators.serving.plan_words import shape_text
 from operators.serving.render import RenderSettings
 from operators.serving.snapshot import Outlook
 from operators.workloads.podview import PodView
