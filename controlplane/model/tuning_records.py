@@ -1,0 +1,158 @@
+"""A tuning job, its trials and its events as the store keeps them and every face shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from controlplane.model.resource import Part
+from controlplane.model.tuning import (
+    JobState,
+    Limit,
+    Measurement,
+    Objective,
+    Setting,
+    Told,
+    TrialPurpose,
+    TrialState,
+    Verdict,
+)
+from controlplane.model.tuning_job import TuningSpec
+
+
+class TrialCounts(Part):
+    """Trials by state; `asked` is their sum."""
+
+    asked: int = 0
+    waiting: int = 0
+    leased: int = 0
+    done: int = 0
+    infeasible: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+class TuningJobRecord(Part):
+    """One job. Its size does not grow with its trials. `generation` grows with what a user changes, `events` with
+    everything that happens; `budget` is the trials allowed now."""
+
+    id: str
+    tenant: str
+    name: str
+    spec: TuningSpec
+    state: JobState
+    reason: str = ""
+    message: str = ""
+    budget: int
+    counts: TrialCounts
+    generation: int
+    events: int
+    decision: dict[str, Any] | None = None
+    cloned_from: str | None = None
+    created_at: datetime
+    ended_at: datetime | None = None
+
+
+class TrialRecord(Part):
+    """One trial. `attempt` counts its leases, `lost` those that ended without a result. `objectives` and `violation`
+    follow the job's objectives and limits."""
+
+    job: str
+    number: int
+    state: TrialState
+    purpose: TrialPurpose
+    setting: Setting
+    canonical: str
+    why: str
+    seed: int
+    attempt: int
+    lost: int
+    owner: str | None = None
+    asked_at: datetime
+    leased_at: datetime | None = None
+    ended_at: datetime | None = None
+    verdict: Verdict | None = None
+    reason: str = ""
+    objectives: list[float] | None = None
+    violation: list[float] | None = None
+
+    @property
+    def final(self) -> bool:
+        """Nothing more will happen to it."""
+        return self.state not in {TrialState.WAITING, TrialState.LEASED}
+
+
+class MeasuredAttempt(Part):
+    """What one attempt measured, believed or not."""
+
+    job: str
+    number: int
+    attempt: int
+    verdict: Verdict
+    measurement: Measurement
+    at: datetime
+
+
+class TuningEvent(Part):
+    """Something that happened to a job. `id` grows by one with each, in the order they were committed."""
+
+    job: str
+    id: int
+    at: datetime
+    kind: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Ask(Part):
+    """A trial to be measured: number, setting, the hash of what it resolves to, and why."""
+
+    number: int = Field(ge=0)
+    setting: Setting
+    canonical: str = Field(min_length=1, max_length=64)
+    why: str = Field(default="", max_length=512)
+    seed: int = 0
+    purpose: TrialPurpose = TrialPurpose.SEARCH
+
+
+def objective_values(measurement: Measurement, objectives: list[Objective]) -> list[float] | str:
+    """Values in the objectives' order, or the name of the first metric that was not reported."""
+    out = []
+    for objective in objectives:
+        value = measurement.metrics.get(objective.metric)
+        if value is None:
+            return objective.metric
+        out.append(value)
+    return out
+
+
+def violations(measurement: Measurement, limits: list[Limit]) -> list[float] | str:
+    """By how much each limit is broken (above 0), in the metric's unit, or the first metric that was not reported."""
+    out = []
+    for limit in limits:
+        value = measurement.metrics.get(limit.metric)
+        if value is None:
+            return limit.metric
+        if limit.at_most is not None:
+            out.append(value - limit.at_most)
+        elif limit.at_least is not None:
+            out.append(limit.at_least - value)
+    return out
+
+
+def told_of(trial: TrialRecord) -> Told:
+    """The trial as a sampler learns of it."""
+    if not trial.final:
+        return Told(number=trial.number, setting=trial.setting)
+    if trial.state is TrialState.DONE and trial.objectives is not None:
+        return Told(
+            number=trial.number,
+            setting=trial.setting,
+            verdict=Verdict.OK,
+            values=trial.objectives,
+            violation=trial.violation or [],
+        )
+    if trial.state is TrialState.INFEASIBLE:
+        return Told(number=trial.number, setting=trial.setting, verdict=Verdict.INFEASIBLE)
+    return Told(number=trial.number, setting=trial.setting, dropped=True)

@@ -1,0 +1,174 @@
+"""A database opened: SQLite in WAL mode or PostgreSQL, reads and writes as short transactions, errors in plain words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from controlplane.model.errors import InvalidSpec, Refused, TrimtabError
+
+_FIELD = "TRIMTAB_DATABASE_URL"
+# Another process of a laptop holds the one write lock for milliseconds; a minute means that it is stuck.
+_BUSY_TIMEOUT_MS = 60_000
+_CONNECT_TIMEOUT_S = 10
+# A worker needs one connection for its trial and one for its renewals.
+_POOL = 8
+
+# SQLSTATE and SQLite's words -> (code, what it means, the way out). First match counts.
+_CAUSES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
+    (
+        ("25006", "readonly database", "read-only transaction"),
+        "StoreReadOnly",
+        "the database is read-only",
+        "point TRIMTAB_DATABASE_URL at the primary, or make the file and its folder writable",
+    ),
+    (
+        ("53100", "database or disk is full", "No space left"),
+        "StoreFull",
+        "the database's disk is full",
+        "free space or enlarge the volume; nothing that was told is lost",
+    ),
+    (
+        ("database is locked",),
+        "StoreBusy",
+        f"another process held the database for {_BUSY_TIMEOUT_MS // 1000} s",
+        "look for a stuck process that has the file open",
+    ),
+    (
+        ("no such table", "42P01"),
+        "StoreNotMigrated",
+        "the database has no tables yet",
+        "run `trimtab database upgrade`",
+    ),
+)
+
+
+class Database:
+    """Thread-safe. `read` and `write` hand out a connection inside a transaction; keep both short."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def embedded(self) -> bool:
+        """SQLite: one file, one writer at a time."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Committed at the end, rolled back on an exception. On SQLite it holds the write lock from its first line, so
+        that no two writers find out at commit that they disagree."""
+        with _told(), self.engine.connect() as connection:
+            connection.info["immediate"] = True
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                connection.info["immediate"] = False
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent view."""
+        with _told(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Let every connection go."""
+        self.engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/DATABASE`. Nothing is connected yet. Raises InvalidSpec."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        # The URL may hold a password: it is not repeated.
+        raise InvalidSpec(
+            "is no database URL", field=_FIELD, limit="sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        ) from error
+    if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
+        return Database(_sqlite(parsed))
+    if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+        return Database(_postgresql(parsed.set(drivername="postgresql+psycopg")))
+    raise InvalidSpec(
+        f"{parsed.drivername} is not supported", field=_FIELD, limit="sqlite or postgresql", value=parsed.drivername
+    )
+
+
+def _sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise InvalidSpec("names no file", field=_FIELD, limit="sqlite:///FILE", hint="trials must outlive the process")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        json_serializer=_compact,
+        connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(raw: Any, record: Any) -> None:
+        raw.isolation_level = None  # transactions begin where `begin` below says, not where the driver guesses
+        cursor = raw.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("immediate") else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    try:
+        return create_engine(
+            url,
+            json_serializer=_compact,
+            pool_size=_POOL,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "trimtab"},
+        )
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise InvalidSpec(
+            "PostgreSQL needs psycopg", field=_FIELD, hint="pip install 'trimtab[worker]'", code="MissingPackage"
+        ) from error
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of the database that a person can act on, as Refused. Others pass as they are."""
+    try:
+        yield
+    except DBAPIError as error:
+        told = _cause(error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _cause(error: DBAPIError) -> TrimtabError | None:
+    words = f"{getattr(error.orig, 'sqlstate', None) or ''} {error.orig}"
+    for patterns, code, message, hint in _CAUSES:
+        if any(pattern in words for pattern in patterns):
+            return Refused(message, field=_FIELD, hint=hint, code=code)
+    if isinstance(error, OperationalError) or error.connection_invalidated:
+        return Refused(
+            f"the database does not answer: {str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else error.orig!r}",
+            field=_FIELD,
+            hint="it is tried again; check that it runs and that its address is right",
+            code="StoreUnreachable",
+        )
+    return None

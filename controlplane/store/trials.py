@@ -1,0 +1,228 @@
+"""Trials: leased, renewed, told. Fulfils `controlplane.model.ports.TrialStore`.
+
+Each change is a conditional update on (trial, attempt) under the lock of the job's row, so a lease that has passed to
+somebody else can change nothing, however late its message, its renewal or its result comes. Clocks only decide when a
+silent owner is given up; they never decide who may write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, insert, or_, select, update
+
+from controlplane.model.errors import InvalidSpec, UnknownName
+from controlplane.model.tuning import (
+    JobState,
+    LeasedTrial,
+    Limit,
+    Measurement,
+    Objective,
+    Outcome,
+    Renewal,
+    TrialState,
+    Verdict,
+)
+from controlplane.model.tuning_job import TuningSpec
+from controlplane.model.tuning_records import objective_values, violations
+from controlplane.store.change import change_job, moved, note
+from controlplane.store.database import Database
+from controlplane.store.rows import split_trial_id
+from controlplane.store.tables import jobs, measurements, samples, trials
+
+# What leases and results mean. A worker leaves trials of a later protocol to workers that know it.
+PROTOCOL = 1
+# No lease is longer. One that seems to have more than twice this left was written by a clock that has jumped back since.
+LEASE_MAX_S = 3600.0
+_NOT_LATER = jobs.c.protocol <= PROTOCOL
+_KEPT = jobs.c.deleted_at.is_(None)
+_OWNER_MAX = 253
+_REASON_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """`TrialStore` on a database."""
+
+    database: Database
+
+    def lease(self, trial: str, *, owner: str, seconds: float, now: datetime) -> LeasedTrial | None:
+        """Take a waiting trial, or one whose lease ran out. None: nothing to do (taken, final, paused, cancelled, of a
+        later protocol, used up, or unknown because its job was deleted)."""
+        if not 0 < seconds <= LEASE_MAX_S:
+            raise InvalidSpec(
+                "is no length of a lease", field="seconds", value=seconds, limit=f"0 to {LEASE_MAX_S:g} s"
+            )
+        job, number = split_trial_id(trial)
+        here = _here(job, number)
+        with self.database.read() as connection:
+            seen = connection.execute(select(trials.c.state).where(here, _takeable(now))).first()
+        if seen is None:
+            return None  # what a repeated message usually meets: no lock is taken for it
+        with self.database.write() as connection:
+            row = self._locked(
+                connection, job, number, _takeable(now), jobs.c.state == JobState.RUNNING.value, _NOT_LATER, _KEPT
+            )
+            if row is None:
+                return None
+            if row.state == TrialState.LEASED.value:
+                after = give_up(connection, row, "its worker fell silent", now)
+                if after is not TrialState.WAITING:
+                    return None
+            changed = change_job(connection, job, values=moved(TrialState.WAITING, TrialState.LEASED))
+            if changed is None:
+                return None
+            attempt = row.attempt + 1
+            connection.execute(
+                update(trials)
+                .where(here, trials.c.attempt == row.attempt)
+                .values(
+                    state=TrialState.LEASED.value,
+                    attempt=attempt,
+                    owner=owner[:_OWNER_MAX],
+                    leased_at=now,
+                    expires_at=now + timedelta(seconds=seconds),
+                )
+            )
+            note(connection, changed, "leased", {"trial": number, "attempt": attempt, "owner": owner[:_OWNER_MAX]}, now)
+        return LeasedTrial(
+            id=trial, job=job, number=number, attempt=attempt, setting=row.setting, seed=row.seed, purpose=row.purpose
+        )
+
+    def renew(self, leased: LeasedTrial, *, seconds: float, now: datetime) -> Renewal:
+        """Keep it. A renewal that comes late still counts if nobody has taken the trial meanwhile."""
+        with self.database.write() as connection:
+            kept = connection.execute(
+                update(trials)
+                .where(*_held(leased))
+                .values(expires_at=now + timedelta(seconds=min(seconds, LEASE_MAX_S)))
+            )
+            job = connection.execute(select(jobs.c.state, jobs.c.deleted_at).where(jobs.c.id == leased.job)).first()
+        if kept.rowcount == 0 or job is None:
+            return Renewal(ours=False)
+        return Renewal(ours=True, cancelled=job.state == JobState.CANCELLED.value or job.deleted_at is not None)
+
+    def tell(self, leased: LeasedTrial, outcome: Outcome, *, now: datetime) -> bool:
+        """End the attempt. An ok outcome without one of the objectives or limits is an invalid one."""
+        with self.database.write() as connection:
+            row = self._locked(connection, leased.job, leased.number, *_held(leased))
+            if row is None:
+                return False
+            end_attempt(connection, row, outcome, now)
+        return True
+
+    def spec(self, job: str) -> TuningSpec:
+        """What the job asks for. Raises UnknownName."""
+        with self.database.read() as connection:
+            row = connection.execute(select(jobs.c.spec).where(jobs.c.id == job)).first()
+        if row is None:
+            raise UnknownName(f"no tuning job {job!r}", field="job", value=job)
+        return TuningSpec.model_validate(row.spec)
+
+    def _locked(self, connection: Connection, job: str, number: int, *where: ColumnElement[bool]) -> Row[Any] | None:
+        """The trial if it and its job meet `where`, with the job's row held: nobody else changes either until we are
+        done."""
+        connection.execute(select(jobs.c.id).where(jobs.c.id == job).with_for_update()).first()
+        joined = select(trials).join(jobs, jobs.c.id == trials.c.job)
+        return connection.execute(joined.where(_here(job, number), *where)).first()
+
+
+def end_attempt(connection: Connection, row: Row[Any], outcome: Outcome, now: datetime) -> TrialState:
+    """End the attempt of a leased trial whose job's row is held. The state that follows."""
+    job = connection.execute(select(jobs.c.spec, jobs.c.state, jobs.c.deleted_at).where(jobs.c.id == row.job)).one()
+    verdict, reason = outcome.verdict, outcome.reason
+    values: list[float] | None = None
+    broken: list[float] | None = None
+    if verdict is Verdict.OK and outcome.measurement is not None:
+        judged = _judged(outcome.measurement, job.spec)
+        if isinstance(judged, str):
+            verdict, reason = Verdict.INVALID, f"the measurement reports no {judged}"
+        else:
+            values, broken = judged
+    lost = row.lost + (verdict in {Verdict.INFRASTRUCTURE, Verdict.INVALID})
+    over = job.state == JobState.CANCELLED.value or job.deleted_at is not None
+    after = _after(verdict, over=over, used_up=lost >= _attempts(job.spec))
+    changed = change_job(connection, row.job, values=moved(TrialState.LEASED, after))
+    final = after is not TrialState.WAITING
+    connection.execute(
+        update(trials)
+        .where(_here(row.job, row.number), trials.c.attempt == row.attempt)
+        .values(
+            state=after.value,
+            lost=lost,
+            owner=None if not final else row.owner,
+            expires_at=None,
+            ended_at=now if final else None,
+            verdict=verdict.value,
+            reason=reason[:_REASON_MAX],
+            objectives=values,
+            violation=broken,
+            value=values[0] if values else None,
+        )
+    )
+    at = {"job": row.job, "number": row.number, "attempt": row.attempt}
+    if outcome.measurement is not None:
+        body = outcome.measurement.model_dump(mode="json", by_alias=True)
+        connection.execute(insert(measurements).values(**at, verdict=verdict.value, measurement=body, at=now))
+    if outcome.samples:
+        connection.execute(insert(samples).values(**at, parquet=outcome.samples))
+    if changed is not None:  # a deleted job has no events
+        data = {"trial": row.number, "attempt": row.attempt, "verdict": verdict.value, "state": after.value}
+        if reason:
+            data["reason"] = reason[:512]
+        if values:
+            data["objectives"] = values
+        note(connection, changed, "told", data, now)
+    return after
+
+
+def give_up(connection: Connection, row: Row[Any], why: str, now: datetime) -> TrialState:
+    """End the attempt of a leased trial that says nothing any more. The job's row is held."""
+    return end_attempt(connection, row, Outcome(verdict=Verdict.INFRASTRUCTURE, reason=why), now)
+
+
+def run_out(now: datetime) -> ColumnElement[bool]:
+    """Leases whose owner is given up."""
+    return or_(trials.c.expires_at <= now, trials.c.expires_at > now + timedelta(seconds=2 * LEASE_MAX_S))
+
+
+def _takeable(now: datetime) -> ColumnElement[bool]:
+    waiting = trials.c.state == TrialState.WAITING.value
+    return or_(waiting, (trials.c.state == TrialState.LEASED.value) & run_out(now))
+
+
+def _here(job: str, number: int) -> ColumnElement[bool]:
+    return (trials.c.job == job) & (trials.c.number == number)
+
+
+def _held(leased: LeasedTrial) -> tuple[ColumnElement[bool], ...]:
+    return (
+        _here(leased.job, leased.number),
+        trials.c.attempt == leased.attempt,
+        trials.c.state == TrialState.LEASED.value,
+    )
+
+
+def _after(verdict: Verdict, *, over: bool, used_up: bool) -> TrialState:
+    if verdict is Verdict.OK:
+        return TrialState.DONE
+    if verdict is Verdict.INFEASIBLE:
+        return TrialState.INFEASIBLE
+    if over:
+        return TrialState.CANCELLED
+    return TrialState.FAILED if used_up else TrialState.WAITING
+
+
+def _attempts(spec: dict[str, Any]) -> int:
+    return int(spec["measuring"]["attempts"])
+
+
+def _judged(measurement: Measurement, spec: dict[str, Any]) -> tuple[list[float], list[float]] | str:
+    """Values and violations, or the metric that is missing."""
+    values = objective_values(measurement, [Objective.model_validate(one) for one in spec["objectives"]])
+    if isinstance(values, str):
+        return values
+    broken = violations(measurement, [Limit.model_validate(one) for one in spec["limits"]])
+    return broken if isinstance(broken, str) else (values, broken)
