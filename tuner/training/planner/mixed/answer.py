@@ -15,7 +15,7 @@ from tuner.training.evaluate import mixed_times, waterfall
 from tuner.training.planner.explain import TERMS, WhyNot, summary
 from tuner.training.planner.mixed.cells import Table, plan_of
 from tuner.training.planner.mixed.kept import MixedFound, MixedPlan
-from tuner.training.planner.mixed.misfits import fastest_misfits, nearest_to_fitting
+from tuner.training.planner.mixed.misfits import nearest_to_fitting
 from tuner.training.planner.mixed.search import search
 from tuner.training.planner.question import PlanQuestion
 
@@ -62,7 +62,7 @@ def why_not(
     """`count` plans that lost, one of each way to split the work: the fastest that do not fit, at most half of them,
     and the next that do."""
     best, seen = found.plans[0], {_split(case) for case in cases[:top]}
-    lost = _misfits(question, constants, best.seconds, seen, count // 2)
+    lost = _misfits(question, found, constants, seen, count // 2)
     won = terms(cases[0], constants)
     for case, plan in zip(cases[top:], found.plans[top:], strict=True):
         if len(lost) < count and _split(case) not in seen:
@@ -77,13 +77,14 @@ def why_not(
 
 
 def _misfits(
-    question: PlanQuestion, constants: Constants, beat: float, seen: set[tuple[int, ...]], count: int
+    question: PlanQuestion, found: MixedFound, constants: Constants, seen: set[tuple[int, ...]], count: int
 ) -> list[WhyNot]:
-    table, fast = fastest_misfits(question, constants, beat)
-    lost: list[WhyNot] = []
-    for plan in fast:
-        case = case_of(question, table, plan)
-        if len(lost) == count or _split(case) in seen:
+    lost, beat = list[WhyNot](), found.plans[0].seconds
+    for plan in found.misfits:
+        if len(lost) == count:
+            break
+        case = case_of(question, found.table, plan)
+        if _split(case) in seen:
             continue
         over = _over_bytes(case, constants)
         stage = int(over.argmax())

@@ -16,12 +16,13 @@ import numpy as np
 
 from tuner.training.collectives import all_reduce
 from tuner.training.columns import Array
+from tuner.training.compute import LayerTime
 from tuner.training.constants import Constants
 from tuner.training.hardware import hardware
 from tuner.training.iteration import stage_parts
 from tuner.training.offload import optimizer_time
 from tuner.training.placement.bound import least_bottleneck
-from tuner.training.planner.mixed.cells import Table, pool_rows
+from tuner.training.planner.mixed.cells import ZERO, Table, pool_rows
 from tuner.training.planner.question import PlanQuestion
 from tuner.training.sharding import reduced
 from tuner.training.staged import with_layers
@@ -67,23 +68,45 @@ class Speeds:
 
 
 def speeds(question: PlanQuestion, table: Table, constants: Constants) -> Speeds:
-    """Of every cell on every pool."""
-    rows = pool_rows(question, table, constants)
-    shape = (len(table), len(question.case.pools))
-    parts, h = stage_parts(rows, constants), hardware(rows, constants)
+    """Of every cell on every pool. What sharding adds to a layer is left out."""
+    pools = len(question.case.pools)
+    rows, shape = pool_rows(question, table, constants), (len(table), pools)
+    # Cells that differ in sharding only have the same layers.
+    bare = table.copy()
+    bare[:, ZERO] = 0
+    alike, which = _distinct(bare)
+    some = pool_rows(question, bare[alike], constants)
+    parts, h = stage_parts(some, constants), hardware(rows, constants)
+
+    def spread(each: Array) -> Array:
+        return each.reshape(-1, pools)[which]
+
+    layer = LayerTime(*(spread(getattr(parts.layer, item.name)).ravel() for item in fields(LayerTime)))
     inner = replace(with_layers(rows, np.ones(len(rows))), vocab=np.zeros(len(rows)))
-    after = reduced(inner, h, parts.layer, constants.shared["contention"]) + optimizer_time(inner, h)
+    tails = [
+        reduced(c, h, layer, constants.shared["contention"]) + optimizer_time(c, h) for c in (inner, rows)
+    ]  # fmt: skip
     one = np.where(rows.tied > 0, all_reduce(rows.gradient_bytes * rows.vocab * rows.hidden / rows.tp, 2.0, 1.0), 0.0)
-    found = (
-        parts.layer.forward, parts.layer.backward, parts.embedding, parts.output_forward, parts.output_backward, after,
-        parts.gradients + parts.optimizer, h.intra, h.node,
-    )  # fmt: skip
-    alike = (
+    ends = (parts.embedding, parts.output_forward, parts.output_backward)
+    alone = (
         constants.shared["p2p_sync_s"] * rows.handovers,
         rows.element_bytes * rows.micro_batch * rows.seq / rows.cp * rows.hidden / rows.tp,
         one, rows.tp * rows.cp * rows.dp, rows.micro_batches,
     )  # fmt: skip
-    return Speeds(*(each.reshape(shape) for each in found), *(each.reshape(shape)[:, 0] for each in alike))
+    return Speeds(
+        layer.forward.reshape(shape), layer.backward.reshape(shape), *map(spread, ends),
+        *(each.reshape(shape) for each in (*tails, h.intra, h.node)), *(each.reshape(shape)[:, 0] for each in alone),
+    )  # fmt: skip
+
+
+def _distinct(table: Table) -> tuple[Table, Table]:
+    """First row of each kind, and the kind of every row."""
+    key = np.zeros(len(table), dtype=np.int64)
+    for column in table.T:
+        values, place = np.unique(column, return_inverse=True)
+        key = key * len(values) + place
+    _, first, which = np.unique(key, return_index=True, return_inverse=True)
+    return first, which
 
 
 def bounds(question: PlanQuestion, has: Speeds, stages: Table, virtual: float) -> Array:

@@ -16,7 +16,7 @@ from tuner.training.planner.search import Snapshot
 from tuner.training.staged import Staged, staged_times, taken
 from tuner.training.stepped import steppable, stepped_seconds
 
-KEPT = 32  # fastest plans, one for each cell, length and number of chunks
+KEPT = 20  # fastest plans, one for each cell, length and number of chunks
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,11 +32,12 @@ class MixedPlan:
 
 @dataclass(frozen=True, slots=True)
 class MixedFound:
-    """Plans that fit, fastest first, over the cells of `table`; how many cells there are, how many were opened, and
-    how many plans were costed in full."""
+    """Plans that fit, fastest first, over the cells of `table`, and `misfits` that may not and would be faster; how
+    many cells there are, how many were opened, and how many plans were costed in full."""
 
     table: Table
     plans: tuple[MixedPlan, ...]
+    misfits: tuple[MixedPlan, ...]
     snapshot: Snapshot
     cells: int
     cells_opened: int

@@ -113,19 +113,22 @@ def lines(
     all of one length. Those without room for the layers, or that cannot beat a time, are left out."""
     which = np.repeat(np.arange(len(cells)), [len(shape) for shape in shapes])
     stands = np.concatenate(shapes)
-    p = stands.shape[1]
-    m, v = has.micro_batches[which], virtual[which]
-    tail = np.maximum(has.end_tail[which, stands[:, 0]], has.end_tail[which, stands[:, -1]])
-    most = room[which[:, None], np.arange(p), stands]
-    good = (most > 0).all(axis=1) & (most.sum(axis=1) >= layers)
+    p, kinds = stands.shape[1], room.shape[2]
+    tails = np.minimum.reduce(has.end_tail, axis=1)
+    held = room
     if np.isfinite(beat):
-        step = (m * v)[:, None] * has.layer[which[:, None], stands]
-        under = np.floor((beat - tail)[:, None] / step + _ROUNDING) * v[:, None]
-        good &= np.minimum(most, under).sum(axis=1) >= layers
-    which, stands, most, m, v, tail = (each[good] for each in (which, stands, most, m, v, tail))
+        step = (has.micro_batches * virtual)[:, None] * has.layer
+        under = np.floor((beat - tails)[:, None] / step + _ROUNDING) * virtual[:, None]
+        held = np.minimum(room, np.maximum(under, 0.0).astype(np.int64)[:, None, :])
+    held = np.where(held > 0, held, -layers * p)  # a stage without room spoils its line
+    seats = np.take(held, (which[:, None] * p + np.arange(p)) * kinds + stands).sum(axis=1)
+    which, stands = (each[seats >= layers] for each in (which, stands))
+    good = _even(has, which, stands, virtual, layers) + tails[which] < beat
+    which, stands = which[good], stands[good]
+    place, m, v = which[:, None] * kinds + stands, has.micro_batches[which], virtual[which]
 
-    def at(name: str) -> Array:
-        return np.asarray(getattr(has, name)[which[:, None], stands])
+    def at(each: Array) -> Array:
+        return np.asarray(np.take(each, place))
 
     before, after = np.zeros(stands.shape), np.zeros(stands.shape)
     before[:, 0] += has.entry[which, stands[:, 0]]
@@ -133,17 +136,31 @@ def lines(
     after[:, -1] += has.output_backward[which, stands[:, -1]]
     stride = np.broadcast_to(has.stride[which][:, None], stands.shape)
     rate = boundary_rates(
-        stands, pools.nic[stands], stride, pools.per_node[stands], at("intra"), at("node"), pools.across[stands]
+        stands, pools.nic[stands], stride, pools.per_node[stands], at(has.intra), at(has.node), pools.across[stands]
     )
     hops = (has.sync[which][:, None] + has.volume[which][:, None] / rate) * (v == 1)[:, None]
-    inner, tied = at("inner_tail"), has.tied_bytes[which] / rate[:, -1] * (p > 1)
+    inner, tied = at(has.inner_tail), has.tied_bytes[which] / rate[:, -1] * (p > 1)
+    tail = np.maximum(has.end_tail[which, stands[:, 0]], has.end_tail[which, stands[:, -1]])
     found = Lines(
-        cell=cells[which], pools=stands, forward=at("forward"), backward=at("backward"), extra_forward=before,
-        extra_backward=after, most=most, hops=hops, inner_tail=inner, micro_batches=m, virtual=v,
-        pipe=np.zeros(len(which)), tail=np.maximum(tail, layers / (1.0 / inner).sum(axis=1)) + tied, tied=tied,
+        cell=cells[which], pools=stands, forward=at(has.forward), backward=at(has.backward), extra_forward=before,
+        extra_backward=after, most=np.take(room, (which[:, None] * p + np.arange(p)) * kinds + stands), hops=hops,
+        inner_tail=inner, micro_batches=m, virtual=v, pipe=np.zeros(len(which)),
+        tail=np.maximum(tail, layers / (1.0 / inner).sum(axis=1)) + tied, tied=tied,
     )  # fmt: skip
     found = replace(found, pipe=_pipe(found, layers))
     return found.some(np.flatnonzero(found.bound < beat))
+
+
+def _even(has: Speeds, which: Table, stands: Table, virtual: Table, layers: int) -> Array:
+    """`_pipe` without transfers, from the cells' numbers."""
+    kinds, p = has.forward.shape[1], stands.shape[1]
+    layer = has.layer
+    kept = 1.0 - 1.0 / (has.micro_batches * virtual)
+    paces = np.sort(np.take(1.0 / layer, which[:, None] * kinds + stands), axis=1)[:, ::-1]
+    power = kept[:, None] ** np.arange(p)
+    first, last = which * kinds + stands[:, 0], which * kinds + stands[:, -1]
+    ends = np.take(has.entry / layer, first) + np.take(has.output / layer, last)
+    return np.asarray(has.micro_batches[which] * (layers + ends) / np.einsum("ij,ij->i", paces, power[which]))
 
 
 def _pipe(line: Lines, layers: int) -> Array:

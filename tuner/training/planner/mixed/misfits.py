@@ -8,13 +8,14 @@ import numpy as np
 
 from tuner.training.columns import Array
 from tuner.training.constants import Constants
-from tuner.training.planner.mixed.bounds import least_tail, speeds
+from tuner.training.planner.mixed.bounds import Speeds, least_tail
 from tuner.training.planner.mixed.cells import Table, cells, longest, stages_of
 from tuner.training.planner.mixed.fill import first_answers
 from tuner.training.planner.mixed.kept import MixedPlan
 from tuner.training.planner.mixed.lines import Pools, lines
 from tuner.training.planner.mixed.orders import pool_orders
 from tuner.training.planner.mixed.rooms import Rooms, rooms
+from tuner.training.planner.mixed.sequences import Orders
 from tuner.training.planner.question import PlanQuestion
 
 _CELLS = 64  # fastest cells of each length, or roomiest cells, that are looked at
@@ -31,13 +32,12 @@ class Nearest:
     over_bytes: float
 
 
-def fastest_misfits(question: PlanQuestion, constants: Constants, beat: float) -> tuple[Table, list[MixedPlan]]:
+def fastest_misfits(
+    question: PlanQuestion, table: Table, has: Speeds, stages: Table, pools: Pools, orders: Orders, beat: float
+) -> tuple[MixedPlan, ...]:
     """Plans over all stages there are that would beat a time, were there memory enough; fastest first. Some of them
     may fit."""
-    table = cells(question)
-    has, stages, pools = speeds(question, table, constants), stages_of(question, table), Pools.of(question, constants)
-    layers, total = question.case.model.layers, stages.sum(axis=1)
-    orders, found = pool_orders(question, pools, constants), list[MixedPlan]()
+    layers, total, found = question.case.model.layers, stages.sum(axis=1), list[MixedPlan]()
     with np.errstate(divide="ignore"):
         bound = has.micro_batches * layers / (stages / has.layer).sum(axis=1) + least_tail(has, stages)
     for p in np.unique(total[(total > 0) & (total <= layers)]).tolist():
@@ -56,7 +56,7 @@ def fastest_misfits(question: PlanQuestion, constants: Constants, beat: float) -
                 MixedPlan(float(least[at]), int(line.cell[at]), 1, tuple(line.pools[at].tolist()), tuple(counts[at].tolist()))
                 for at in np.flatnonzero(least < beat)
             ]  # fmt: skip
-    return table, sorted(found)
+    return tuple(sorted(found))
 
 
 def nearest_to_fitting(question: PlanQuestion, constants: Constants) -> Nearest | None:

@@ -13,8 +13,9 @@ from tuner.training.constants import Constants
 from tuner.training.planner.mixed.bounds import bounds, held_under, least_tail, seats, slowest_stage_bound, speeds
 from tuner.training.planner.mixed.cells import Table, cells, longest, stages_of
 from tuner.training.planner.mixed.fill import every_answer, first_answers, least_seconds
-from tuner.training.planner.mixed.kept import Candidates, MixedFound
+from tuner.training.planner.mixed.kept import Candidates, MixedFound, MixedPlan
 from tuner.training.planner.mixed.lines import Lines, Pools, joined, lines
+from tuner.training.planner.mixed.misfits import fastest_misfits
 from tuner.training.planner.mixed.orders import pool_orders
 from tuner.training.planner.mixed.rooms import rooms
 from tuner.training.planner.mixed.sequences import counts, ways
@@ -245,4 +246,9 @@ class _Search:
 
     def found(self) -> MixedFound:
         """What is known at the end."""
-        return MixedFound(self.table, self.kept.ranked(), self.snapshot(), len(self.order), self.at, self.kept.costed)
+        plans, misfits = self.kept.ranked(), tuple[MixedPlan, ...]()
+        if plans:
+            misfits = fastest_misfits(
+                self.question, self.table, self.has, self.stages, self.pools, self.orders, plans[0].seconds
+            )
+        return MixedFound(self.table, plans, misfits, self.snapshot(), len(self.order), self.at, self.kept.costed)
