@@ -36,7 +36,9 @@ _NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="(table)")
 @click.option(
-    "--export", type=click.Choice(["megatron", "torchtitan", "deepspeed", "zero-bubble"]), help="Print the winner's launch command."
+    "--export",
+    type=click.Choice(["megatron", "torchtitan", "deepspeed", "zero-bubble"]),
+    help="Print the winner's launch command.",
 )
 @click.option("--report", type=_NEW_FILE, metavar="FILE", help="Write an HTML report that needs no network.")
 @click.option("--quiet", is_flag=True, help="No progress on standard error.")
@@ -88,7 +90,7 @@ def training(
         from tuner.training.planner.report import html_report  # noqa: PLC0415
         from tuner.training.planner.report_beside import beside  # noqa: PLC0415
 
-        parts = beside([item for _, item in differences], rest.theoretical, rest.sizes)
+        parts = beside([item for _, item in differences], rest.theoretical, rest.sizes, rest.failures)
         with whole_file(report) as partial:
             partial.write_text(html_report(answer, rests_on, asked.shown(), parts), encoding="utf-8")
     if export is not None:

@@ -10,7 +10,7 @@ from controlplane.model.plans import PlannablePool
 from controlplane.model.resource import Part, StatusPart
 from controlplane.model.training import Framework, Precision
 
-MAX_POOLS = 16
+MAX_POOLS = 8  # unlike ones; a search over more outgrows the memory of the planner's process
 Choice = Annotated[str, Field(min_length=1, max_length=32)]
 Value = bool | Annotated[int, Field(ge=0, le=1 << 20)] | Annotated[str, Field(min_length=1, max_length=32)]
 
@@ -39,13 +39,20 @@ class TrainingPlanRequest(Part):
         "schedule, recompute, zero, sp and more (a wrong name is answered with the known ones).",
     )
     top: int = Field(default=3, ge=1, le=16, description="Plans to return.")
-    limit_s: float | None = Field(
-        default=None, gt=0, le=100, description="Stop searching after so many seconds, with a bound."
+    limit_s: float = Field(
+        default=30.0, gt=0, le=100, description="Stop searching after so many seconds, with a bound: many unlike pools."
     )
     theoretical: bool = Field(
         default=False, description="Show apart what papers describe and no framework launches, where it is faster."
     )
     sizes: bool = Field(default=False, description="The same job on fewer nodes of one pool, too.")
+    failures: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=32,
+        description="What failures make of the best plan: llama3, rsc-1 or rsc-2 (published rates), or failures per "
+        "node and day.",
+    )
 
 
 class TrainingPrediction(StatusPart):
@@ -111,6 +118,35 @@ class TrainingSize(StatusPart):
     message: str = Field(default="", description="Why there is none.")
 
 
+class PlanAfterLoss(StatusPart):
+    """A plan made anew without one node of a pool."""
+
+    pool: str = Field(description="The pool that lost a node.")
+    gpus_left: int = Field(description="Accelerators it has then.")
+    iteration_s: float | None = Field(default=None, description="Time of one iteration then, s.")
+    slowdown: float | None = Field(default=None, description="Times as long as before.")
+    plan: str | None = Field(default=None, description="The plan in one line.")
+    error: str | None = Field(default=None, description="Why there is none.")
+
+
+class PlanFailures(StatusPart):
+    """What failures make of the best plan. A model."""
+
+    failures_per_node_day: float = Field(description="Rate.")
+    source: str = Field(description="Where the rate comes from.")
+    nodes: int = Field(description="Nodes of the plan.")
+    mtbf_s: float | None = Field(default=None, description="Mean time between failures, s; absent: none.")
+    checkpoint_bytes: int = Field(description="Size of a checkpoint.")
+    checkpoint_s: float = Field(description="Time to write it, s.")
+    checkpoint_interval_s: float | None = Field(default=None, description="Best time between checkpoints, s.")
+    restart_s: float = Field(description="Time to be back at work, s.")
+    ettr: float = Field(description="Share of the time that trains.")
+    tokens_per_s: float = Field(description="Tokens per second that stay.")
+    spare_nodes: int = Field(description="Spare nodes that suffice with the assumed confidence.")
+    assumed: dict[str, float] = Field(description="What was assumed, with its unit in the name.")
+    after_loss: list[PlanAfterLoss] = Field(description="The plan made anew without one node, pool by pool.")
+
+
 class SearchProof(StatusPart):
     """How far the search got, and how far off the best plan can be inside the model."""
 
@@ -133,5 +169,6 @@ class TrainingPlan(StatusPart):
         default=None, description="Faster, but nothing launches them."
     )
     sizes: list[TrainingSize] | None = Field(default=None, description="Where asked for, this size first.")
+    failures: PlanFailures | None = Field(default=None, description="Where asked for.")
     proof: SearchProof
     elapsed_s: float = Field(description="Time it took, s.")

@@ -83,8 +83,20 @@ async def test_what_nothing_launches_stands_apart_and_sizes_beside(http: httpx.A
         assert "launch" not in item
     assert [size["accelerators"] for size in training["sizes"]] == [16, 8]
     plain = (await post(http)).json()["training"]
+    assert "failures" not in plain
     assert "sizes" not in plain
     assert "theoretical" not in plain
+
+
+async def test_failures_have_a_price_and_a_plan_without_the_node(http: httpx.AsyncClient) -> None:
+    found = (await post(http, failures="llama3")).json()["training"]["failures"]
+    assert 0.9 < found["ettr"] < 1.0
+    assert found["nodes"] == 2
+    assert found["checkpointIntervalS"] > found["checkpointS"] > 0.0
+    assert (found["afterLoss"][0]["pool"], found["afterLoss"][0]["gpusLeft"]) == ("a", 8)
+    none = (await post(http, failures="0")).json()["training"]["failures"]
+    assert none["ettr"] == 1.0
+    assert "mtbfS" not in none
 
 
 async def test_jobs_stream_are_cancelled_and_are_nobody_else_s(setup: Setup, http: httpx.AsyncClient) -> None:
@@ -123,6 +135,7 @@ async def test_who_may_not_list_pools_may_not_plan(setup: Setup, http: httpx.Asy
         ({"fixed": {"tp": ["many"]}}, "fixed.tp"),
         ({"fixed": {"tp": [3]}}, "fixed"),
         ({"seq": None}, "model.seq"),
+        ({"failures": "often"}, "failures"),
         ({"model": "layers=80,hidden=8192,heads=64,vocab=51200"}, "memory"),
     ],
 )
@@ -144,7 +157,7 @@ async def test_the_planner_s_no_names_the_field_of_the_request(
         ({"precision": "fp7"}, "precision"),
         ({"fixed": {"tp": []}}, "fixed"),
         ({"modle": "x"}, "modle"),
-        ({"pools": QUESTION["pools"] * 17}, "pools"),
+        ({"pools": QUESTION["pools"] * 9}, "pools"),
     ],
 )
 async def test_what_is_no_question_is_refused(

@@ -97,11 +97,11 @@ def test_a_report_is_written_whole(tmp_path: Path) -> None:
 
 def test_a_report_shows_what_stands_beside_the_answer(tmp_path: Path) -> None:
     where = tmp_path / "plan.html"
-    result = run("--report", str(where), "--sizes", "--theoretical", "--what-if", "gpus=64", "--export", "megatron")
+    result = run("--report", str(where), "--sizes", "--theoretical", "--what-if", "gpus=64", "--failures", "llama3")
     assert result.exit_code == 0, result.output
     page = where.read_text(encoding="utf-8")
     heads = [item.text for item in ElementTree.fromstring(page).iter("h2")]
-    assert {"What if", "On fewer nodes", "Theoretical"} <= set(heads)
+    assert {"What if", "On fewer nodes", "Failures", "Theoretical"} <= set(heads)
     assert "gpus=64" in page
 
 

@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from controlplane.model.errors import TrimtabError
 from controlplane.model.launch import ParallelSettings
 from controlplane.model.training_plans import (
+    PlanFailures,
     RejectedTraining,
     SearchProof,
     TheoreticalTraining,
@@ -23,6 +24,8 @@ from tuner.training.planner.answer import Planner, Ranked, TrainingAnswer
 from tuner.training.planner.asked import Asked, training_pool
 from tuner.training.planner.beyond import Size, beyond, sizes
 from tuner.training.planner.exports import case_of, launch_plan
+from tuner.training.planner.goodput import Failures, after_loss, failures_of, under_failures
+from tuner.training.planner.question import PlanQuestion
 from tuner.training.planner.search import Snapshot
 
 _POOL_FIELDS = {
@@ -53,11 +56,13 @@ class TrainingDesk:
             progress("reading the space", 0.0)
         try:
             question = asked_of(request).question()
+            failing = None if request.failures is None else failures_of(request.failures)
             answer = self._planner.plan(question, top=request.top, progress=tell, limit_s=request.limit_s)
             faster = None
             if request.theoretical:
                 faster = beyond(self._planner, question, answer, top=request.top, limit_s=request.limit_s)
             others = sizes(self._planner, question, answer, limit_s=request.limit_s) if request.sizes else None
+            lost = None if failing is None else self._failures(question, answer, failing)
         except TrimtabError as error:
             error.field = None if error.field is None else in_request(error.field)
             raise
@@ -65,8 +70,14 @@ class TrainingDesk:
             update={
                 "theoretical": None if faster is None else [_theoretical(item) for item in faster.plans],
                 "sizes": None if others is None else [_size(item) for item in others],
+                "failures": lost,
             }
         )
+
+    def _failures(self, question: PlanQuestion, answer: TrainingAnswer, failing: Failures) -> PlanFailures:
+        best = answer.best[0]
+        said = under_failures(answer, best, failing, self._planner.constants)
+        return PlanFailures.model_validate({**said, "after_loss": after_loss(self._planner, question, best)})
 
 
 def asked_of(request: TrainingPlanRequest) -> Asked:

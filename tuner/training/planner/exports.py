@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from controlplane.catalog import load
@@ -70,10 +71,10 @@ def case_of(answer: TrainingAnswer, item: Ranked) -> TrainingCase:
 def launch_plan(case: TrainingCase, plan: ParallelPlan) -> LaunchPlan:
     """The plan as the operator renders it. `launch` is absent where the framework has no words for it."""
     case = replace(case, plan=plan)
-    try:
-        launch = launch_of(_OWN[plan.framework], case, plan)
-    except Unsupported:
-        launch = None
+    launch = None
+    if plan.framework in _OWN:
+        with suppress(Unsupported):
+            launch = launch_of(_OWN[plan.framework], case, plan)
     return LaunchPlan(
         parallel=ParallelSettings.of(plan), stages=launch_stages(case, plan), rank_map=rank_runs(case, plan),
         launch=launch,

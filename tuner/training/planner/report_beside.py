@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tuner.page import table
+from tuner.page import pairs, table
 from tuner.plot import Series, plot
 from tuner.training.planner.beyond import NOTE, Size, Theoretical
 from tuner.training.planner.explain import summary
@@ -14,7 +15,10 @@ from tuner.training.planner.whatif import Difference
 
 
 def beside(
-    differences: Sequence[Difference], theoretical: Theoretical | None, sizes: Sequence[Size] | None
+    differences: Sequence[Difference],
+    theoretical: Theoretical | None,
+    sizes: Sequence[Size] | None,
+    failures: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """The parts that there are, as HTML."""
     parts = []
@@ -23,11 +27,40 @@ def beside(
         parts.append(f"<h2>What if</h2>{table(('change', 'effect', 'best plan then'), rows, words=True)}")
     if sizes is not None:
         parts.append(_sizes(sizes))
+    if failures is not None:
+        parts.append(_failures(failures))
     if theoretical is not None:
         plans = [(f"{item.predicted['iteration_s']:.4g}", summary(item.plan)) for item in theoretical.plans]
         shown = table(("iteration, s", "plan"), plans, words=True) if plans else "<p>Nothing is faster.</p>"
         parts.append(f"<h2>Theoretical</h2><p>Plans {NOTE}.</p>{shown}")
     return parts
+
+
+def _failures(found: Mapping[str, Any]) -> str:
+    interval, mtbf = found["checkpoint_interval_s"], found["mtbf_s"]
+    text = pairs(
+        "Failures",
+        {
+            "failures per 1000 node-days": f"{1000 * found['failures_per_node_day']:.3g} ({found['source']})",
+            "nodes": found["nodes"],
+            "hours between failures": None if mtbf is None else mtbf / 3600.0,
+            "checkpoint, GB": found["checkpoint_bytes"] / 1e9,
+            "written every, min": None if interval is None else interval / 60.0,
+            "share of time that trains, %": 100.0 * found["ettr"],
+            "tokens per second that stay": found["tokens_per_s"],
+            "spare nodes": found["spare_nodes"],
+        },
+    )
+    rules = [
+        (rule["rule"], rule["slowdown_one_lost"], rule["recovery_s"], f"{100 * rule['share']:.2f}", rule["source"])
+        for rule in found["rules"]
+    ]
+    head = ("going on without the node", "times as long", "standing still, s", "share kept, %", "after")
+    again = [
+        (item["pool"], item.get("slowdown"), item.get("error") or item.get("plan")) for item in found["after_loss"]
+    ]
+    text += "<p>All of it is a model; the rules are estimates from their papers' ideas.</p>" + table(head, rules)
+    return text + table(("one node less in", "times as long", "plan then"), again)
 
 
 def _sizes(sizes: Sequence[Size]) -> str:
