@@ -25,7 +25,7 @@ from tuner.training.planner.mixed.answer import case_of as mixed_case
 from tuner.training.planner.mixed.cells import slots, stages_of
 from tuner.training.planner.mixed.fill import every_answer, first_answers, least_seconds
 from tuner.training.planner.mixed.search import _Search, search
-from tuner.training.planner.mixed.sequences import counts, ways
+from tuner.training.planner.mixed.sequences import counts, neighbours, ways
 from tuner.training.predict import Predictor
 
 SMALL = "layers=5,hidden=2048,heads=8,vocab=32000"
@@ -150,7 +150,7 @@ def test_first_answers_fit_and_add_up() -> None:
 
 
 def test_every_way_to_line_up_pools() -> None:
-    taken, whole = counts((2, 1, 1), 3, (0, 1, 2))
+    taken, whole = counts((2, 1, 1), 3, ((0, 1, 2),))
     assert whole
     assert sorted(map(tuple, taken.tolist())) == [(1, 1, 1), (2, 0, 1), (2, 1, 0)]
     rows, whole = ways((2, 0, 1), ((0, 1, 2),))
@@ -158,6 +158,30 @@ def test_every_way_to_line_up_pools() -> None:
     assert rows.tolist() == [[0, 0, 2], [2, 0, 0]]
     _, whole = ways((1,) * 7, (tuple(range(7)),))
     assert not whole
+
+
+def test_lines_beside_a_line_keep_pools_together() -> None:
+    found = neighbours((0, 0, 2, 1))
+    assert (2, 0, 0, 1) in found
+    assert (1, 2, 0, 0) in found
+    assert (0, 0, 2) in found
+    assert (0, 0, 2, 1) not in found
+    assert all(len(list(itertools.groupby(each))) == len(set(each)) for each in found)
+
+
+def test_of_many_pools_a_few_orders_are_tried_and_the_bound_says_so() -> None:
+    pools = [{**A100, "gpus": 4, "gpu": gpu} for gpu in ("a100-sxm-40gb", "h100-sxm-80gb", "v100-sxm2-32gb", "l4") * 2]
+    asked = question(
+        *pools, model="layers=16,hidden=4096,heads=32,vocab=51200", batch=32, fix=("cp=1", "tp=4", "sp=true")
+    )
+    found = search(asked, shipped()).snapshot
+    assert found.incumbent_s is not None
+    assert found.bound_s is not None
+    assert found.bound_s <= found.incumbent_s
+    alone = question(
+        *pools[:2], model="layers=16,hidden=4096,heads=32,vocab=51200", batch=32, fix=("cp=1", "tp=4", "sp=true")
+    )
+    assert found.incumbent_s <= seconds(alone)
 
 
 def test_a_tensor_parallel_group_never_leaves_its_node() -> None:

@@ -62,6 +62,10 @@ class Candidates:
             if np.isfinite(least[index]) and (key not in self._noted or least[index] < self._noted[key][0]):
                 self._noted[key] = float(least[index]), line.some(slice(index, index + 1)), layers[index : index + 1]
 
+    def best_of(self, cell: int, virtual: int) -> MixedPlan:
+        """The best of a cell in so many chunks, of any length."""
+        return min(plan for (where, _, v), plan in self._best.items() if (where, v) == (cell, virtual))
+
     def leading(self, count: int) -> list[tuple[int, int, int]]:
         """Cell, length and chunks of the first answers that take least."""
         return [key for _, key in sorted((found[0], key) for key, found in self._noted.items())[:count]]

@@ -18,7 +18,7 @@ from tuner.training.planner.mixed.lines import Lines, Pools, joined, lines
 from tuner.training.planner.mixed.misfits import fastest_misfits
 from tuner.training.planner.mixed.orders import pool_orders
 from tuner.training.planner.mixed.rooms import rooms
-from tuner.training.planner.mixed.sequences import counts, ways
+from tuner.training.planner.mixed.sequences import counts, neighbours, ways
 from tuner.training.planner.question import PlanQuestion
 from tuner.training.planner.search import Progress, Snapshot
 
@@ -28,6 +28,7 @@ _DIVED = 64  # cells whose longest pipelines are tried first, of each length
 _FIRST = 256  # lines of a length that get a first answer
 _LINES = 1024  # gone through together
 _TRIED = 4  # first answers of a length that are costed in full
+_ROUNDS = 32  # of improvement of one plan
 _SHAPES = 8192  # most sequences of pools of one cell, length and number of chunks
 # Counts, not clocks, so that the plan is the same on every machine.
 _FOLLOWED = 20_000  # answers of some lines followed at once
@@ -44,6 +45,7 @@ def search(
     if len(run.table):
         run.dive()
         run.open_cells(progress)
+        run.improve()
         run.go_through()
     return run.found()
 
@@ -164,7 +166,7 @@ class _Search:
         return self._made(np.array(cells), np.array(virtual), shapes) if cells else Lines.none(p)
 
     def _shapes(self, cell: int, p: int, held: Table) -> tuple[Table, bool]:
-        taken, whole = counts(tuple(self.stages[cell].tolist()), p, self.orders[0])
+        taken, whole = counts(tuple(self.stages[cell].tolist()), p, self.orders)
         found: list[Table] = []
         size = 0
         for row in taken[taken @ held >= self.layers].tolist():
@@ -176,10 +178,10 @@ class _Search:
             size += len(shape)
         return np.concatenate(found) if found else np.zeros((0, p), dtype=np.int64), whole
 
-    def _made(self, cells: Table, virtual: Table, shapes: list[Table]) -> Lines:
-        p = shapes[0].shape[1]
+    def _made(self, cells: Table, virtual: Table, shapes: list[Table], beat: float | None = None) -> Lines:
+        p, beat = shapes[0].shape[1], self.kept.fastest if beat is None else beat
         room = self.rooms.some(cells).layers(p, virtual, self.pools.limits, self.layers)
-        return lines(self.has.some(cells), cells, virtual, room, shapes, self.pools, self.layers, self.kept.fastest)
+        return lines(self.has.some(cells), cells, virtual, room, shapes, self.pools, self.layers, beat)
 
     def _try_first(self, part: Lines) -> None:
         if not len(part):
@@ -190,6 +192,28 @@ class _Search:
         good = np.argsort(least, kind="stable")[:_TRIED]
         good = good[least[good] < self.kept.fastest]
         self.kept.cost(part.some(good), layers[good])
+
+    def improve(self) -> None:
+        """Where not every sequence of pools was tried: those beside the best, as long as they are faster."""
+        for plan in self.kept.ranked()[:_TRIED] if np.isfinite(self.outside) else ():
+            pools, fastest = plan.pools, plan.seconds
+            for _ in range(_ROUNDS):
+                if self._is_late():
+                    return
+                beside = neighbours(pools)
+                for p in sorted({len(each) for each in beside}):
+                    if self._may_have(plan.cell, p, plan.virtual):
+                        shapes = np.array([each for each in beside if len(each) == p])
+                        made = self._made(np.array([plan.cell]), np.array([plan.virtual]), [shapes], fastest)
+                        self._try_first(made)
+                best = self.kept.best_of(plan.cell, plan.virtual)
+                if best.seconds >= fastest:
+                    break
+                pools, fastest = best.pools, best.seconds
+
+    def _may_have(self, cell: int, p: int, v: int) -> bool:
+        whole = v == 1 or (self.has.micro_batches[cell] % p == 0 and 1 < p <= self.layers // v)
+        return bool(whole and p <= self.fits.shape[1] and self.fits[cell, p - 1] and self.question.free("pp", p))
 
     def go_through(self) -> None:
         """Every answer of the lines that could beat the best, in the order of their bounds."""

@@ -22,15 +22,15 @@ Orders = tuple[tuple[int, ...], ...]
 
 
 @lru_cache(maxsize=4096)
-def counts(stages: tuple[int, ...], p: int, order: tuple[int, ...]) -> tuple[Table, bool]:
+def counts(stages: tuple[int, ...], p: int, orders: Orders) -> tuple[Table, bool]:
     """Stages of each pool that make p, a row per way, and whether these are all. Else pools in full, left out and one
-    in part; of many pools only the first ones of `order`."""
+    in part; of many pools only the first ones and the last ones of some orders."""
     most = [min(count, p) for count in stages]
     if math.prod(count + 1 for count in most) <= _EVERY_COUNT:
         found = np.array(list(itertools.product(*(range(count + 1) for count in most))), dtype=np.int64)
         return found[found.sum(axis=1) == p], True
     rows: dict[tuple[int, ...], None] = {}
-    for chosen in _subsets(len(stages), order):
+    for chosen in _subsets(len(stages), orders):
         full = [count * take for count, take in zip(most, chosen, strict=True)]
         over = sum(full) - p
         if over == 0:
@@ -41,10 +41,29 @@ def counts(stages: tuple[int, ...], p: int, order: tuple[int, ...]) -> tuple[Tab
     return np.array(list(rows), dtype=np.int64).reshape(-1, len(stages)), False
 
 
-def _subsets(pools: int, order: tuple[int, ...]) -> list[tuple[bool, ...]]:
+def _subsets(pools: int, orders: Orders) -> list[tuple[bool, ...]]:
     if pools <= _SUBSETS:
         return list(itertools.product((False, True), repeat=pools))
-    return [tuple(pool in order[:size] for pool in range(pools)) for size in range(1, pools + 1)]
+    ends = [end for order in orders for size in range(1, pools + 1) for end in (order[:size], order[-size:])]
+    return list(dict.fromkeys(tuple(pool in end for pool in range(pools)) for end in ends))
+
+
+def neighbours(pools: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The same line with two pools exchanged, one moved elsewhere, or one left out."""
+    blocks = [list(block) for _, block in itertools.groupby(pools)]
+    found: dict[tuple[int, ...], None] = {}
+    for one in range(len(blocks)):
+        rest = blocks[:one] + blocks[one + 1 :]
+        others = [rest, *([*rest[:at], blocks[one], *rest[at:]] for at in range(len(blocks)))]
+        for two in range(one):
+            swapped = list(blocks)
+            swapped[one], swapped[two] = swapped[two], swapped[one]
+            others.append(swapped)
+        for other in others:
+            found[tuple(itertools.chain.from_iterable(other))] = None
+    found.pop((), None)
+    found.pop(pools, None)
+    return list(found)
 
 
 @lru_cache(maxsize=4096)
