@@ -74,6 +74,14 @@ class Measuring(Part):
         return self
 
 
+class RequestSlo(Part):
+    """What one request must keep to count as good (`goodput_per_s`, `attainment`). Percentile promises are limits."""
+
+    ttft_ms: float | None = Field(default=None, gt=0, le=3_600_000, description="Time to first token, ms.")
+    tpot_ms: float | None = Field(default=None, gt=0, le=3_600_000, description="Time per output token, ms.")
+    e2e_ms: float | None = Field(default=None, gt=0, le=86_400_000, description="Time to the last token, ms.")
+
+
 class TuningSpec(Part):
     """What a tuning job is asked to do. `space` absent: the engine's own knobs, as the catalogue lists them."""
 
@@ -81,6 +89,7 @@ class TuningSpec(Part):
     space: SearchSpace | None = None
     objectives: list[Objective] = Field(min_length=1, max_length=OBJECTIVES_MAX)
     limits: list[Limit] = Field(default_factory=list, max_length=16)
+    slo: RequestSlo | None = Field(default=None, description="Needed where an objective or a limit is goodput.")
     load: Workload = Field(
         default_factory=lambda: Workload(
             arrivals="closed", concurrency=8, input=Lengths(tokens=256), output=Lengths(tokens=64)
