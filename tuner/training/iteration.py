@@ -13,7 +13,7 @@ from tuner.training.constants import Constants
 from tuner.training.hardware import Hardware, hardware
 from tuner.training.offload import optimizer_time, with_activations
 from tuner.training.schedules import pipeline_time
-from tuner.training.sharding import gathered, reduced
+from tuner.training.sharding import gathered, parts_of, reduced
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,12 @@ def stage_parts(c: Columns, constants: Constants) -> Stages:
     output_forward, output_backward = output_time(c, h, constants, shards)
     tokens = c.micro_batch * c.seq / c.cp
     embedding = 12.0 * tokens * c.hidden / h.memory
-    layer = with_activations(c, gathered(c, h, layer, constants.shared["contention"]))
-    gradients = reduced(c, h, layer, constants.shared["contention"]) + _tied_ends(c, h)
+    shared, held = constants.shared["contention"], parts_of(c)
+    layer = with_activations(c, gathered(c, h, layer, shared, held))
+    gradients = reduced(c, h, layer, shared, held) + _tied_ends(c, h)
     return Stages(
         layer, output_forward, output_backward, embedding, _hop(c, h, constants, tokens), gradients,
-        optimizer_time(c, h),
+        optimizer_time(c, h, held),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from tuner.training.constants import Constants
 from tuner.training.offload import waiting_layers
 from tuner.training.parameters import layer_parameters
 from tuner.training.schedules import in_flight
-from tuner.training.sharding import shards
+from tuner.training.sharding import Shards, shards
 
 _GATHERED_LAYERS = 2.0  # ZeRO-3: the layer that runs and the one fetched ahead
 _WORKSPACE_BYTES = 64.0 * 2**20  # matrix-product scratch of PyTorch and of the kernels' library, 32 MiB each
@@ -45,9 +45,11 @@ class Waterfall:
         return np.asarray(sum(getattr(self, item.name) for item in fields(self)))
 
 
-def state_bytes(c: Columns, dense: Array, experts: Array) -> tuple[Array, Array, Array]:
+def state_bytes(
+    c: Columns, dense: Array, experts: Array, cut: Shards | None = None
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """Weights (and their second copy), gradients and optimizer state of a number of parameters on one rank."""
-    cut = shards(c)
+    cut = cut or shards(c)
     replicas = np.maximum(cut.ranks * c.tp / (c.ep * c.etp), 1.0)
     wide = c.element_bytes
 
@@ -86,7 +88,7 @@ class _Pieces:
 
 def _pieces(c: Columns, stages: int) -> _Pieces:
     dense, experts = layer_parameters(c)
-    layer = held(c)
+    layer, cut = held(c), shards(c)
     shared = (c.vocab_parallel > 0) & (c.pp > 1)
     matrix = c.vocab * c.hidden / c.tp
     spread = np.where(c.tied > 0, 1.0, 2.0) * matrix / c.pp
@@ -102,8 +104,8 @@ def _pieces(c: Columns, stages: int) -> _Pieces:
     logits = tokens * c.vocab / c.tp * (_LOGIT_BYTES + c.element_bytes) + 2.0 * c.element_bytes * tokens * c.hidden
     inner = np.where(shared, logits / c.pp, 0.0)
     return _Pieces(
-        layer=state_bytes(c, dense, experts),
-        matrix=state_bytes(c, np.ones_like(dense), np.zeros_like(dense)),
+        layer=state_bytes(c, dense, experts, cut),
+        matrix=state_bytes(c, np.ones_like(dense), np.zeros_like(dense), cut),
         first_matrices=end,
         inner_matrices=np.where(shared, spread, 0.0),
         last_matrices=np.where(folded, 0.0, end),

@@ -17,16 +17,16 @@ from tuner.training.columns import Array, Columns
 from tuner.training.compute import LayerTime
 from tuner.training.hardware import Hardware
 from tuner.training.parameters import layer_parameters
-from tuner.training.sharding import updated_parameters
+from tuner.training.sharding import Parts, updated_parameters
 
 OPTIMIZER_BYTES = 28.0  # per parameter and step: gradient, master weight and two moments read, three of them written
 _STATE_MOVED = 24.0  # of them state that lies on NVMe: master weight and two moments, read and written
 _BUFFERS = 2.0  # layers whose activations are on their way down or up
 
 
-def optimizer_time(c: Columns, h: Hardware) -> Array:
+def optimizer_time(c: Columns, h: Hardware, parts: Parts | None = None) -> Array:
     """The update of a rank's share of the parameters, wherever it happens."""
-    updated = updated_parameters(c)
+    updated = updated_parameters(c, parts)
     plain = c.optimizer_bytes * updated / h.memory
     if not np.any(c.optimizer_offload > 0):
         return np.asarray(plain)

@@ -7,12 +7,11 @@ gathers from (hpZ of ZeRO++, arXiv 2306.10209). A group lies on neighbouring ran
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from tuner.training.collectives import all_reduce, reduce_scatter, span
+from tuner.training.collectives import reduce_scatter, span
 from tuner.training.columns import Array, Columns
 from tuner.training.compute import LayerTime
 from tuner.training.hardware import Hardware
@@ -29,6 +28,9 @@ class Shards:
     optimizer: Array
 
 
+Parts = tuple[tuple[Array, Shards, Array], ...]
+
+
 def shards(c: Columns) -> Shards:
     """The cuts of every configuration."""
     ranks = c.dp * c.cp
@@ -42,13 +44,14 @@ def shards(c: Columns) -> Shards:
     )
 
 
-def gathered(c: Columns, h: Hardware, layer: LayerTime, contention: float) -> LayerTime:
-    """What every micro-batch pays: weights gathered before forward and before backward, gradients scattered after."""
+def gathered(c: Columns, h: Hardware, layer: LayerTime, contention: float, parts: Parts | None = None) -> LayerTime:
+    """What every micro-batch pays: weights gathered before forward and before backward, gradients scattered after.
+    `parts`: of these columns, where they are known."""
     if not np.any(c.zero > 1):
         return layer
     fetch, again, scatter = (np.zeros_like(c.tp) for _ in range(3))
     embedding, layers = c.vocab * c.hidden / c.tp, np.maximum(c.first, c.last)
-    for at, (parameters, cut, stride) in enumerate(_parts(c)):
+    for at, (parameters, cut, stride) in enumerate(parts or parts_of(c)):
         size = (parameters - (embedding if at == 0 else 0.0)) / layers
         weights, gradients = c.element_bytes * size, c.gradient_bytes * size
         fetch = fetch + _scattered(c, h, weights, cut.weights, stride)
@@ -63,40 +66,41 @@ def gathered(c: Columns, h: Hardware, layer: LayerTime, contention: float) -> La
     return LayerTime(forward, backward, layer.weight, layer.exposed + late)
 
 
-def reduced(c: Columns, h: Hardware, layer: LayerTime, contention: float) -> Array:
+def reduced(c: Columns, h: Hardware, layer: LayerTime, contention: float, parts: Parts | None = None) -> Array:
     """What an iteration's end pays: gradients summed over the ranks that `gathered` did not reach, and weights brought
     to those that hold copies; behind the last backward pass with `overlap_dp`."""
-    reduce, gather, whole, plain = (np.zeros_like(c.tp) for _ in range(4))
+    reduce, gather = np.zeros_like(c.tp), np.zeros_like(c.tp)
     scattered = (c.zero > 2) | ((c.zero > 1) & (c.micro_batches > 1))
-    for parameters, cut, stride in _parts(c):
+    for parameters, cut, stride in parts or parts_of(c):
         gradients, weights = c.gradient_bytes * parameters, c.element_bytes * parameters
         inner = np.where(scattered, cut.gradients, 1.0)
         outer = cut.ranks / inner
         down = span(outer, stride * inner, c.per_node, h.intra, h.node)
         reduce = reduce + reduce_scatter(gradients / inner, outer, down.rate)
-        whole = whole + all_reduce(gradients, cut.ranks, down.rate)
-        plain = plain + reduce_scatter(weights, cut.ranks, down.rate)
         gather = gather + _scattered(c, h, weights / cut.weights, cut.ranks / cut.weights, stride * cut.weights)
     sharded, window = c.zero > 0, c.most * layer.backward
-    open_ = np.where(sharded, reduce + gather, whole)
-    hidden = exposed(reduce, window, contention) + exposed(np.where(sharded, gather, plain), window / 2.0, contention)
+    # Without shards the second half of a ring all-reduce takes as long as the first; hidden, it moves 16-bit weights.
+    open_ = reduce + np.where(sharded, gather, reduce)
+    second = np.where(sharded, gather, reduce * c.element_bytes / c.gradient_bytes)
+    hidden = exposed(reduce, window, contention) + exposed(second, window / 2.0, contention)
     return np.asarray(np.where(c.overlap_dp > 0, hidden, open_))
 
 
-def updated_parameters(c: Columns) -> Array:
+def updated_parameters(c: Columns, parts: Parts | None = None) -> Array:
     """Parameters that one rank of an end stage updates."""
-    return np.asarray(sum(parameters / cut.optimizer for parameters, cut, _ in _parts(c)))
+    return np.asarray(sum(parameters / cut.optimizer for parameters, cut, _ in parts or parts_of(c)))
 
 
-def _parts(c: Columns) -> Iterator[tuple[Array, Shards, Array]]:
+def parts_of(c: Columns) -> Parts:
     """What all data-parallel ranks share, and experts, whose ranks are fewer: parameters, cuts, stride of neighbours."""
     dense, experts = stage_parameters(c)
     cut = shards(c)
-    yield dense, cut, c.tp
+    found = [(dense, cut, c.tp)]
     if np.any(c.experts > 0):
         replicas = np.maximum(cut.ranks * c.tp / (c.ep * c.etp), 1.0)
         few = (np.minimum(part, replicas) for part in (cut.weights, cut.gradients, cut.optimizer))
-        yield experts, Shards(replicas, *few), c.ep * c.etp
+        found.append((experts, Shards(replicas, *few), c.ep * c.etp))
+    return tuple(found)
 
 
 def exposed(traffic: Array, window: Array, contention: float) -> Array:
