@@ -39,6 +39,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="NAME=GPU:COUNT[,nic=..]",
         help="Instead of --gpu, --gpus and so on; repeat it. More words: nics, per-node, price, currency, cap (W).",
     ),
+    click.option(
+        "--cross", type=float, metavar="GB/S", help="Of a node towards pools with other NICs (Ethernet, 3.1)."
+    ),
     click.option("--pools", metavar="NAME[,NAME]", help="Take only these of the pools."),
     click.option("--precision", default="bf16", help="(bf16)"),
     click.option("--framework", help="What is to launch it (megatron-lm, or what --export is for)."),
@@ -62,7 +65,7 @@ def asked_of(options: dict[str, Any], export: str | None = None) -> Asked:
     from tuner.training.planner.asked import Asked, training_pool, with_nics  # noqa: PLC0415 - numpy: not for --help
 
     single = {name: options.pop(name) for name in (*_SINGLE, "gpu", "gpus")}
-    given, chosen = options.pop("pool"), options.pop("pools")
+    given, chosen, cross = options.pop("pool"), options.pop("pools"), options.pop("cross")
     missing = [f"--{name.replace('_', '-')}" for name in ("model", "global_batch") if options[name] is None]
     if not given:
         missing += [f"--{name}" for name in ("gpu", "gpus") if single[name] is None]
@@ -78,6 +81,8 @@ def asked_of(options: dict[str, Any], export: str | None = None) -> Asked:
     else:
         named = {_SINGLE.get(name, name): value for name, value in single.items() if value is not None}
         pools = [with_nics(named)]
+    if cross is not None:
+        pools = [{**pool, "cross_gb_s": cross} for pool in pools]
     fix = [f"{name}={value}" for name in _CHOICES if (value := options.pop(name)) is not None]
     return Asked(
         model=options["model"], pools=tuple(_only(pools, chosen)), global_batch=options["global_batch"],

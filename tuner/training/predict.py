@@ -115,6 +115,12 @@ class Predictor:
                 "pools of unlike NICs: 25 Gb/s Ethernet per node between them is assumed; cross_gb_s says more"
             )
         plan = case.plan
+        gpus = {pool.gpu for pool in case.pools}
+        narrow = sorted(gpu for gpu in gpus if load().accelerators[gpu].bf16_flop_per_s is None)
+        if plan.precision == "bf16" and narrow:
+            found.append(
+                f"{', '.join(narrow)}: no bf16 in the data sheet, its fp16 rate is counted; fp16 is what runs there"
+            )
         if plan.precision in ("fp8", "mxfp8", "nvfp4"):
             found.append(
                 f"{plan.precision}: the layers' matrix products count at its peak with the 16-bit efficiency, attention "

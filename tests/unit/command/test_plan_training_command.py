@@ -167,3 +167,14 @@ def test_two_pools_share_one_plan_and_failures_are_priced() -> None:
     data = json.loads(CliRunner().invoke(cli, ["plan", "training", *asked, "--failures", "0.01", "-o", "json"]).output)
     assert 0.0 < data["failures"]["ettr"] < 1.0
     assert [pool["gpu"] for pool in data["cluster"]] == ["a100-sxm-80gb", "v100-sxm2-32gb"]
+
+
+def test_the_network_between_unlike_pools_is_said_or_assumed() -> None:
+    asked = ["--model", "layers=12,hidden=4096,heads=32,vocab=51200", "--seq", "2048", "--global-batch", "64",
+             "--pool", "new=a100:16,nic=hdr", "--pool", "old=v100:16,nic=roce-100", "--quiet", "--pp", "2", "--tp", "2", "--dp", "8",
+             "--schedule", "1f1b", "--precision", "fp16", "-o", "json"]  # fmt: skip
+    runs = [CliRunner().invoke(cli, ["plan", "training", *asked, *more]).output for more in ([], ["--cross", "50"])]
+    slow, fast = (json.loads(output)["best"][0] for output in runs)
+    assert fast["iteration_s"] < slow["iteration_s"]
+    assert any("Ethernet" in text for text in slow["warnings"])
+    assert not any("Ethernet" in text for text in fast["warnings"])

@@ -16,13 +16,14 @@ from tuner.training.planner.question import FLAGS, NUMBERS, WORDS, PlanQuestion,
 _CHOICES = (*NUMBERS, *FLAGS, *WORDS)
 _FIELDS = {
     "gpu": str, "gpus": int, "nic": str, "nics-per-node": int, "gpus-per-node": int, "power-cap": float, "price": float,
+    "cross": float,
 }  # fmt: skip
 _POOL = {
     "gpu": "gpu", "gpus": "gpus", "nic": "nic", "nics-per-node": "nics_per_node", "gpus-per-node": "gpus_per_node",
-    "power-cap": "power_cap_w", "price": "price_per_accelerator_hour",
+    "power-cap": "power_cap_w", "price": "price_per_accelerator_hour", "cross": "cross_gb_s",
 }  # fmt: skip
 WHAT_IF = (
-    "gpus=128, gpu=h100, nic=ndr, power-cap=500, price=2.5, global-batch=512, seq=8192, precision=fp8, framework=fsdp, "
+    "gpus=128, gpu=h100, nic=ndr, cross=12.5, power-cap=500, price=2.5, global-batch=512, seq=8192, precision=fp8, framework=fsdp, "
     "pool=NAME=GPU:COUNT[,nic=..], without-pool=NAME, a choice (recompute=none, tp=4,8) or free=CHOICE"
 )
 
