@@ -13,7 +13,9 @@ Recompute = Literal["none", "selective", "operators", "full"]
 Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "tf32", "fp32"]
 # What decides how many kernels a layer takes, how attention is computed and what is fused.
 Optimizer = Literal["adam", "sgd"]
-Framework = Literal["megatron-lm", "megatron-zero-bubble", "megatron-deepspeed", "fsdp", "fsdp-compiled", "eager"]
+Framework = Literal[
+    "megatron-lm", "megatron-lm-2021", "megatron-zero-bubble", "megatron-deepspeed", "fsdp", "fsdp-compiled", "eager"
+]
 Attention = Literal["unfused", "flash"]
 VocabularyParallel = Literal["none", "vocab-1", "vocab-2", "interlaced"]
 # How context parallel ranks share attention: keys and values around a ring, or heads by all-to-all.

@@ -45,6 +45,8 @@ _ALL: dict[str, Software] = {
     "megatron-lm": Software(
         forward_slots=18.0, elementwise=1.0, sums_gradients="fused", beside_weights=True, optimizer_bytes=50.0
     ),
+    # Before it overlapped backward traffic and fused gradient sums (late 2021); --fp16 kept sums in 16 bits.
+    "megatron-lm-2021": Software(forward_slots=18.0, elementwise=1.0, sums_gradients="apart", optimizer_bytes=50.0),
     # The same kernels in a fork whose schedules split weight gradients off, so nothing runs beside them.
     "megatron-zero-bubble": Software(forward_slots=18.0, elementwise=1.0, sums_gradients="fused", optimizer_bytes=50.0),
     "fsdp": Software(forward_slots=30.0, elementwise=2.2, sums_gradients="sharded"),

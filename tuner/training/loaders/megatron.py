@@ -11,12 +11,14 @@ from tuner.training.checks import check
 from tuner.training.flops import model_flops
 from tuner.training.loaders.rows import Row, Table, number, records, whole
 
+# Megatron-LM of 2021 with --fp16, as the paper's scripts call it (examples/academic_paper_scripts/sc21/CONFIG.sh):
+# gradients stay in 16 bits where nothing asks for more.
+OF_2021: dict[str, Any] = {"framework": "megatron-lm-2021", "precision": "fp16", "gradient_bytes": 2}
+
 
 def ptdp(path: Path) -> Table:
     """Weak scaling 1.7B to 1T on A100, full recomputation. Times follow from TFLOPS by the paper's equation 3."""
-    table = Table(
-        "ptdp", assumed="fp32 main gradients, fused kernels, unfused attention, scatter-gather between stages"
-    )
+    table = Table("ptdp", assumed="16-bit gradients, fused kernels, unfused attention, scatter-gather between stages")
     for line, record in records(path):
         try:
             pp, layers = whole(record, "pp"), whole(record, "layers")
@@ -27,7 +29,7 @@ def ptdp(path: Path) -> Table:
                 selene(whole(record, "gpus")),
                 tp=whole(record, "tp"), pp=pp, dp=whole(record, "dp"), vpp=vpp,
                 micro_batch=whole(record, "micro_batch"), global_batch=whole(record, "global_batch"),
-                recompute="full", attention="unfused", precision="fp16",
+                recompute="full", attention="unfused", **OF_2021,
             )  # fmt: skip
             seconds = number(record, "iter_time_s_derived_eq3")
         except TrimtabError as error:
@@ -163,7 +165,7 @@ def megatron_case(model: TrainingModel, pool: TrainingPool, *, vpp: int = 1, **p
     case = TrainingCase(
         model=model,
         pools=(pool,),
-        plan=ParallelPlan(vpp=vpp, schedule="interleaved" if vpp > 1 else "1f1b", framework="megatron-lm", **plan),
+        plan=ParallelPlan(vpp=vpp, schedule="interleaved" if vpp > 1 else "1f1b", **plan),
     )
     check(case)
     return case

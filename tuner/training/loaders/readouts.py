@@ -7,7 +7,7 @@ from pathlib import Path
 
 from controlplane.model.errors import InvalidSpec, TrimtabError
 from tuner.training.flops import model_flops
-from tuner.training.loaders.megatron import ampere_roce, gpt_shape, megatron_case, selene
+from tuner.training.loaders.megatron import OF_2021, ampere_roce, gpt_shape, megatron_case, selene
 from tuner.training.loaders.rows import Row, Table, number, records, whole
 
 _A100_FLOP_PER_S = 312e12
@@ -32,7 +32,7 @@ def ptdp_figures(path: Path) -> Table:
                 raise InvalidSpec("is no known figure", field="figure", value=figure[:40], limit="fig11, fig12")
             batch = whole(record, "global_batch")
             case = megatron_case(model, selene(gpus), tp=tp, pp=pp, dp=gpus // tp // pp, vpp=vpp, micro_batch=1,
-                             global_batch=batch, recompute="full", attention="unfused", precision="fp16")  # fmt: skip
+                             global_batch=batch, recompute="full", attention="unfused", **OF_2021)  # fmt: skip
             layers, hidden = model.layers, model.hidden
             work = 96.0 * batch * model.seq * layers * hidden**2 * (
                 1.0 + model.seq / (6.0 * hidden) + model.vocab / (16.0 * layers * hidden)

@@ -10,6 +10,7 @@ from controlplane.model.errors import InvalidSpec, TrimtabError
 from controlplane.model.training import ParallelPlan, TrainingCase, TrainingModel, TrainingPool
 from tuner.training.checks import check
 from tuner.training.flops import model_flops
+from tuner.training.loaders.megatron import OF_2021
 from tuner.training.loaders.rows import Row, Table, number, records, whole
 
 _LLAMA = (126, 16384, 128, 8, 53248, 128256)
@@ -81,7 +82,7 @@ _MICRO_BATCHES_IN_PIPELINES = 32
 
 def v100(path: Path) -> Table:
     """Megatron-LM on 4 nodes of 8 V100-16GB, 100 Gb/s InfiniBand: the block with sequences per second."""
-    table = Table("v100_gpt", assumed="full recomputation, fp16, fp32 gradients, vocabulary 51200, one NIC per node")
+    table = Table("v100_gpt", assumed="full recomputation, 16-bit gradients, vocabulary 51200, one NIC per node")
     for line, record in records(path):
         name = record["Test Case"]
         if not name:
@@ -99,7 +100,7 @@ def v100(path: Path) -> Table:
                 pools=(TrainingPool(gpu="v100-sxm2-16gb", gpus=max(dp * tp * pp, 1), gpus_per_node=8,
                                     nic="ib-edr-100", nics_per_node=1),),
                 plan=ParallelPlan(
-                    tp=tp, dp=dp, pp=pp, global_batch=batch, recompute="full", attention="unfused", precision="fp16",
+                    tp=tp, dp=dp, pp=pp, global_batch=batch, recompute="full", attention="unfused", **OF_2021,
                     micro_batch=batch // dp // (_MICRO_BATCHES_IN_PIPELINES if pp > 1 else 1),
                 ),
             )  # fmt: skip

@@ -34,7 +34,8 @@ def not_interleaved(case: TrainingCase) -> TrainingCase:
 # Per table the readings beside the one its loader takes; what a case cannot have is left out of that reading.
 VARIANTS: dict[str, dict[str, Variant]] = {
     "ptdp": {
-        "16-bit gradients": plan(gradient_bytes=2), "micro-batch 1": plan(micro_batch=1),
+        "32-bit gradients": plan(gradient_bytes=4), "micro-batch 1": plan(micro_batch=1),
+        "Megatron-LM of today": plan(framework="megatron-lm"),
         "not interleaved": not_interleaved, "flash attention": plan(attention="flash"),
     },
     "korthikanti": {"16-bit gradients": plan(gradient_bytes=2), "optimizer state sharded": plan(zero=1)},
