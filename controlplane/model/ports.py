@@ -35,6 +35,10 @@ class PlanningService(Protocol):
 PLANNER_DOWN = frozenset({"PlannerTimeout", "PlannerDied"})
 
 
+# Codes of Refused that say nothing about the call: the store is away, the same call may go through later.
+STORE_DOWN = frozenset({"StoreUnreachable", "StoreBusy", "StoreFull", "StoreReadOnly"})
+
+
 class Sampler(Protocol):
     """Proposes configurations. Rebuilt at any time by telling it a study's trials again in their order: the same
     space, settings, seed and history give the same proposal, in any process."""

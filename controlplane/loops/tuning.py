@@ -1,0 +1,130 @@
+"""The loop of tuning jobs: fill up what is under way, end what is over, send again what waits.
+
+Everything it knows is in the store; a driver that dies is rebuilt by the next one, and two at once do no harm: the
+trial that comes next can be appended once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from controlplane.model.errors import Refused, TrimtabError, UnknownName
+from controlplane.model.ports import STORE_DOWN, Sampler, TrialQueue
+from controlplane.model.tuning import JobState, Setting
+from controlplane.model.tuning_job import TuningSpec
+from controlplane.model.tuning_records import TuningJobRecord
+from controlplane.store.database import Database
+from controlplane.store.jobs import Jobs
+from controlplane.store.rows import trial_id
+from controlplane.store.steering import Steering
+from controlplane.store.studies import Studies
+from controlplane.store.upkeep import Retention, Upkeep
+from tuner.study import Study
+
+log = logging.getLogger(__name__)
+
+# A sampler that has nothing left to propose (a grid at its end) says so with this code of Refused.
+EXHAUSTED = "SpaceExhausted"
+# A trial that still waits is sent again after this long, then after twice as long, up to the most.
+_SEND_AGAIN_S = 10.0
+_SEND_AGAIN_MOST_S = 300.0
+
+
+@dataclass(slots=True, kw_only=True)
+class TuningDriver:
+    """`sampler`: of a job's spec and seed. `canonical`: hash of the configuration that a setting resolves to."""
+
+    database: Database
+    queue: TrialQueue
+    sampler: Callable[[TuningSpec], Sampler]
+    canonical: Callable[[TuningSpec], Callable[[Setting], str]]
+    now: Callable[[], datetime]
+    retention: Retention = field(default_factory=Retention)
+    _studies: dict[str, Study] = field(default_factory=dict)
+    _sent: dict[str, tuple[datetime, float]] = field(default_factory=dict)
+
+    def step(self, job: str) -> bool:
+        """Bring one job forward. False: it does not run."""
+        try:
+            record = Jobs(self.database).get(job)
+        except UnknownName:
+            self._studies.pop(job, None)
+            return False
+        if record.state is not JobState.RUNNING:
+            if record.state is not JobState.PAUSED:
+                self._studies.pop(job, None)
+            return False
+        try:
+            return self._forward(record)
+        except TrimtabError as error:
+            if error.reason in STORE_DOWN:
+                raise
+            self._end(job, JobState.FAILED, error.reason, str(error))
+            return False
+
+    def sweep(self) -> list[str]:
+        """What a timer does: give up silent workers, send waiting trials again, step every job, remove old rows. The
+        jobs that run."""
+        upkeep = Upkeep(self.database)
+        now = self.now()
+        for trial in upkeep.reap(now=now):
+            self._send(trial, now)
+        waiting = upkeep.waiting()
+        for trial in waiting:
+            at, pause_s = self._sent.get(trial, (now - timedelta(seconds=_SEND_AGAIN_S), _SEND_AGAIN_S))
+            if (now - at).total_seconds() >= pause_s or at > now:
+                self.queue.trial(trial)
+                self._sent[trial] = (now, min(2 * pause_s, _SEND_AGAIN_MOST_S))
+        self._sent = {trial: self._sent[trial] for trial in waiting if trial in self._sent}
+        running = [job for job in Studies(self.database).running() if self.step(job)]
+        upkeep.purge(self.retention, now=now)
+        return running
+
+    def _forward(self, record: TuningJobRecord) -> bool:
+        studies = Studies(self.database)
+        study = self._studies.get(record.id)
+        if study is None:
+            spec = record.spec
+            study = Study(self.sampler(spec), spec.parallel, self.canonical(spec))
+            self._studies[record.id] = study
+        study.see(studies.trials_from(record.id, study.first_open))
+        now = self.now()
+        failing = study.failing()
+        if failing is not None and not study.under_way:
+            self._end(record.id, JobState.PAUSED, "TrialsFail", f"the last trials all failed: {failing}")
+            return False
+        try:
+            asks = [] if self._too_late(record, now) or failing is not None else study.asks(record.budget)
+        except Refused as refused:
+            if refused.reason != EXHAUSTED:
+                raise
+            asks, exhausted = [], True
+        else:
+            exhausted = False
+        if asks:
+            if not studies.append(record.id, asks, now=now):
+                del self._studies[record.id]
+                return True  # paused, or another driver was first: the next step begins with what is stored
+            for ask in asks:
+                self._send(trial_id(record.id, ask.number), now)
+        elif not study.under_way and (exhausted or study.over(record.budget) or self._too_late(record, now)):
+            reason = "SpaceExhausted" if exhausted else "BudgetSpent"
+            self._end(record.id, JobState.DONE, reason, f"{record.counts.asked} trials were measured")
+            return False
+        return True
+
+    def _too_late(self, record: TuningJobRecord, now: datetime) -> bool:
+        hours = record.spec.budget.hours
+        return hours is not None and now - record.created_at >= timedelta(hours=hours)
+
+    def _send(self, trial: str, now: datetime) -> None:
+        self.queue.trial(trial)
+        self._sent[trial] = (now, _SEND_AGAIN_S)
+
+    def _end(self, job: str, state: JobState, reason: str, message: str) -> None:
+        Steering(self.database).end(job, state, reason=reason, message=message, now=self.now())
+        self._studies.pop(job, None)
+        log.info("tuning job %s: %s (%s)", job, state.value, reason)

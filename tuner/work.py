@@ -1,0 +1,123 @@
+"""One trial worked on: leased, kept while it is measured, told. The same in a worker of the cluster and on a laptop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from controlplane.model.errors import Refused
+from controlplane.model.ports import STORE_DOWN, TrialQueue, TrialRunner, TrialStore
+from controlplane.model.tuning import LeasedTrial, Outcome, Verdict
+from controlplane.model.tuning_job import TuningSpec
+
+log = logging.getLogger(__name__)
+
+# A runner ends its attempt itself at the job's time limit; one that does not is stopped this much later.
+_GRACE_S = 30.0
+# A measurement of many minutes is not thrown away because the database restarts.
+_TELL_FOR_S = 900.0
+_TELL_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """`lease_s`: how long a worker may be silent; it renews three times as often, and a cancelled job is heard of at a
+    renewal. `now` is the store's time, waits are this machine's."""
+
+    store: TrialStore
+    runner: TrialRunner
+    queue: TrialQueue
+    owner: str
+    now: Callable[[], datetime]
+    lease_s: float = 30.0
+
+    def on(self, trial: str) -> bool:
+        """Measure the trial if it is to be had. False: somebody else has it, or there is nothing to do."""
+        leased = self.store.lease(trial, owner=self.owner, seconds=self.lease_s, now=self.now())
+        if leased is None:
+            return False
+        spec = self.store.spec(leased.job)
+        with _Keeper(self, leased, spec.measuring.timeout_s + _GRACE_S) as keeper:
+            outcome = self._measured(leased, spec, keeper)
+            told = not keeper.taken and self._tell(leased, outcome, keeper)
+        if told:
+            self.queue.job(leased.job)
+        else:
+            log.warning("trial %s attempt %d: the lease had passed on, its result is dropped", trial, leased.attempt)
+        return told
+
+    def _measured(self, leased: LeasedTrial, spec: TuningSpec, keeper: _Keeper) -> Outcome:
+        try:
+            outcome = self.runner.run(leased, spec, stop=keeper.stop)
+        except Exception as error:
+            log.exception("trial %s attempt %d: the runner failed", leased.id, leased.attempt)
+            reason = f"the runner failed: {type(error).__name__}: {error}"
+            return Outcome(verdict=Verdict.INFRASTRUCTURE, reason=reason[:4096])
+        if keeper.why is not None and outcome.verdict is not Verdict.OK:
+            return Outcome(verdict=Verdict.INFRASTRUCTURE, reason=keeper.why)
+        return outcome
+
+    def _tell(self, leased: LeasedTrial, outcome: Outcome, keeper: _Keeper) -> bool:
+        until = time.monotonic() + _TELL_FOR_S
+        while True:
+            try:
+                return self.store.tell(leased, outcome, now=self.now())
+            except Refused as refused:
+                if refused.reason not in STORE_DOWN or keeper.taken or time.monotonic() >= until:
+                    raise
+                log.warning("trial %s: %s; told again in %g s", leased.id, refused, _TELL_EVERY_S)
+                time.sleep(_TELL_EVERY_S)
+
+
+@dataclass(slots=True, eq=False)
+class _Keeper:
+    """Renews a lease from a thread until the block ends. Sets `stop` when the trial is no longer ours, was cancelled,
+    took too long, or when renewals failed for as long as the lease lasts: then somebody else may have begun."""
+
+    work: Work
+    leased: LeasedTrial
+    most_s: float
+    stop: threading.Event = field(default_factory=threading.Event)
+    taken: bool = False
+    why: str | None = None
+    _over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> _Keeper:
+        self._thread = threading.Thread(target=self._keep, name=f"keep {self.leased.id}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _keep(self) -> None:
+        began = renewed = time.monotonic()
+        while not self._over.wait(self.work.lease_s / 3):
+            if not self.stop.is_set() and time.monotonic() - began > self.most_s:
+                self._end(f"the attempt took longer than {self.most_s:g} s")
+            try:
+                renewal = self.work.store.renew(self.leased, seconds=self.work.lease_s, now=self.work.now())
+            except Exception as error:
+                log.warning("trial %s: the lease was not renewed: %s", self.leased.id, error)
+                if time.monotonic() - renewed >= self.work.lease_s:
+                    self._end("the lease could not be renewed")
+                continue
+            renewed = time.monotonic()
+            if not renewal.ours:
+                self.taken = True
+                self._end("the lease has passed on")
+                return
+            if renewal.cancelled:
+                self._end("the job was cancelled")
+
+    def _end(self, why: str) -> None:
+        if self.why is None:
+            self.why = why
+        self.stop.set()
