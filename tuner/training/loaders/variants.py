@@ -16,11 +16,6 @@ def plan(**changes: Any) -> Variant:
     return lambda case: replace(case, plan=replace(case.plan, **changes))
 
 
-def model(**changes: Any) -> Variant:
-    """The same run with some of the model's fields changed."""
-    return lambda case: replace(case, model=replace(case.model, **changes))
-
-
 def pools(**changes: Any) -> Variant:
     """The same run on pools with some fields changed."""
     return lambda case: replace(case, pools=tuple(replace(pool, **changes) for pool in case.pools))
@@ -38,7 +33,7 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         "Megatron-LM of today": plan(framework="megatron-lm"),
         "not interleaved": not_interleaved, "flash attention": plan(attention="flash"),
     },
-    "korthikanti": {"16-bit gradients": plan(gradient_bytes=2), "optimizer state sharded": plan(zero=1)},
+    "korthikanti": {"16-bit gradients": plan(gradient_bytes=2), "Megatron-LM of 2021": plan(framework="megatron-lm-2021")},
     "korthikanti_dp": {"16-bit gradients": plan(gradient_bytes=2), "optimizer state sharded": plan(zero=1)},
     "megascale": {
         "full recomputation": plan(recompute="full"), "16-bit gradients": plan(gradient_bytes=2),
@@ -61,6 +56,6 @@ VARIANTS: dict[str, dict[str, Variant]] = {
     "vocab": {"16-bit gradients": plan(gradient_bytes=2), "unfused attention": plan(attention="unfused")},
     "torchtitan": {"700 W boards": pools(power_cap_w=None), "16-bit gradients": plan(gradient_bytes=2)},
     "llama3": {"not interleaved": not_interleaved, "tensor-parallel traffic overlapped": plan(overlap_tp=True)},
-    "sailor": {"with dropout": model(dropout=True), "16-bit tensors": plan(precision="fp16")},
+    "sailor": {"16-bit tensors": plan(precision="fp16")},
     "amp": {"full recomputation": plan(recompute="full"), "16-bit gradient reduction": plan(gradient_bytes=2)},
 }  # fmt: skip
