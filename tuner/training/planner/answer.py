@@ -10,6 +10,7 @@ from controlplane.model.training import ParallelPlan, TrainingCase
 from tuner.training.constants import Constants, shipped
 from tuner.training.planner.explain import TERMS, WhyNot, impossible, terms, why_not
 from tuner.training.planner.mixed import answer as mixed
+from tuner.training.planner.mixed.kept import KEPT
 from tuner.training.planner.mixed.search import search as search_mixed
 from tuner.training.planner.question import PlanQuestion
 from tuner.training.planner.search import Found, Progress, Snapshot, search
@@ -120,7 +121,8 @@ class Planner:
         self, question: PlanQuestion, top: int, progress: Progress | None, limit_s: float | None
     ) -> TrainingAnswer:
         mixed.check(question)
-        found = search_mixed(question, self._constants, progress=progress, limit_s=limit_s)
+        keep = max(KEPT, top + WHY_NOT)
+        found = search_mixed(question, self._constants, progress=progress, limit_s=limit_s, keep=keep)
         if not found.plans:
             if found.snapshot.cells_left:
                 raise InvalidSpec("stopped before a plan was found", field="limit_s", value=limit_s, hint="give more")

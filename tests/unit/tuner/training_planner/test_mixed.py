@@ -262,6 +262,12 @@ def test_the_answer_is_what_predict_training_says(answer: Any, asked: PlanQuesti
         assert min(item.terms_s.values()) >= 0.0
 
 
+def test_as_many_plans_as_asked_for(asked: PlanQuestion) -> None:
+    best = Planner().plan(asked, top=30).best
+    assert len(best) == 30
+    assert len({(item.plan, item.stage_pools) for item in best}) == 30
+
+
 def test_the_answer_is_plain_data_with_stages_and_reasons(answer: Any) -> None:
     data = json.loads(json.dumps(answer.as_dict(), allow_nan=False))
     assert [pool["gpu"] for pool in data["cluster"]] == ["a100-sxm-40gb", "v100-sxm2-32gb"]

@@ -47,8 +47,8 @@ class MixedFound:
 class Candidates:
     """The best answer of every cell, length and number of chunks so far."""
 
-    def __init__(self, question: PlanQuestion, table: Table, constants: Constants) -> None:
-        self._question, self._table, self._constants = question, table, constants
+    def __init__(self, question: PlanQuestion, table: Table, constants: Constants, keep: int = KEPT) -> None:
+        self._question, self._table, self._constants, self._keep = question, table, constants, keep
         self._pools = Pools.of(question, constants)
         self._best: dict[tuple[int, int, int], MixedPlan] = {}
         self._noted: dict[tuple[int, int, int], tuple[float, Lines, Table]] = {}
@@ -57,7 +57,7 @@ class Candidates:
 
     def note(self, line: Lines, layers: Table, least: Array) -> None:
         """Remembers first answers that may be worth their full cost in the end."""
-        for index in np.argsort(least, kind="stable")[:KEPT]:
+        for index in np.argsort(least, kind="stable")[: self._keep]:
             key = int(line.cell[index]), line.pools.shape[1], int(line.virtual[index])
             if np.isfinite(least[index]) and (key not in self._noted or least[index] < self._noted[key][0]):
                 self._noted[key] = float(least[index]), line.some(slice(index, index + 1)), layers[index : index + 1]
@@ -102,10 +102,10 @@ class Candidates:
     def ranked(self) -> tuple[MixedPlan, ...]:
         """The fastest, one of each cell, length and number of chunks."""
         noted = sorted((found[0], key) for key, found in self._noted.items() if key not in self._best)
-        for _, key in noted[:KEPT]:
+        for _, key in noted[: self._keep]:
             _, line, layers = self._noted[key]
             self.cost(line, layers)
-        return tuple(sorted(self._best.values())[:KEPT])
+        return tuple(sorted(self._best.values())[: self._keep])
 
     def _staged(self, line: Lines, layers: Table, m: int, v: int) -> Staged:
         distinct, which = np.unique(line.cell, return_inverse=True)

@@ -13,7 +13,7 @@ from tuner.training.constants import Constants
 from tuner.training.planner.mixed.bounds import bounds, held_under, least_tail, seats, slowest_stage_bound, speeds
 from tuner.training.planner.mixed.cells import Table, cells, longest, stages_of
 from tuner.training.planner.mixed.fill import every_answer, first_answers, least_seconds
-from tuner.training.planner.mixed.kept import Candidates, MixedFound, MixedPlan
+from tuner.training.planner.mixed.kept import KEPT, Candidates, MixedFound, MixedPlan
 from tuner.training.planner.mixed.lines import Lines, Pools, joined, lines
 from tuner.training.planner.mixed.misfits import fastest_misfits
 from tuner.training.planner.mixed.orders import pool_orders
@@ -36,12 +36,13 @@ _ANSWERS = 150_000  # answers followed in all
 
 
 def search(
-    question: PlanQuestion, constants: Constants, *, progress: Progress | None = None, limit_s: float | None = None
-) -> MixedFound:
-    """The fastest plans over several pools. With `limit_s` it may stop early and then says how far off it can be;
+    question: PlanQuestion, constants: Constants, *, progress: Progress | None = None, limit_s: float | None = None,
+    keep: int = KEPT,
+) -> MixedFound:  # fmt: skip
+    """The `keep` fastest plans over several pools. With `limit_s` it may stop early and then says how far off it can be;
     without, the answer depends on the question alone."""
     until = np.inf if limit_s is None else time.monotonic() + limit_s
-    run = _Search(question, constants, until)
+    run = _Search(question, constants, until, keep)
     if len(run.table):
         run.dive()
         run.open_cells(progress)
@@ -51,11 +52,11 @@ def search(
 
 
 class _Search:
-    def __init__(self, question: PlanQuestion, constants: Constants, until: float) -> None:
+    def __init__(self, question: PlanQuestion, constants: Constants, until: float, keep: int = KEPT) -> None:
         self.question, self.constants, self.until = question, constants, until
         self.layers = question.case.model.layers
         self.table = cells(question)
-        self.kept = Candidates(question, self.table, constants)
+        self.kept = Candidates(question, self.table, constants, keep)
         self.open: list[Lines] = []
         self.at, self.followed, self.late = 0, 0, False
         self.outside = np.inf  # bound of the fastest pipelines whose sequence of pools is not tried
