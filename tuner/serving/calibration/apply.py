@@ -114,5 +114,7 @@ def bounded(knob: Knob, value: float) -> float:
 
 
 def factor(logarithm: float) -> float:
-    """A factor on step times within its bounds."""
-    return min(max(math.exp(logarithm), LEAST_FACTOR), MOST_FACTOR)
+    """A factor on step times within its bounds. Effects add up, so the sum may be beyond what `exp` can say."""
+    if logarithm >= math.log(MOST_FACTOR):
+        return MOST_FACTOR
+    return max(math.exp(logarithm), LEAST_FACTOR)

@@ -10,7 +10,7 @@ from controlplane.catalog.params import count_parameters
 from controlplane.model.errors import InvalidSpec
 from controlplane.model.plans import Provenance as TableProvenance
 from controlplane.model.plans import Role
-from tuner.serving.calibration.apply import LEAST_FACTOR, calibrate, interval, of_roles
+from tuner.serving.calibration.apply import LEAST_FACTOR, MOST_FACTOR, calibrate, interval, of_roles
 from tuner.serving.calibration.light import light_of
 from tuner.serving.calibration.parameters import (
     METRICS,
@@ -219,3 +219,10 @@ def test_an_engine_the_fit_has_not_seen_keeps_its_table() -> None:
     assert found.host_step_ms == 0.0
     own = [*effects, Effect(when={"engine": "vllm"}, knob="step_ms", value=0.3, rows=1)]
     assert calibrate(CASE, table(), made(own, support=seen)).host_step_ms == 0.3
+
+
+def test_effects_that_add_up_beyond_any_number_stop_at_the_bounds() -> None:
+    """A file may hold such effects and is a calibration all the same: predicting with it must not fail."""
+    huge = [Effect(when={}, knob="prefill", value=1000, rows=1), Effect(when={}, knob="decode", value=-1000, rows=1)]
+    found = calibrate(CASE, table(), made([*huge[:1], *huge]))
+    assert f"prefill x{MOST_FACTOR:.2f}, decode x{LEAST_FACTOR:.2f}" in found.notes[0]
