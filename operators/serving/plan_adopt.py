@@ -135,10 +135,13 @@ def adopt(
     twin = next((candidate for candidate in new.candidates if where(candidate) == where(current)), None)
     same_question = running.request_revision == new.request_revision and running.objective == new.objective
     same_answers = _digest(running) == _digest(new)
-    score = twin.score if twin is not None else current.score if same_question and same_answers else None
+    same_prices = new.objective != "goodput-per-cost" or running.pools_revision == new.pools_revision
+    compares = same_question and same_answers and same_prices
+    score = twin.score if twin is not None else current.score if compares else None
     if score is None or best.score is None:
-        what = "calibration" if same_question else "request"
-        return new, f"the {what} changed and the running deployment is not among its best"
+        what = "request" if not same_question else "calibration" if not same_answers else "pools"
+        verb, whose = ("have changed", "their") if what == "pools" else ("changed", "its")
+        return new, f"the {what} {verb} and the running deployment is not among {whose} best"
     if best.score >= score * (1 + margin):
         return new, f"better by {100 * (best.score / score - 1):.0f} %" if score > 0 else "better"
     if twin is None:

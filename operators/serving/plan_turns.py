@@ -52,14 +52,16 @@ class Turns:
             self._next()
 
     def _next(self) -> None:
-        if not self._line:
+        # Who was cancelled a moment ago still stands in the line, until its task hears of it.
+        line = [ticket for ticket in self._line if not ticket.called.done()]
+        if not line:
             self._busy = False
             return
-        first = self._line[0]
+        first = line[0]
         chosen = first
         if not first.urgent and first.passed < PASSED_MAX:
-            chosen = next((ticket for ticket in self._line if ticket.urgent), first)
-        for ticket in self._line[: self._line.index(chosen)]:
+            chosen = next((ticket for ticket in line if ticket.urgent), first)
+        for ticket in line[: line.index(chosen)]:
             ticket.passed += 1
         self._line.remove(chosen)
         chosen.called.set_result(None)

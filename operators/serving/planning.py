@@ -173,7 +173,9 @@ class Planning:
             self.forget(key)
             known = None
         if known is None:
-            known = self._known[key] = _Known(deployment, plan=deployment.status.plan)
+            plan = deployment.status.plan
+            # One without candidates is not of our making: there is nothing in it to follow.
+            known = self._known[key] = _Known(deployment, plan=plan if plan is not None and plan.candidates else None)
             known.claim_s = 0.0 if known.plan is None else known.plan.planned_time.timestamp()
         return known
 

@@ -239,6 +239,21 @@ def test_without_room_anything_is_better() -> None:
     assert "no room" in why
 
 
+def test_a_score_by_cost_does_not_outlive_the_prices_it_was_made_with() -> None:
+    by_cost = auto(auto={"objective": "goodput-per-cost"})
+    running = status(by_cost, room("big", price_per_accelerator_hour=1.0), scores={"big": 100.0})
+    dear = (room("big", price_per_accelerator_hour=9.0), room("small", L40S, price_per_accelerator_hour=1.0))
+    new = status(by_cost, *dear, scores={"big": 11.0, "small": 60.0})
+    alone = new.model_copy(update={"candidates": new.candidates[:1]})
+    adopted, why = adopt(running, alone, room=True, margin=0.10)
+    assert (adopted, why) == (alone, "the pools have changed and the running deployment is not among their best")
+    # By accelerators a price changes nothing: the old score still compares.
+    same = status(None, room("big"), scores={"big": 100.0})
+    other = status(None, *dear, scores={"big": 11.0, "small": 60.0})
+    other = other.model_copy(update={"candidates": other.candidates[:1]})
+    assert adopt(same, other, room=True, margin=0.10)[0].candidates == same.candidates
+
+
 def test_a_closed_pool_stays_in_the_question_while_own_pods_answer_there() -> None:
     plan = status()
     closed = (replace(room("big", free=0), closed=True), room("small", L40S))

@@ -16,7 +16,7 @@ from operators.serving.plan_due import AutoSettings, share_of
 from operators.serving.plan_turns import PASSED_MAX, Turns
 from operators.serving.planning import Planning
 from operators.workloads.podview import PodView
-from tests.unit.serving.auto_cases import RENDER, ROOMS, auto, room
+from tests.unit.serving.auto_cases import RENDER, ROOMS, auto, room, status
 from tests.unit.serving.cases import CATALOG
 from tests.unit.serving.simulation import L40S, UID
 from tests.unit.serving.test_auto_operator import FakeService
@@ -285,3 +285,29 @@ async def test_what_is_urgent_goes_first_and_nobody_waits_for_ever() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == ["first", "new0", "new2", "new3", "new4", "again", "new5"]
     assert turns.waiting == 0
+
+
+async def test_who_leaves_the_line_as_a_turn_ends_takes_nobody_along() -> None:
+    turns, order, done = Turns(), [], asyncio.Event()
+
+    async def take(name: str) -> None:
+        async with turns.turn(urgent=False):
+            order.append(name)
+            await done.wait()
+
+    first, leaves, last = (asyncio.create_task(take(name)) for name in ("first", "leaves", "last"))
+    await asyncio.sleep(0)
+    done.set()  # the turn ends with the loop's next round,
+    leaves.cancel()  # and whose turn it would be hears of its own end only after that
+    ended = await asyncio.gather(first, leaves, last, return_exceptions=True)
+    assert [ended[0], ended[2], order] == [None, None, ["first", "last"]]
+    async with asyncio.timeout(1):
+        await take("later")
+
+
+async def test_a_plan_without_candidates_in_a_status_is_none() -> None:
+    bench = Bench()
+    stored = auto(status=status().model_copy(update={"candidates": []}))
+    outlook = bench.planning.look("prod/chat", stored, ())
+    assert (outlook.plan, outlook.reason) == (None, "Planning")
+    bench.planning.forget("prod/chat")
