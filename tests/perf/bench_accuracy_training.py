@@ -1,7 +1,8 @@
 """Accuracy of the training model on published runs kept beside the checkout; fitted tables held out by group.
 
-The bubble rates count only rows that no input was fitted to. A figure whose table or feature is missing is emitted without a value. The spread of a table that leaves settings out is
-the least and the most of its error over other readings of them; that of a rank correlation its bootstrap interval.
+The bubble rates count only rows that no input was fitted to. A figure whose table or feature is missing is emitted
+without a value. The spread of a table that leaves settings out is the least and the most of its error over other
+readings of them; that of a rank correlation its bootstrap interval.
 """
 
 from pathlib import Path
@@ -44,7 +45,7 @@ def run(emit: Emit) -> None:
         value, n = (errors[name], errors["n"]) if errors else (None, 0)
         # Least and most over other readings of what the table does not say, with the constants as shipped.
         readings = [reading[name] for reading in report.get("spread", {}).values() if name in reading]
-        spread = (min(readings), max(readings)) if part == "time" and readings else None
+        spread = (min(value, *readings), max(value, *readings)) if part == "time" and readings else None
         emit(Figure("accuracy-training", figure, value, "%", target, "lower", n, spread))
     rank = tables.get("amp", {}).get("ranking", {}).get("het_cluster")
     emit(
