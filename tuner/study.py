@@ -39,6 +39,11 @@ class Study:
     _since: int | None = None
 
     @property
+    def asked(self) -> int:
+        """Trials asked so far."""
+        return self._asked
+
+    @property
     def first_open(self) -> int:
         """Trials below it will not change, and the sampler knows them: they need not be read again."""
         return self._told

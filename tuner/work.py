@@ -21,6 +21,7 @@ _GRACE_S = 30.0
 # A measurement of many minutes is not thrown away because the database restarts.
 _TELL_FOR_S = 900.0
 _TELL_EVERY_S = 2.0
+_SPECS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +35,14 @@ class Work:
     owner: str
     now: Callable[[], datetime]
     lease_s: float = 30.0
+    _specs: dict[str, TuningSpec] = field(default_factory=dict)
 
     def on(self, trial: str) -> bool:
         """Measure the trial if it is to be had. False: somebody else has it, or there is nothing to do."""
         leased = self.store.lease(trial, owner=self.owner, seconds=self.lease_s, now=self.now())
         if leased is None:
             return False
-        spec = self.store.spec(leased.job)
+        spec = self._spec(leased.job)
         with _Keeper(self, leased, spec.measuring.timeout_s + _GRACE_S) as keeper:
             outcome = self._measured(leased, spec, keeper)
             told = not keeper.taken and self._tell(leased, outcome, keeper)
@@ -49,6 +51,14 @@ class Work:
         else:
             log.warning("trial %s attempt %d: the lease had passed on, its result is dropped", trial, leased.attempt)
         return told
+
+    def _spec(self, job: str) -> TuningSpec:
+        """A job's spec never changes."""
+        if job not in self._specs:
+            if len(self._specs) >= _SPECS_MAX:
+                self._specs.clear()
+            self._specs[job] = self.store.spec(job)
+        return self._specs[job]
 
     def _measured(self, leased: LeasedTrial, spec: TuningSpec, keeper: _Keeper) -> Outcome:
         try:

@@ -11,16 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from controlplane.model.errors import Refused, TrimtabError, UnknownName
+from controlplane.model.errors import Refused, TrimtabError
 from controlplane.model.ports import STORE_DOWN, Sampler, TrialQueue
 from controlplane.model.tuning import JobState, Setting
 from controlplane.model.tuning_job import TuningSpec
-from controlplane.model.tuning_records import TuningJobRecord
 from controlplane.store.database import Database
-from controlplane.store.jobs import Jobs
 from controlplane.store.rows import trial_id
 from controlplane.store.steering import Steering
-from controlplane.store.studies import Studies
+from controlplane.store.studies import Studies, StudyHead
+from controlplane.store.trials import Trials
 from controlplane.store.upkeep import Retention, Upkeep
 from tuner.study import Study
 
@@ -33,6 +32,12 @@ _SEND_AGAIN_S = 10.0
 _SEND_AGAIN_MOST_S = 300.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Driven:
+    study: Study
+    hours: float | None
+
+
 @dataclass(slots=True, kw_only=True)
 class TuningDriver:
     """`sampler`: of a job's spec and seed. `canonical`: hash of the configuration that a setting resolves to."""
@@ -43,22 +48,17 @@ class TuningDriver:
     canonical: Callable[[TuningSpec], Callable[[Setting], str]]
     now: Callable[[], datetime]
     retention: Retention = field(default_factory=Retention)
-    _studies: dict[str, Study] = field(default_factory=dict)
+    _studies: dict[str, _Driven] = field(default_factory=dict)
     _sent: dict[str, tuple[datetime, float]] = field(default_factory=dict)
 
     def step(self, job: str) -> bool:
         """Bring one job forward. False: it does not run."""
-        try:
-            record = Jobs(self.database).get(job)
-        except UnknownName:
+        head = Studies(self.database).head(job)
+        if head is None or head.state is not JobState.RUNNING:
             self._studies.pop(job, None)
             return False
-        if record.state is not JobState.RUNNING:
-            if record.state is not JobState.PAUSED:
-                self._studies.pop(job, None)
-            return False
         try:
-            return self._forward(record)
+            return self._forward(job, head)
         except TrimtabError as error:
             if error.reason in STORE_DOWN:
                 raise
@@ -83,21 +83,23 @@ class TuningDriver:
         upkeep.purge(self.retention, now=now)
         return running
 
-    def _forward(self, record: TuningJobRecord) -> bool:
+    def _forward(self, job: str, head: StudyHead) -> bool:
         studies = Studies(self.database)
-        study = self._studies.get(record.id)
-        if study is None:
-            spec = record.spec
-            study = Study(self.sampler(spec), spec.parallel, self.canonical(spec))
-            self._studies[record.id] = study
-        study.see(studies.trials_from(record.id, study.first_open))
+        if job not in self._studies:
+            spec = Trials(self.database).spec(job)
+            self._studies[job] = _Driven(
+                Study(self.sampler(spec), spec.parallel, self.canonical(spec)), spec.budget.hours
+            )
+        study, hours = self._studies[job].study, self._studies[job].hours
+        study.see(studies.trials_from(job, study.first_open))
         now = self.now()
+        too_late = hours is not None and now - head.created_at >= timedelta(hours=hours)
         failing = study.failing()
         if failing is not None and not study.under_way:
-            self._end(record.id, JobState.PAUSED, "TrialsFail", f"the last trials all failed: {failing}")
+            self._end(job, JobState.PAUSED, "TrialsFail", f"the last trials all failed: {failing}")
             return False
         try:
-            asks = [] if self._too_late(record, now) or failing is not None else study.asks(record.budget)
+            asks = [] if too_late or failing is not None else study.asks(head.budget)
         except Refused as refused:
             if refused.reason != EXHAUSTED:
                 raise
@@ -105,20 +107,16 @@ class TuningDriver:
         else:
             exhausted = False
         if asks:
-            if not studies.append(record.id, asks, now=now):
-                del self._studies[record.id]
+            if not studies.append(job, asks, now=now):
+                del self._studies[job]
                 return True  # paused, or another driver was first: the next step begins with what is stored
             for ask in asks:
-                self._send(trial_id(record.id, ask.number), now)
-        elif not study.under_way and (exhausted or study.over(record.budget) or self._too_late(record, now)):
-            reason = "SpaceExhausted" if exhausted else "BudgetSpent"
-            self._end(record.id, JobState.DONE, reason, f"{record.counts.asked} trials were measured")
+                self._send(trial_id(job, ask.number), now)
+        elif not study.under_way and (exhausted or too_late or study.over(head.budget)):
+            reason = EXHAUSTED if exhausted else "BudgetSpent"
+            self._end(job, JobState.DONE, reason, f"{study.asked} trials were asked")
             return False
         return True
-
-    def _too_late(self, record: TuningJobRecord, now: datetime) -> bool:
-        hours = record.spec.budget.hours
-        return hours is not None and now - record.created_at >= timedelta(hours=hours)
 
     def _send(self, trial: str, now: datetime) -> None:
         self.queue.trial(trial)

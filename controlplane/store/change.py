@@ -28,13 +28,13 @@ def change_job(
     *where: ColumnElement[bool],
     values: Mapping[str, Any] | None = None,
 ) -> Row[Any] | None:
-    """Change a job that is not deleted and meets `where`, and hold its row until the transaction ends. The row after
-    the change; None where there is no such job. Its `events` is the number of the event to write."""
+    """Change a job that is not deleted and meets `where`, and hold its row until the transaction ends. Its id and the
+    number of the event to write; None where there is no such job."""
     return connection.execute(
         update(jobs)
         .where(jobs.c.id == job, jobs.c.deleted_at.is_(None), *where)
         .values(events=jobs.c.events + 1, **(values or {}))
-        .returning(jobs)
+        .returning(jobs.c.id, jobs.c.events)
     ).first()
 
 

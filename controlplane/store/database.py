@@ -62,16 +62,20 @@ class Database:
         return self.engine.dialect.name == "sqlite"
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, outlives_power: bool = True) -> Iterator[Connection]:
         """Committed at the end, rolled back on an exception. On SQLite it holds the write lock from its first line, so
-        that no two writers find out at commit that they disagree."""
+        that no two writers find out at commit that they disagree.
+
+        `outlives_power` False is for what a laptop may forget if its power fails, because everybody who knew of it is
+        gone as well (leases) or works it out again (asks); the next commit that outlives it takes it along. Nothing is
+        ever lost to a killed process."""
         with _told(), self.engine.connect() as connection:
-            connection.info["immediate"] = True
+            connection.info["immediate"] = outlives_power
             try:
                 with connection.begin():
                     yield connection
             finally:
-                connection.info["immediate"] = False
+                connection.info["immediate"] = None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -117,13 +121,17 @@ def _sqlite(url: URL) -> Engine:
         raw.isolation_level = None  # transactions begin where `begin` below says, not where the driver guesses
         cursor = raw.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("immediate") else "BEGIN")
+        outlives_power = connection.info.get("immediate")
+        if outlives_power is None:
+            connection.exec_driver_sql("BEGIN")
+            return
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if outlives_power else 'NORMAL'}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 

@@ -59,9 +59,8 @@ class Steering:
             values: dict[str, Any] = {"budget": trials}
             if before.state == JobState.DONE.value:
                 values |= {"state": JobState.RUNNING.value, "reason": "", "message": "", "ended_at": None}
-            row = _changed(connection, job, values)
-            note(connection, row, "extended", {"trials": trials}, now)
-            return job_of(row)
+            note(connection, _changed(connection, job, values), "extended", {"trials": trials}, now)
+            return job_of(row_of_job(connection, job))
 
     def delete(self, job: str, *, now: datetime, generation: int | None = None) -> None:
         """Gone for everybody. Its rows stay until `Upkeep.purge`; a job under way is cancelled with it."""
@@ -90,7 +89,7 @@ class Steering:
             if row is None:
                 return None
             note(connection, row, state.value, {"reason": reason, "message": message}, now)
-            return job_of(row)
+            return job_of(row_of_job(connection, job))
 
     def decide(self, job: str, decision: Mapping[str, Any], *, now: datetime) -> bool:
         """Keep the decision (best setting, gain and its interval): one document of bounded size. False: no such job."""
@@ -114,11 +113,10 @@ class Steering:
             if before.state == values["state"]:
                 return job_of(before)
             _allow(before, kind, allowed, generation)
-            row = _changed(connection, job, values)
-            note(connection, row, kind, {}, now)
+            note(connection, _changed(connection, job, values), kind, {}, now)
             if values["state"] == JobState.CANCELLED.value:
-                row = _cancel_waiting(connection, job, now)
-            return job_of(row)
+                _cancel_waiting(connection, job, now)
+            return job_of(row_of_job(connection, job))
 
 
 def _allow(row: Row[Any], kind: str, allowed: tuple[JobState, ...], generation: int | None) -> None:
@@ -149,12 +147,12 @@ def _changed(connection: Connection, job: str, values: Mapping[str, Any]) -> Row
     return row
 
 
-def _cancel_waiting(connection: Connection, job: str, now: datetime) -> Row[Any]:
-    """Waiting trials of a job whose row is held are cancelled. The job's row afterwards."""
+def _cancel_waiting(connection: Connection, job: str, now: datetime) -> None:
+    """Waiting trials of a job whose row is held are cancelled."""
     ended = connection.execute(
         update(trials)
         .where(trials.c.job == job, trials.c.state == TrialState.WAITING.value)
         .values(state=TrialState.CANCELLED.value, ended_at=now, reason="the job was cancelled")
     ).rowcount
     counts = {"waiting": jobs.c.waiting - ended, "cancelled": jobs.c.cancelled + ended}
-    return connection.execute(update(jobs).where(jobs.c.id == job).values(counts).returning(jobs)).one()
+    connection.execute(update(jobs).where(jobs.c.id == job).values(counts))

@@ -21,6 +21,15 @@ _CHUNK = 2000
 
 
 @dataclass(frozen=True, slots=True)
+class StudyHead:
+    """What a driver's step needs to know of a job, and little enough to read each time."""
+
+    state: JobState
+    budget: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Studies:
     """Reads never lock; `append` is conditional on the number that comes next."""
 
@@ -31,6 +40,13 @@ class Studies:
         where = (jobs.c.state == JobState.RUNNING.value) & jobs.c.deleted_at.is_(None)
         with self.database.read() as connection:
             return list(connection.execute(select(jobs.c.id).where(where).order_by(jobs.c.id)).scalars())
+
+    def head(self, job: str) -> StudyHead | None:
+        """Where a job stands; None if it is unknown or deleted."""
+        columns = (jobs.c.state, jobs.c.budget, jobs.c.created_at)
+        with self.database.read() as connection:
+            row = connection.execute(select(*columns).where(jobs.c.id == job, jobs.c.deleted_at.is_(None))).first()
+        return None if row is None else StudyHead(JobState(row.state), row.budget, row.created_at)
 
     def trials_from(self, job: str, number: int) -> list[TrialRecord]:
         """Every trial from `number` on, in order."""
@@ -50,7 +66,7 @@ class Studies:
 
     def append(self, job: str, asks: Sequence[Ask], *, now: datetime) -> bool:
         """Add trials. False: the job does not run, or another driver has added these numbers already."""
-        with self.database.write() as connection:
+        with self.database.write(outlives_power=False) as connection:
             for ask in asks:
                 changed = change_job(
                     connection,

@@ -36,8 +36,6 @@ from controlplane.store.tables import jobs, measurements, samples, trials
 PROTOCOL = 1
 # No lease is longer. One that seems to have more than twice this left was written by a clock that has jumped back since.
 LEASE_MAX_S = 3600.0
-_NOT_LATER = jobs.c.protocol <= PROTOCOL
-_KEPT = jobs.c.deleted_at.is_(None)
 _OWNER_MAX = 253
 _REASON_MAX = 4096
 
@@ -61,14 +59,13 @@ class Trials:
             seen = connection.execute(select(trials.c.state).where(here, _takeable(now))).first()
         if seen is None:
             return None  # what a repeated message usually meets: no lock is taken for it
-        with self.database.write() as connection:
-            row = self._locked(
-                connection, job, number, _takeable(now), jobs.c.state == JobState.RUNNING.value, _NOT_LATER, _KEPT
-            )
-            if row is None:
+        with self.database.write(outlives_power=False) as connection:
+            held = hold(connection, job)
+            row = connection.execute(select(trials).where(here, _takeable(now))).first()
+            if held is None or row is None or held.state != JobState.RUNNING.value or held.protocol > PROTOCOL:
                 return None
             if row.state == TrialState.LEASED.value:
-                after = give_up(connection, row, "its worker fell silent", now)
+                after = give_up(connection, held, row, "its worker fell silent", now)
                 if after is not TrialState.WAITING:
                     return None
             changed = change_job(connection, job, values=moved(TrialState.WAITING, TrialState.LEASED))
@@ -93,7 +90,7 @@ class Trials:
 
     def renew(self, leased: LeasedTrial, *, seconds: float, now: datetime) -> Renewal:
         """Keep it. A renewal that comes late still counts if nobody has taken the trial meanwhile."""
-        with self.database.write() as connection:
+        with self.database.write(outlives_power=False) as connection:
             kept = connection.execute(
                 update(trials)
                 .where(*_held(leased))
@@ -107,10 +104,11 @@ class Trials:
     def tell(self, leased: LeasedTrial, outcome: Outcome, *, now: datetime) -> bool:
         """End the attempt. An ok outcome without one of the objectives or limits is an invalid one."""
         with self.database.write() as connection:
-            row = self._locked(connection, leased.job, leased.number, *_held(leased))
-            if row is None:
+            held = hold(connection, leased.job)
+            row = connection.execute(select(trials).where(*_held(leased))).first()
+            if held is None or row is None:
                 return False
-            end_attempt(connection, row, outcome, now)
+            end_attempt(connection, held, row, outcome, now)
         return True
 
     def spec(self, job: str) -> TuningSpec:
@@ -121,17 +119,15 @@ class Trials:
             raise UnknownName(f"no tuning job {job!r}", field="job", value=job)
         return TuningSpec.model_validate(row.spec)
 
-    def _locked(self, connection: Connection, job: str, number: int, *where: ColumnElement[bool]) -> Row[Any] | None:
-        """The trial if it and its job meet `where`, with the job's row held: nobody else changes either until we are
-        done."""
-        connection.execute(select(jobs.c.id).where(jobs.c.id == job).with_for_update()).first()
-        joined = select(trials).join(jobs, jobs.c.id == trials.c.job)
-        return connection.execute(joined.where(_here(job, number), *where)).first()
+
+def hold(connection: Connection, job: str) -> Row[Any] | None:
+    """The job with its row held until the transaction ends: nobody else changes it or its trials. Deleted ones too."""
+    columns: list[ColumnElement[Any]] = [jobs.c.id, jobs.c.spec, jobs.c.state, jobs.c.protocol, jobs.c.deleted_at]
+    return connection.execute(select(*columns).where(jobs.c.id == job).with_for_update()).first()
 
 
-def end_attempt(connection: Connection, row: Row[Any], outcome: Outcome, now: datetime) -> TrialState:
-    """End the attempt of a leased trial whose job's row is held. The state that follows."""
-    job = connection.execute(select(jobs.c.spec, jobs.c.state, jobs.c.deleted_at).where(jobs.c.id == row.job)).one()
+def end_attempt(connection: Connection, job: Row[Any], row: Row[Any], outcome: Outcome, now: datetime) -> TrialState:
+    """End the attempt of a leased trial of a job that is held. The state that follows."""
     verdict, reason = outcome.verdict, outcome.reason
     values: list[float] | None = None
     broken: list[float] | None = None
@@ -178,9 +174,9 @@ def end_attempt(connection: Connection, row: Row[Any], outcome: Outcome, now: da
     return after
 
 
-def give_up(connection: Connection, row: Row[Any], why: str, now: datetime) -> TrialState:
-    """End the attempt of a leased trial that says nothing any more. The job's row is held."""
-    return end_attempt(connection, row, Outcome(verdict=Verdict.INFRASTRUCTURE, reason=why), now)
+def give_up(connection: Connection, job: Row[Any], row: Row[Any], why: str, now: datetime) -> TrialState:
+    """End the attempt of a leased trial that says nothing any more, of a job that is held."""
+    return end_attempt(connection, job, row, Outcome(verdict=Verdict.INFRASTRUCTURE, reason=why), now)
 
 
 def run_out(now: datetime) -> ColumnElement[bool]:

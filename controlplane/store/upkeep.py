@@ -11,7 +11,7 @@ from controlplane.model.tuning import JobState, TrialState
 from controlplane.store.database import Database
 from controlplane.store.rows import trial_id
 from controlplane.store.tables import events, jobs, keys, measurements, samples, trials
-from controlplane.store.trials import give_up, run_out
+from controlplane.store.trials import give_up, hold, run_out
 
 _BATCH = 200
 
@@ -41,12 +41,12 @@ class Upkeep:
         again = []
         for job, number, attempt in found:
             with self.database.write() as connection:
-                connection.execute(select(jobs.c.id).where(jobs.c.id == job).with_for_update()).first()
+                held = hold(connection, job)
                 here = (trials.c.job == job) & (trials.c.number == number) & (trials.c.attempt == attempt)
                 row = connection.execute(select(trials).where(here, expired)).first()
-                if row is None:
+                if held is None or row is None:
                     continue  # told or renewed meanwhile
-                after = give_up(connection, row, "its worker fell silent", now)
+                after = give_up(connection, held, row, "its worker fell silent", now)
             if after is TrialState.WAITING:
                 again.append(trial_id(job, number))
         return again
@@ -72,7 +72,7 @@ class Upkeep:
             old = list(connection.execute(select(jobs.c.id).where(or_(*gone)).limit(_BATCH)).scalars())
         for job in old:
             with self.database.write() as connection:
-                connection.execute(select(jobs.c.id).where(jobs.c.id == job).with_for_update()).first()
+                hold(connection, job)
                 if connection.execute(select(jobs.c.id).where(jobs.c.id == job, or_(*gone))).first() is None:
                     continue  # extended meanwhile
                 for table in (samples, measurements, events, trials):

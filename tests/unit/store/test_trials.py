@@ -185,7 +185,7 @@ def test_trials_of_a_later_protocol_are_left_to_newer_workers(
 ) -> None:
     from controlplane.store import trials as module
 
-    monkeypatch.setattr(module, "_NOT_LATER", module.jobs.c.protocol <= 0)
+    monkeypatch.setattr(module, "PROTOCOL", 0)
     assert lease(database, "j/0", now) is None
     assert states(database, job) == [TrialState.WAITING] * 3
 
