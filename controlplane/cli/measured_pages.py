@@ -31,9 +31,8 @@ def measurement_of_pages(after: Path, before: Path | None, case: Mapping[str, An
 def measured_between(early: Mapping[str, float], late: Mapping[str, float], where: str) -> dict[str, Any]:
     """`load` (requests and their lengths) and `measured` latencies, in the words of the batch interface, between two
     samples under our names. `where`: what to call them in an error. Raises InvalidSpec."""
+    check_same_engine(early, late, where)
     grown = {column: value - early.get(column, 0.0) for column, value in late.items()}
-    if any(grown[column] < 0 for column in grown if column.endswith(("_count", "_tokens"))):
-        raise InvalidSpec("counters fell between the pages: the engine was restarted", field=where)
     ttft = _histogram(grown, "ttft", where, _PERCENTILES)
     # Gaps between tokens average to the time per token, but spread more than requests do: only their mean is comparable.
     per_request = bool(grown.get("tpot_count"))
@@ -45,6 +44,13 @@ def measured_between(early: Mapping[str, float], late: Mapping[str, float], wher
         "osl": _per_request(grown, "generation_tokens", requests),
     }
     return {"load": load, "measured": {"ttft_ms": ttft, "tpot_ms": tpot}}
+
+
+def check_same_engine(early: Mapping[str, float], late: Mapping[str, float], where: str) -> None:
+    """Raises InvalidSpec where a counter fell or went: what one engine has counted since its start only grows."""
+    counters = [column for column in early if column.endswith(("_count", "_tokens"))]
+    if any(late.get(column, 0.0) < early[column] for column in counters):
+        raise InvalidSpec("counters fell between the pages: the engine was restarted", field=where)
 
 
 def page_names(engine: Engine) -> dict[str, str]:

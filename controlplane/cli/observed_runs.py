@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.catalog import Engine, load
-from controlplane.cli.measured_pages import measured_between, page_names
+from controlplane.cli.measured_pages import check_same_engine, measured_between, page_names
 from controlplane.kube import PODS, Forbidden, KubeClient, KubeError, NotFound, Resource, load_access
 from controlplane.model import labels
 from controlplane.model.choice import AcceleratorChoice
@@ -26,6 +26,7 @@ _MILLICORES_PER_CORE = 1000
 _TELL_S = 1.0
 
 Sample = Mapping[str, float]
+Samples = Mapping[str, Sample]  # by replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,11 @@ async def observed_runs(
         raise _refused(error, what) from error
 
 
-def _line(early: Sample, late: Sample, seconds: float, case: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = measured_between(early, late, name)
+def _line(early: Samples, late: Samples, seconds: float, case: Mapping[str, Any], name: str) -> dict[str, Any]:
+    for pod, sample in late.items():
+        # Replica by replica: what the others counted meanwhile would hide that one began anew.
+        check_same_engine(early[pod], sample, f"metrics page of {pod}")
+    found = measured_between(_total(early), _total(late), name)
     load_seen = dict(found["load"])
     load_seen["arrivals"] = {"poisson": round(load_seen["requests"] / seconds, 4)}
     line = {"id": name, **with_case(case, load_seen), "measured": found["measured"]}
@@ -139,17 +143,25 @@ def _shape(choice: AcceleratorChoice) -> dict[str, Any]:
     return found
 
 
-async def _sample(client: KubeClient, pods: list[dict[str, Any]], engine: Engine) -> Sample:
-    """The counters of all replicas, added up. Through the API server, so that it works from wherever kubectl does."""
-    names, total = page_names(engine), Counter[str]()
+def _total(samples: Samples) -> Sample:
+    total: dict[str, float] = {}
+    for sample in samples.values():
+        for column, value in sample.items():
+            total[column] = total.get(column, 0.0) + value
+    return total
+
+
+async def _sample(client: KubeClient, pods: list[dict[str, Any]], engine: Engine) -> Samples:
+    """The counters of each replica. Through the API server, so that it works from wherever kubectl does."""
+    names, found = page_names(engine), dict[str, Sample]()
     for pod in pods:
         meta = pod["metadata"]
         path = PODS.path(meta["namespace"], f"{meta['name']}:{engine.port}", "proxy") + engine.metrics.path
         try:
-            total.update(parse(await client.request("GET", path), names))
+            found[meta["name"]] = parse(await client.request("GET", path), names)
         except BadMetricsPage as error:
             raise InvalidSpec(f"cannot be read: {error}", field=f"metrics page of {meta['name']}") from error
-    return total
+    return found
 
 
 async def _wait(until_s: float, tell: Callable[[float], None]) -> None:

@@ -121,6 +121,15 @@ async def test_replicas_are_added_up_and_what_is_given_wins(bench: Bench) -> Non
     assert (line["requests"], line["replicas"], line["cores"], line["arrivals"]) == (30, 2, 1, {"closed": 4})
 
 
+async def test_a_replica_that_began_anew_is_not_hidden_by_the_others(bench: Bench) -> None:
+    bench.deploy(CHOICE)
+    bench.pod("tiny-0")
+    bench.pod("tiny-1")
+    bench.pages = iter([page(100), page(100), page(3), page(400)])
+    with pytest.raises(InvalidSpec, match=r"metrics page of tiny-0: .*restarted"):
+        await bench.observe()
+
+
 async def test_a_plan_in_force_says_what_runs(bench: Bench) -> None:
     plan = {
         "model": "tiny-random-llama", "objective": "goodput-per-accelerator", "requestRevision": "a",
