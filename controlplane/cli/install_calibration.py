@@ -75,11 +75,15 @@ async def install(calibration: Calibration, target: Target) -> list[str]:
 
 
 async def uninstall(target: Target) -> bool:
-    """Delete the ConfigMap. False: there was none. Raises Refused with the cluster's words."""
+    """Delete the ConfigMap. False: there was none. Raises Refused for one that `install` has not made, and with the
+    cluster's words."""
     try:
         access = await load_access(target.kubeconfig)
         async with KubeClient(access, user_agent=_AGENT) as client:
-            await client.delete(CONFIG_MAPS, target.config_map, target.namespace)
+            found = json.loads(await client.get(CONFIG_MAPS, target.config_map, target.namespace))["metadata"]
+            if (found.get("labels") or {}).get(MANAGED_BY) != MANAGED_BY_VALUE:
+                raise Refused("not removed: it is somebody else's", field=str(target), hint=_delete_by_hand(target))
+            await client.delete(CONFIG_MAPS, target.config_map, target.namespace, uid=found["uid"])
     except NotFound:
         return False
     except KubeError as error:
@@ -109,9 +113,13 @@ def _mounts(deployment: dict[str, Any], config_map: str) -> bool:
 def _refused(what: str, error: KubeError, target: Target) -> Refused:
     hint = None
     if isinstance(error, Conflict):
-        hint = f"somebody else wrote it: kubectl delete configmap -n {target.namespace} {target.config_map} first"
+        hint = f"somebody else wrote it: {_delete_by_hand(target)} first"
     elif isinstance(error, Forbidden):
-        hint = f"it takes the right to patch, create and delete ConfigMaps in namespace {target.namespace}"
+        hint = f"it takes the right to get, patch, create and delete ConfigMaps in namespace {target.namespace}"
     elif isinstance(error, NotFound):
         hint = "--namespace names the namespace of the release"
     return Refused(f"{what}: {error}", field=str(target), hint=hint)
+
+
+def _delete_by_hand(target: Target) -> str:
+    return f"kubectl delete configmap -n {target.namespace} {target.config_map}"

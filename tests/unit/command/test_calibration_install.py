@@ -113,6 +113,9 @@ async def test_what_somebody_else_wrote_is_not_taken_over(bench: Bench) -> None:
     said = await bench.call("install", str(bench.file))
     assert isinstance(said.exception, Refused)
     assert "kubectl delete configmap -n trimtab-system trimtab-calibration first" in str(said.exception)
+    said = await bench.call("uninstall")
+    assert isinstance(said.exception, Refused)
+    assert "not removed: it is somebody else's" in str(said.exception)
     assert bench.maps[0]["data"] == {"calibration.json": "{}"}
 
 
