@@ -139,7 +139,9 @@ def boundary_rates(
     meet on the network `across`."""
     sharing = np.minimum(stride, per_node)
     out = np.minimum(intra, node / sharing)
-    together = (pool[:, :, None] == pool[:, None, :]).sum(axis=2)
+    kinds = int(pool.max(initial=0)) + 1
+    place = np.arange(len(pool))[:, None] * kinds + pool
+    together = np.bincount(place.ravel(), minlength=len(pool) * kinds)[place]  # stages on the same pool
     own = np.where(stride * together > per_node, out, intra)
     far = across / sharing
     met = np.where(nic == _next(nic), np.minimum(out, _next(out)), np.minimum(far, _next(far)))

@@ -66,11 +66,12 @@ class Rooms:
     def mean_layers(self, limits: Array, stages: Table, most: int) -> Array:
         """Layers that the stages of each pool hold at most, on average over all of them, shape (cells, pools): every
         pool at the end of the pipeline, under 1F1B (chunks hold more), without ends."""
-        total, reach = np.zeros(stages.shape), int(min(stages.max(initial=0), most))
-        for place in range(1, reach + 1):
-            each = self.states + np.minimum(self.micro_batches, place) * self.activations
-            found = np.clip(np.floor((limits - self.inner[:, None]) / each[:, None]), 0, most)
-            total += np.where(stages >= place, found, 0.0)
+        total, most_stages = np.zeros(stages.shape), stages.max(axis=1)
+        for place in range(1, int(min(stages.max(initial=0), most)) + 1):
+            live = np.flatnonzero(most_stages >= place)
+            each = self.states[live] + np.minimum(self.micro_batches[live], place) * self.activations[live]
+            found = np.clip(np.floor((limits - self.inner[live, None]) / each[:, None]), 0, most)
+            total[live] += np.where(stages[live] >= place, found, 0.0)
         return total / np.maximum(stages, 1)
 
     def most_in_all(self, limits: Array, most: int, lengths: int) -> Array:
