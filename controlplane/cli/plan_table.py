@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from controlplane.cli.answer_table import aligned
+from tuner.serving.planner.reasons import score_unit
 from tuner.serving.planner.whatif import label
 
 if TYPE_CHECKING:
@@ -18,11 +19,6 @@ _HEADER = (
     "deployment", "accelerators", "score", "at most", "TTFT", "TPOT", "attained", "tok/s/acc", "GB/acc", "power W", "J/token",
     "cost/Mtok", "tier",
 )  # fmt: skip
-_SCORES = {
-    "goodput-per-accelerator": "requests/s per accelerator",
-    "goodput-per-watt": "requests/s per watt",
-    "goodput-per-cost": "requests/s per currency unit an hour",
-}
 
 
 def plan_table(plan: ServingPlan) -> str:
@@ -33,7 +29,7 @@ def plan_table(plan: ServingPlan) -> str:
     if plan.best:
         lines += aligned([_HEADER, *(_row(candidate, points) for candidate in plan.best)])
         lines += [
-            f"score: {_SCORES[plan.request.objective]}; at most: load within the SLO; TTFT, TPOT: {', '.join(points)} in "
+            f"score: {_score(plan)}; at most: load within the SLO; TTFT, TPOT: {', '.join(points)} in "
             f"ms, in brackets {points[-1]} scaled by the 90 % interval of the mean; attained: share of requests within the "
             "SLO; GB/acc: memory of one accelerator; J/token: energy of all for one output token"
         ]
@@ -78,6 +74,11 @@ def daily_text(found: DailyPlan) -> str:
         for step in found.steps
     ]
     return "\n".join(["", *aligned(rows), found.message])
+
+
+def _score(plan: ServingPlan) -> str:
+    clients = plan.request.workload.arrivals == "closed"
+    return score_unit(plan.request.objective, "clients" if clients else "requests/s")
 
 
 def _row(candidate: ServingCandidate, points: Sequence[str]) -> Sequence[str]:

@@ -10,7 +10,7 @@ from controlplane.model.plans import Objective, PlannedRole, PlanRequest, Predic
 from tuner.serving.planner.candidate import Candidate
 from tuner.serving.planner.distance import at_least, worst
 from tuner.serving.planner.pieces import Deployment, Group
-from tuner.serving.planner.reasons import nearness, why_open, why_ranked, why_unsearched, why_won
+from tuner.serving.planner.reasons import nearness, units_of, why_open, why_ranked, why_unsearched, why_won
 from tuner.serving.planner.search import Found
 from tuner.serving.planner.space import Loss
 
@@ -169,12 +169,11 @@ def pareto_of(found: Found) -> list[ServingCandidate]:
             point = ServingCandidate(
                 roles=roles_of(deployment),
                 accelerators=deployment.accelerators,
-                score=carried / deployment.accelerators,
                 capacity=carried,
                 prediction=prediction,
                 deployable=candidate.advisory is None,
                 reason="Pareto",
-                message=_point_message(carried, deployment, None if watts is None else watts * share, cost),
+                message=_point_message(candidate, carried, deployment, None if watts is None else watts * share, cost),
             )
             points.append((carried, costs, (*candidate.key, deployment.accelerators), point))
     kept = [one for one in points if not any(_beats(other, one) for other in points)]
@@ -211,10 +210,14 @@ def _beats(
     return no_worse and (not same or str(one[2]) < str(other[2]))
 
 
-def _point_message(carried: float, deployment: Deployment, watts: float | None, cost: float | None) -> str:
-    power = "" if watts is None else f", about {watts:,.0f} W"
+def _point_message(
+    candidate: Candidate, carried: float, deployment: Deployment, watts: float | None, cost: float | None
+) -> str:
+    """`watts` were predicted at the asked load, which is not the most that is carried."""
+    power = "" if watts is None else f", about {watts:,.0f} W at its share of the asked load"
     price = "" if cost is None else f", {cost:,.2f} an hour"
-    return f"{deployment.label}: up to {carried:.3g} on {deployment.accelerators} accelerators{power}{price}"
+    load = f"up to {carried:.3g} {candidate.evaluator.load_unit}"
+    return f"{deployment.label}: {load} on {units_of(deployment)}{power}{price}"
 
 
 def _of_loss(loss: Loss) -> ServingCandidate:

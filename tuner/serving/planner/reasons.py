@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from controlplane.model.choice import Slo
 from controlplane.model.plans import Objective, Prediction
 from tuner.serving.planner.candidate import Candidate
+from tuner.serving.planner.pieces import Deployment
 from tuner.serving.planner.static import limits
 
 _PER = {
@@ -27,6 +28,11 @@ _ORDER = (
     "EngineNotOnAccelerator",
     "NotAllowed",
 )
+
+
+def score_unit(objective: Objective, load_unit: str) -> str:
+    """`requests/s per accelerator`, or clients where loads are clients."""
+    return f"{load_unit} per {_PER[objective]}"
 
 
 def nearness(reason: str) -> int:
@@ -51,13 +57,13 @@ def why_ranked(candidate: Candidate, best: Candidate) -> tuple[str, str]:
 
 def why_open(candidate: Candidate, best: Candidate, objective: Objective) -> tuple[str, str]:
     """Word and sentence for one that was set aside because its bound cannot win any more."""
-    per = _PER[objective]
+    unit = score_unit(objective, candidate.evaluator.load_unit)
     basis = "its roofline" if candidate.state == "sketched" else "its step table"
     if candidate.replayed:
         basis = "its replays"
     short = 1 - candidate.rank[0] / best.rank[0] if best.rank[0] > 0 else 0.0
     if short > 1e-9:
-        said = f"at most {candidate.rank[0]:.3g} requests/s per {per} by {basis}, {short:.0%} below {best.rank[0]:.3g}"
+        said = f"at most {candidate.rank[0]:.3g} {unit} by {basis}, {short:.0%} below {best.rank[0]:.3g}"
         return "LowerScore", said
     headroom = 1 - candidate.rank[1] / best.rank[1] if best.rank[1] > 0 else 0.0
     if headroom > 0.005:
@@ -67,7 +73,8 @@ def why_open(candidate: Candidate, best: Candidate, objective: Objective) -> tup
 
 def why_unsearched(candidate: Candidate, best: Candidate | None, objective: Objective) -> tuple[str, str]:
     """Word and sentence for one that was left because too many step tables had been asked for."""
-    said = f"at most {candidate.rank[0]:.3g} requests/s per {_PER[objective]} by its roofline"
+    unit = score_unit(objective, candidate.evaluator.load_unit)
+    said = f"at most {candidate.rank[0]:.3g} {unit} by its roofline"
     if best is not None and best.rank[0] > 0:
         said += f", the winner has {best.rank[0]:.3g}"
     return "NotSearched", f"{said}; its step table was not asked for"
@@ -108,9 +115,13 @@ def _accelerators(candidate: Candidate) -> str:
 
 
 def _units(candidate: Candidate) -> str:
-    """`8 accelerators`, or cores where all pools are CPUs."""
     assert candidate.deployment is not None
-    groups, count = candidate.deployment.groups, candidate.deployment.accelerators
+    return units_of(candidate.deployment)
+
+
+def units_of(deployment: Deployment) -> str:
+    """`8 accelerators`, or cores where all pools are CPUs."""
+    groups, count = deployment.groups, deployment.accelerators
     kind = "core" if all(group.unit.shape.accelerator.kind == "cpu" for group in groups) else "accelerator"
     return f"{count} {kind}{'' if count == 1 else 's'}"
 

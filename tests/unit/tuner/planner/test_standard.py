@@ -2,6 +2,7 @@
 
 import pytest
 
+from controlplane.cli.plan_table import plan_table
 from controlplane.model.plans import Allowed, Lengths, Workload
 from controlplane.model.routing import Routing
 from controlplane.model.serving import LatencyTarget, Slo
@@ -72,6 +73,19 @@ def test_a_closed_loop_is_planned_in_clients():
     closed = Workload(arrivals="closed", concurrency=8, input=Lengths(tokens=512), output=Lengths(tokens=64))
     answer = plan(workload=closed)
     assert answer.best and "8 clients" in answer.best[0].message
+    assert "score: clients per accelerator; " in plan_table(answer)
+    told = [item.message for item in (*answer.best, *answer.advisory, *answer.why_not, *answer.pareto)]
+    assert not [said for said in told if "requests/s" in said]
+    assert any("at most" in said and "clients per accelerator" in said for said in told)
+
+
+def test_points_of_the_front_say_what_their_numbers_are_of():
+    answer = plan()
+    assert answer.pareto
+    for point in answer.pareto:
+        assert point.score is None, "what is carried at most is no score, which is of the asked load"
+        assert f"up to {point.capacity:.3g} requests/s on {point.accelerators} accelerator" in point.message
+        assert " W at its share of the asked load" in point.message
 
 
 def test_cores_of_a_cpu_pool_run_the_embedded_engine():
