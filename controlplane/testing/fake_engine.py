@@ -40,7 +40,7 @@ class _Server:
 
     def stalled(self, now_s: float) -> bool:
         since_s = now_s - self.started_s - self.options.stall_at
-        return self.options.stall_at >= 0 and 0 <= since_s < self.options.stall_for
+        return bool(self.options.stall_at >= 0 and 0 <= since_s < self.options.stall_for)
 
     async def tick(self) -> None:
         while True:

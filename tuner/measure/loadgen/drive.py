@@ -17,6 +17,7 @@ _READY_BYTES = 256 << 20
 # Answers are parsed after the run; where they grow beyond this, each at its end.
 _UNPARSED_BYTES = 64 << 20
 _LOOK_EVERY_S = 1.0
+_TOKENS = b'"choices"'  # an event with tokens, near enough for the rule of saturation
 
 
 class Driver:
@@ -123,8 +124,9 @@ class Driver:
             else:
                 self._everyone.discard(connection)
                 connection.close()
-        if pieces and self._job.saturation is not None:
-            self._firsts.append((intended_s - self._start_s, pieces[0][0] - intended_s))
+        first_s = next((at_s for at_s, data in pieces if _TOKENS in data), None)
+        if first_s is not None and self._job.saturation is not None:
+            self._firsts.append((first_s - self._start_s, first_s - intended_s))
         row = (index, intended_s, sent[0] if sent else None, error, pieces)
         self._unparsed_bytes += sum(len(data) for _, data in pieces)
         if self._unparsed_bytes > _UNPARSED_BYTES:
