@@ -84,9 +84,7 @@ class Axis:
             column = self.scale[index]
         else:
             values = np.asarray(self.values_at(unit), np.float64)
-            column = (
-                np.array([self._to_unit(v, self.low, self.high) for v in values]) if self.log else self._linear(values)
-            )
+            column = self._magnitude(values) if self.log else self._linear(values)
         return np.where(active, column, 0.5)[:, None]
 
     def check(self, value: Value, field: str) -> None:
@@ -139,6 +137,12 @@ class Axis:
         if self.log:
             return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
         return (value - low) / (high - low)
+
+    def _magnitude(self, values: Floats) -> Floats:
+        if self.high == self.low:
+            return np.full(len(values), 0.5)
+        low, high = math.log(self.low), math.log(self.high)
+        return np.asarray((np.log(values) - low) / (high - low), np.float64)
 
     def _linear(self, values: Floats) -> Floats:
         return (values - self.low) / (self.high - self.low) if self.high > self.low else np.full(len(values), 0.5)

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from controlplane.catalog.loader import unknown
 from controlplane.model.errors import InvalidSpec
 
 Column = npt.NDArray[Any]
 
 MAX_NODES = 128
+# Larger constants are a slip of the keyboard, and whole numbers beyond floats could not be computed with.
+MAX_NUMBER = 1e300
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -54,7 +57,7 @@ class Expression:
 
 
 def parse(text: str, known: frozenset[str], *, field: str) -> Expression:
-    """Raises InvalidSpec at `field` for syntax, an unknown name or a node that is not allowed."""
+    """Raises InvalidSpec at `field` for syntax or a node that is not allowed, UnknownName for a name."""
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -66,10 +69,12 @@ def parse(text: str, known: frozenset[str], *, field: str) -> Expression:
     calls = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     for node in nodes:
         _check(node, text, field)
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not abs(node.value) <= MAX_NUMBER:
+            raise InvalidSpec("a number too large", field=field, value=text, limit=f"up to {MAX_NUMBER:g}")
         if isinstance(node, ast.Name) and id(node) not in calls:
             names.add(node.id)
     for name in sorted(names - known):
-        raise InvalidSpec(f"no parameter {name!r}", field=field, value=text, limit=", ".join(sorted(known)))
+        raise unknown("parameter", name, known, field=field)
     return Expression(text, frozenset(names), tree)
 
 
@@ -136,5 +141,8 @@ def _truth(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Python ints have no size: in floats a product can overflow to inf but never fill the memory."""
-    return np.asarray(value, np.float64) if not isinstance(value, str) else value
+    """Python ints have no size: in floats a product can overflow to inf but never fill the memory. A word is no number:
+    with `*` or `%` it could."""
+    if isinstance(value, str):
+        raise TypeError("a word where a number is needed")
+    return np.asarray(value, np.float64)

@@ -33,15 +33,14 @@ class _Fitted:
 
     kernel: tuple[float, float, float]
     slope: Floats
-    root: Floats
-    lower: Floats
+    scaled: Floats  # inverse of the triangle of B, times the root of the weights
 
-    def ok(self, x: Floats, seen: Floats) -> Floats:
-        cross = _kernel(x, seen, self.kernel)
+    def ok(self, squares: Floats, plane: Floats, own: Floats) -> Floats:
+        """From squared distances and plane products to the points seen, and each point's product with itself."""
+        cross = _kernel(squares, plane, self.kernel)
         mean = cross @ self.slope
-        solved = np.linalg.solve(self.lower, self.root[:, None] * cross.T)
-        own = self.kernel[0] + self.kernel[2] * (1.0 + np.sum((x - 0.5) ** 2, axis=1))
-        variance = np.maximum(own - np.sum(solved * solved, axis=0), 0.0)
+        solved = self.scaled @ cross.T
+        variance = np.maximum(self.kernel[0] + self.kernel[2] * own - np.sum(solved * solved, axis=0), 0.0)
         return np.asarray(_logistic(mean / np.sqrt(1.0 + _SHRINK * variance)), np.float64)
 
 
@@ -54,7 +53,9 @@ class Feasibility:
 
     def ok(self, x: Floats) -> Floats:
         """Probability of success at each row."""
-        return np.asarray(sum(weight * one.ok(x, self.x) for weight, one in self.fitted), np.float64)
+        squares, plane = _parts(x, self.x)
+        own = 1.0 + np.sum((x - 0.5) ** 2, axis=1)
+        return np.asarray(sum(weight * one.ok(squares, plane, own) for weight, one in self.fitted), np.float64)
 
 
 def learn(x: Floats, ok: Bools) -> Feasibility:
@@ -62,7 +63,8 @@ def learn(x: Floats, ok: Bools) -> Feasibility:
     if not len(ok):
         raise InvalidSpec("no outcome to learn from", field="ok", limit="one or more")
     target = np.where(ok, 1.0, -1.0)
-    found = [_laplace(x, target, size) for size in _GRID]
+    squares, plane = _parts(x, x)
+    found = [_laplace(_kernel(squares, plane, size), target, size) for size in _GRID]
     best = max(evidence for evidence, _ in found)
     weighed = [(math.exp(evidence - best), one) for evidence, one in found]
     kept = sorted((pair for pair in weighed if pair[0] > _LEAST_WEIGHT), key=lambda pair: -pair[0])[:_KERNELS]
@@ -70,40 +72,41 @@ def learn(x: Floats, ok: Bools) -> Feasibility:
     return Feasibility(x, tuple((weight / total, one) for weight, one in kept))
 
 
-def _laplace(x: Floats, target: Floats, size: tuple[float, float, float]) -> tuple[float, _Fitted]:
-    kernel = _kernel(x, x, size)
-    latent = np.zeros(len(target))
+def _laplace(kernel: Floats, target: Floats, size: tuple[float, float, float]) -> tuple[float, _Fitted]:
     n = len(target)
-    slope = root = np.zeros(n)
-    lower: Floats = np.eye(n)
+    latent = a = np.zeros(n)
+    root, b_matrix = np.zeros(n), np.eye(n)
     for _ in range(_NEWTON):
         p = _logistic(latent)
-        slope = (target + 1) / 2 - p
         weight = np.maximum(p * (1 - p), 1e-10)
         root = np.sqrt(weight)
-        lower = np.asarray(np.linalg.cholesky(np.eye(n) + root[:, None] * kernel * root[None, :]), np.float64)
-        b = weight * latent + slope
-        inner = np.linalg.solve(lower.T, np.linalg.solve(lower, root * (kernel @ b)))
-        a = b - root * inner
+        b_matrix = np.eye(n) + root[:, None] * kernel * root[None, :]
+        b = weight * latent + (target + 1) / 2 - p
+        a = b - root * np.linalg.solve(b_matrix, root * (kernel @ b))
         moved = kernel @ a
         change = float(np.max(np.abs(moved - latent)))
         latent = moved
         if change < 1e-3:
             break
+    lower = np.asarray(np.linalg.cholesky(b_matrix), np.float64)
     evidence = (
         -0.5 * float(latent @ a)
         - float(np.sum(np.logaddexp(0.0, -target * latent)))
         - float(np.sum(np.log(np.diag(lower))))
     )
-    p = _logistic(latent)
-    return evidence, _Fitted(size, (target + 1) / 2 - p, root, lower)
+    slope = (target + 1) / 2 - _logistic(latent)
+    return evidence, _Fitted(size, slope, np.linalg.inv(lower) * root[None, :])
 
 
-def _kernel(a: Floats, b: Floats, size: tuple[float, float, float]) -> Floats:
-    bump, length, plane = size
+def _parts(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Squared distances, and products of the plane."""
     squares = np.sum(a * a, axis=1)[:, None] + np.sum(b * b, axis=1)[None, :] - 2 * a @ b.T
-    bent = bump * np.exp(-0.5 * np.maximum(squares, 0.0) / length**2)
-    return np.asarray(bent + plane * (1.0 + (a - 0.5) @ (b - 0.5).T), np.float64)
+    return np.maximum(squares, 0.0), np.asarray(1.0 + (a - 0.5) @ (b - 0.5).T, np.float64)
+
+
+def _kernel(squares: Floats, plane: Floats, size: tuple[float, float, float]) -> Floats:
+    bump, length, slope = size
+    return np.asarray(bump * np.exp(-0.5 / length**2 * squares) + slope * plane, np.float64)
 
 
 def _logistic(value: Floats) -> Floats:

@@ -15,6 +15,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _CLIMBS = 40
+# A length known to 2 % is known well enough.
+_FINE = 0.02
 _JITTER = 1e-8
 # Priors of log length, log signal variance and log noise variance of standardised values: mean and deviation. Lengths
 # of about half the axis: one parameter alone rarely has two peaks.
@@ -35,7 +37,7 @@ class Regression:
     lengths: Floats
     signal: float
     noise: float
-    lower: Floats
+    solver: Floats  # inverse of the kernel's triangle
     alpha: Floats
 
     @property
@@ -47,25 +49,84 @@ class Regression:
         """Mean and deviation of the noise-free value at each row."""
         cross = self.signal * _matern(_distance(x / self.lengths, self.x / self.lengths))
         mean = self.mean + self.scale * (cross @ self.alpha)
-        solved = np.linalg.solve(self.lower, cross.T)
+        solved = self.solver @ cross.T
         variance = np.maximum(self.signal - np.sum(solved * solved, axis=0), 1e-12)
         return np.asarray(mean, np.float64), self.scale * np.sqrt(variance)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Averaged:
+    """Several regressions that the values seen leave possible, believed alike."""
+
+    members: tuple[Regression, ...]
+
+    def at(self, x: Floats) -> tuple[Floats, Floats]:
+        """Mean and deviation of the noise-free value at each row; where the members differ, that is deviation too."""
+        found = [member.at(x) for member in self.members]
+        means = np.stack([mean for mean, _ in found])
+        spreads = np.stack([deviation for _, deviation in found])
+        mean = means.mean(axis=0)
+        return mean, np.sqrt((spreads**2).mean(axis=0) + ((means - mean) ** 2).mean(axis=0))
+
+
 def fit(x: Floats, y: Floats) -> Regression:
-    """`x`: (n, features), `y`: (n,), finite, n >= 1. Deterministic."""
+    """The likeliest one. `x`: (n, features), `y`: (n,), finite, n >= 1. Deterministic."""
+    mean, scale, target, squares = _standard(x, y)
+    theta = _climb(_start(x), squares, target) if len(y) > 1 else _start(x)
+    return _at(theta, x, target, mean, scale)
+
+
+def fit_averaged(x: Floats, y: Floats, pairs: int = 3) -> Averaged:
+    """Averaged over lengths, signal and noise: Laplace's approximation of their density around the likeliest ones,
+    `pairs` of draws on either side of it. With few values many lengths are possible, and the likeliest alone is sure
+    of what it has not seen (Snoek, Larochelle and Adams 2012). The draws are the same every time."""
+    mean, scale, target, squares = _standard(x, y)
+    if len(y) < 2 or pairs == 0:
+        return Averaged((fit(x, y),))
+    theta = _climb(_start(x), squares, target)
+    root = _spread(theta, squares, target)
+    draws = np.random.default_rng(0x5EED).standard_normal((pairs, theta.size))
+    thetas = [theta]
+    for draw in draws:
+        for sign in (1.0, -1.0):
+            moved = theta + sign * root @ draw
+            moved[:-2] = np.clip(moved[:-2], _LOWEST, _HIGHEST)
+            thetas.append(moved)
+    return Averaged(tuple(_at(one, x, target, mean, scale) for one in thetas))
+
+
+def _standard(x: Floats, y: Floats) -> tuple[float, float, Floats, Floats]:
     mean, scale = float(np.mean(y)), max(float(np.std(y)), 1e-9)
-    target = (y - mean) / scale
     squares = np.ascontiguousarray(((x[:, None, :] - x[None, :, :]) ** 2).reshape(-1, x.shape[1]))
-    theta = np.concatenate((np.full(x.shape[1], _LENGTH[0]), [_SIGNAL[0], _NOISE[0]]))
-    if len(y) > 1:
-        theta = _climb(theta, squares, target)
+    return mean, scale, (y - mean) / scale, squares
+
+
+def _start(x: Floats) -> Floats:
+    return np.concatenate((np.full(x.shape[1], _LENGTH[0]), [_SIGNAL[0], _NOISE[0]]))
+
+
+def _at(theta: Floats, x: Floats, target: Floats, mean: float, scale: float) -> Regression:
     lengths, signal, noise = np.exp(theta[:-2]), math.exp(theta[-2]), math.exp(theta[-1])
     kernel = signal * _matern(_distance(x / lengths, x / lengths))
     kernel[np.diag_indices_from(kernel)] += noise + _JITTER
-    lower = np.asarray(np.linalg.cholesky(kernel), np.float64)
-    alpha = np.asarray(np.linalg.solve(lower.T, np.linalg.solve(lower, target)), np.float64)
-    return Regression(x, mean, scale, lengths, signal, noise, lower, alpha)
+    solver = np.asarray(np.linalg.inv(np.linalg.cholesky(kernel)), np.float64)
+    alpha = np.asarray(solver.T @ (solver @ target), np.float64)
+    return Regression(x, mean, scale, lengths, signal, noise, solver, alpha)
+
+
+def _spread(theta: Floats, squares: Floats, target: Floats) -> Floats:
+    """A root of the covariance of theta: the inverse of the density's curvature, by differences of its slope; nowhere
+    wider than the priors."""
+    priors = np.concatenate((np.full(theta.size - 2, _LENGTH[1]), [_SIGNAL[1], _NOISE[1]]))
+    curvature = np.empty((theta.size, theta.size))
+    for i in range(theta.size):
+        step = np.zeros(theta.size)
+        step[i] = 0.1
+        up, down = _density(theta + step, squares, target)[1], _density(theta - step, squares, target)[1]
+        curvature[i] = (down - up) / 0.2
+    scaled = priors[:, None] * 0.5 * (curvature + curvature.T) * priors[None, :]
+    values, vectors = np.linalg.eigh(scaled)
+    return np.asarray(priors[:, None] * vectors / np.sqrt(np.maximum(values, 1.0)), np.float64)
 
 
 def _climb(theta: Floats, squares: Floats, target: Floats) -> Floats:
@@ -80,7 +141,7 @@ def _climb(theta: Floats, squares: Floats, target: Floats) -> Floats:
         before = np.where(same < 0, 0.0, slope)
         theta = theta + np.sign(before) * steps
         theta[:-2] = np.clip(theta[:-2], _LOWEST, _HIGHEST)
-        if float(np.max(np.abs(slope))) < 1e-2:
+        if float(np.max(np.abs(slope))) < 1e-2 or float(np.max(steps)) < _FINE:
             break
     return best
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,30 +19,52 @@ SEEN_MAX = 120
 
 @dataclass(slots=True, eq=False)
 class History:
-    """Trials by number. `tell` replaces, so that a restart may tell everything again."""
+    """Trials by number. `tell` replaces, so that a restart may tell everything again. What is asked for often is kept
+    sorted: a study of ten thousand trials is not gone through for every ask."""
 
-    trials: dict[int, Told]
+    _trials: dict[int, Told] = field(default_factory=dict)
+    _by_verdict: dict[Verdict | None, dict[int, Told]] = field(default_factory=dict)
+    _sorted: dict[Verdict | None, list[Told]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._trials)
 
     def tell(self, told: Told) -> None:
         """Raises InvalidSpec for a value that is no finite number or an ok trial without one."""
+        values_field = f"trials[{told.number}].values"
         if told.verdict is Verdict.OK and not told.values:
-            raise InvalidSpec("an ok trial has a value for each objective", field=f"trials[{told.number}].values")
-        if told.dropped:
-            self.trials.pop(told.number, None)
-        else:
-            self.trials[told.number] = told
+            raise InvalidSpec("an ok trial has a value for each objective", field=values_field)
+        if not all(math.isfinite(value) for value in (*told.values, *told.violation)):
+            raise InvalidSpec("not a finite number", field=values_field, value=str(told.values), limit="finite numbers")
+        before = self._trials.pop(told.number, None)
+        if before is not None:
+            self._by_verdict[before.verdict].pop(told.number)
+            self._sorted.pop(before.verdict, None)
+        if not told.dropped:
+            self._trials[told.number] = told
+            self._by_verdict.setdefault(told.verdict, {})[told.number] = told
+            self._sorted.pop(told.verdict, None)
+
+    def all(self) -> list[Told]:
+        """Every trial, in their order."""
+        return [told for _, told in sorted(self._trials.items())]
 
     def pending(self) -> list[Setting]:
         """Settings under way, in their order."""
-        return [told.setting for _, told in sorted(self.trials.items()) if told.verdict is None]
+        return [told.setting for told in self._of(None)]
 
     def ok(self) -> list[Told]:
         """Measured trials, in their order."""
-        return [told for _, told in sorted(self.trials.items()) if told.verdict is Verdict.OK]
+        return self._of(Verdict.OK)
 
     def infeasible(self) -> list[Told]:
         """Trials that their own configuration ended, in their order."""
-        return [told for _, told in sorted(self.trials.items()) if told.verdict is Verdict.INFEASIBLE]
+        return self._of(Verdict.INFEASIBLE)
+
+    def _of(self, verdict: Verdict | None) -> list[Told]:
+        if verdict not in self._sorted:
+            self._sorted[verdict] = [told for _, told in sorted(self._by_verdict.get(verdict, {}).items())]
+        return self._sorted[verdict]
 
 
 def within(scores: Floats, most: int = SEEN_MAX) -> npt.NDArray[np.int64]:

@@ -9,16 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from controlplane.catalog.loader import unknown
 from controlplane.model.errors import InvalidSpec
-from controlplane.model.tuning import Condition, Margin, SearchSpace, Setting, SpaceRule, Value
+from controlplane.model.tuning import (
+    VALUES_MAX,
+    ChoiceParameter,
+    Condition,
+    Margin,
+    SearchSpace,
+    Setting,
+    SpaceRule,
+    Value,
+)
 from tuner.search.axis import Axis, axis_of
 from tuner.search.expression import Column, Expression, parse
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-
-# Points drawn to find out whether rules leave anything, and to fill a request for allowed points.
-_DRAWS = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +116,7 @@ class Space:
         known = {axis.name for axis in self.axes} | set(self.fixed)
         for name in setting:
             if name not in known:
-                raise InvalidSpec(f"no parameter {name!r}", field=f"{field}.{name}", limit=", ".join(sorted(known)))
+                raise unknown("parameter", name, known, field=f"{field}.{name}")
         for name, value in self.fixed.items():
             if setting.get(name, value) != value:
                 raise InvalidSpec(
@@ -119,11 +126,13 @@ class Space:
         for axis in self.axes:
             if axis.name in given:
                 axis.check(given[axis.name], f"{field}.{axis.name}")
-        rows = self.rows_of([given])
-        out = self.setting(rows, 0)
+        out = self.setting(self.rows_of([given]), 0)
         for axis in self.axes:
             if axis.name in out and axis.name not in given:
                 raise InvalidSpec("is missing", field=f"{field}.{axis.name}", limit=axis.range_text)
+            if axis.name in out:
+                # As given: on its way through the unit cube a real number may lose its last digit.
+                out[axis.name] = axis.python(axis.stored(given[axis.name]))
         broken = self.broken_rule(out)
         if broken is not None:
             raise InvalidSpec(broken, field=field)
@@ -197,6 +206,7 @@ def compile_space(space: SearchSpace, *, field: str = "space") -> Space:
                     field=f"{field}.parameters[{i}].when",
                     limit="a parameter that stands above it, or a fixed one",
                 )
+        _check_condition_values(space, i, f"{field}.parameters[{i}]")
     known = frozenset(names) | frozenset(space.fixed)
     compiled = Space(
         axes=tuple(axis_of(parameter) for parameter in space.parameters),
@@ -217,9 +227,29 @@ def compile_space(space: SearchSpace, *, field: str = "space") -> Space:
     return compiled
 
 
+def _check_condition_values(space: SearchSpace, i: int, field: str) -> None:
+    """Raises InvalidSpec for a condition that can never hold, or values that stand twice."""
+    parameter = space.parameters[i]
+    axes = {other.name: axis_of(other) for other in space.parameters[:i]}
+    for j, condition in enumerate(parameter.when):
+        if condition.parameter in axes:
+            for value in condition.values:
+                axes[condition.parameter].check(value, f"{field}.when[{j}].values")
+    if isinstance(parameter, ChoiceParameter):
+        axis = axis_of(parameter)
+        stored = [axis.stored(value) for value in parameter.values]
+        for k, value in enumerate(stored):
+            if value in stored[:k]:
+                raise InvalidSpec(
+                    "stands twice (true counts as 1)", field=f"{field}.values[{k}]", value=parameter.values[k]
+                )
+
+
 def _try(space: Space, given: Sequence[SpaceRule | Margin], field: str, expressions: Iterable[Expression]) -> None:
     """Expressions that compute with words fail here, not in the middle of a study."""
-    rows = space.rows_of_points(np.full((1, len(space.axes)), 0.5))
+    # Every choice stands in some row: a word among numbers would otherwise be met later.
+    line = (np.arange(2 * VALUES_MAX) + 0.5) / (2 * VALUES_MAX)
+    rows = space.rows_of_points(np.repeat(line[:, None], len(space.axes), axis=1))
     for i, expression in enumerate(expressions):
         try:
             value: Any = expression.over(space._columns(rows))

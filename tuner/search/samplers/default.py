@@ -21,7 +21,7 @@ import numpy.typing as npt
 from controlplane.model.tuning import Objective, Proposal, Setting, Told
 from tuner.search.candidates import around, covering
 from tuner.search.feasibility import Feasibility, learn
-from tuner.search.gaussian import Regression, fit
+from tuner.search.gaussian import Averaged, Regression, fit, fit_averaged
 from tuner.search.history import History, within
 from tuner.search.objective import scores_of, weights_of
 from tuner.search.space import Rows, Space
@@ -44,6 +44,7 @@ class DefaultSettings:
     candidates: int = 384
     least_gain: float = 0.002
     failure_cost: float = 0.01
+    pairs: int = 3
 
 
 # A memory model shows the way around the edge: there is less to learn by failing.
@@ -59,7 +60,7 @@ class DefaultSampler:
     seed: int
     settings: DefaultSettings | None = None
     first: tuple[Setting, ...] = ()
-    _history: History = field(default_factory=lambda: History({}))
+    _history: History = field(default_factory=History)
     _chosen: DefaultSettings = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +95,7 @@ class DefaultSampler:
         rows = self.space.rows_of([told.setting for told in measured])
         x = self.space.features(rows)
         kept = within(scores)
-        mean, deviation = fit(x[kept], scores[kept]).at(x)
+        mean, deviation = fit_averaged(x[kept], scores[kept], self._chosen.pairs).at(x)
         return measured[int(np.argmax(mean - deviation))].setting
 
     def _improve(
@@ -103,14 +104,14 @@ class DefaultSampler:
         kept = within(scores)
         known = self.space.rows_of([measured[i].setting for i in kept])
         x, y = self.space.features(known), scores[kept]
-        model = fit(x, y)
+        model = fit_averaged(x, y, self._chosen.pairs)
         pending = self._history.pending()
         if pending:
             # A trial under way is believed to give what is expected of it, so that the next ask looks elsewhere.
             under_way = self.space.features(self.space.rows_of(pending))
             x = np.vstack((x, under_way))
             y = np.concatenate((y, model.at(under_way)[0]))
-            model = fit(x, y)
+            model = fit_averaged(x, y, self._chosen.pairs)
         believed, _ = model.at(self.space.features(known))
         holds = self._holds(measured, kept)
         best = float(np.max(np.where(holds, believed, -np.inf))) if holds.any() else float(np.min(believed))
@@ -183,7 +184,7 @@ class DefaultSampler:
         return np.ones(len(rows)) if feasibility is None else feasibility.ok(self._features_of_edge(rows))
 
     def _judge(
-        self, rows: Rows, model: Regression, best: float, feasibility: Feasibility | None, limits: list[Regression]
+        self, rows: Rows, model: Averaged, best: float, feasibility: Feasibility | None, limits: list[Regression]
     ) -> tuple[Floats, Floats]:
         """Expected improvement (of log score), and the probability that it works and keeps every limit."""
         x = self.space.features(rows)
