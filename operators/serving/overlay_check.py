@@ -14,90 +14,25 @@ from typing import Any
 from controlplane.catalog import nearest
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, UnknownName
 from controlplane.model.resource import GROUP
+from operators.serving.overlay_fields import (
+    ENGINE_CONTAINER,
+    ENGINE_FIELDS,
+    OWN_VOLUMES,
+    OWNED_ENGINE_FIELDS,
+    OWNED_ENV,
+    OWNED_METADATA,
+    OWNED_MOUNTS,
+    OWNED_POD_FIELDS,
+    POD_FIELDS,
+    SCRATCH,
+    SHM,
+)
 from operators.serving.overlay_lists import check_lists, check_tolerations
 from operators.serving.overlay_security import check_annotations, check_security
 
 FIELD = "spec.podTemplate"
-ENGINE_CONTAINER = "engine"
 _DEPTH_MAX = 24
 _ERRORS_MAX = 20  # a person reads the first few; an object of 1 MB could hold 200,000
-
-# Volumes and mounts that the renderer makes; the template may resize `shm` and `scratch`, nothing else of them.
-SHM, SCRATCH = "shm", "scratch"
-OWN_VOLUMES = frozenset({"model", "cache", "engine-config", "mpi-ssh"})
-
-# Names the renderer sets on the engine container, and paths it mounts.
-OWNED_ENV = frozenset({"HOME", "USER", "HF_HOME", "POD_IP", "VLLM_HOST_IP"})
-OWNED_MOUNTS = frozenset({"/model", "/cache", "/tmp", "/dev/shm", "/etc/trimtab"})  # noqa: S108 - paths inside the pod
-
-_POD_FIELDS = frozenset(
-    {
-        "volumes",
-        "containers",
-        "initContainers",
-        "imagePullSecrets",
-        "tolerations",
-        "securityContext",
-        "serviceAccountName",
-        "automountServiceAccountToken",
-        "runtimeClassName",
-        "dnsPolicy",
-        "dnsConfig",
-        "hostAliases",
-        "enableServiceLinks",
-        "resourceClaims",
-    }
-)
-_ENGINE_FIELDS = frozenset(
-    {
-        "name",
-        "env",
-        "envFrom",
-        "imagePullPolicy",
-        "resources",
-        "securityContext",
-        "volumeMounts",
-        "volumeDevices",
-        "terminationMessagePolicy",
-    }
-)
-_PLACEMENT = "placement decides where pods run: use spec.explicit.choices[].pools, nic and topology"
-_OWNED_POD_FIELDS = {
-    "affinity": _PLACEMENT,
-    "nodeName": _PLACEMENT,
-    "nodeSelector": _PLACEMENT,
-    "schedulerName": _PLACEMENT,
-    "topologySpreadConstraints": _PLACEMENT,
-    "schedulingGates": _PLACEMENT,
-    "hostNetwork": "host namespaces are never shared; RDMA devices come as resources of a device plugin",
-    "hostPID": "host namespaces are never shared",
-    "hostIPC": "host namespaces are never shared; size /dev/shm with the volume named shm",
-    "hostUsers": "the node decides on user namespaces",
-    "hostname": "names follow from the replica and rank",
-    "subdomain": "names follow from the replica and rank",
-    "restartPolicy": "replicas are repaired by the controller",
-    "activeDeadlineSeconds": "use spec.startupDeadlineSeconds",
-    "terminationGracePeriodSeconds": "use spec.rollout.drainSeconds",
-    "priority": "use spec.priorityClassName",
-    "priorityClassName": "use spec.priorityClassName",
-    "readinessGates": "readiness is the engine's own answer",
-    "ephemeralContainers": "attach them to a running pod with kubectl debug",
-    "overhead": "set by the runtime class",
-    "preemptionPolicy": "use spec.priorityClassName",
-}
-_OWNED_ENGINE_FIELDS = {
-    "image": "use spec.explicit.choices[].image",
-    "command": "use spec.explicit.choices[].knobs",
-    "args": "use spec.explicit.choices[].knobs",
-    "ports": "the engine's port follows from the catalogue",
-    "startupProbe": "use spec.startupDeadlineSeconds",
-    "readinessProbe": "readiness is the engine's own answer",
-    "livenessProbe": "liveness is the engine's own answer",
-    "lifecycle": "use spec.rollout.drainSeconds",
-    "restartPolicy": "replicas are repaired by the controller",
-    "workingDir": "the engine's paths follow from spec.model.source",
-}
-_OWNED_METADATA = ("name", "generateName", "namespace", "ownerReferences", "finalizers", "uid", "resourceVersion")
 
 
 def check_template(
@@ -120,7 +55,7 @@ def check_template(
         metadata,
         f"{FIELD}.metadata",
         {"labels", "annotations"},
-        dict.fromkeys(_OWNED_METADATA, "the controller names and owns its pods"),
+        dict.fromkeys(OWNED_METADATA, "the controller names and owns its pods"),
         errors,
     )
     for kind in ("labels", "annotations"):
@@ -135,7 +70,7 @@ def check_template(
                 )
     spec = _object(template, "spec", FIELD, errors)
     path = f"{FIELD}.spec"
-    _check_fields(spec, path, _POD_FIELDS, _OWNED_POD_FIELDS, errors)
+    _check_fields(spec, path, POD_FIELDS, OWNED_POD_FIELDS, errors)
     for index, container in _items(spec, "containers", path, errors):
         where = f"{path}.containers[{index}]"
         if container.get("name") == ENGINE_CONTAINER:
@@ -172,7 +107,7 @@ def _check_engine(
     owned_variables: frozenset[str],
     errors: list[TrimtabError],
 ) -> None:
-    _check_fields(container, path, _ENGINE_FIELDS, _OWNED_ENGINE_FIELDS, errors)
+    _check_fields(container, path, ENGINE_FIELDS, OWNED_ENGINE_FIELDS, errors)
     hint = "use spec.explicit.choices[].acceleratorsPerPod or cpuMillicores"
     _check_resources(container, path, accelerator_resources, hint, errors)
     for index, variable in _items(container, "env", path, errors):

@@ -13,7 +13,7 @@ from operators.serving import mpi
 from operators.serving.launch import CONFIG_FILE, CONFIG_FOLDER, POD_IP, EngineLaunch
 from operators.serving.memory import host_memory_bytes
 from operators.serving.names import mpi_secret_name
-from operators.serving.overlay_check import ENGINE_CONTAINER, SCRATCH, SHM
+from operators.serving.overlay_fields import ENGINE_CONTAINER, SCRATCH, SHM
 from operators.serving.probes import PORT_NAME
 from operators.serving.roles import role_env, role_ports
 from operators.serving.source import MODEL_MOUNT

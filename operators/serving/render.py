@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,10 +22,11 @@ from controlplane.model.serving import (
 from operators.serving import source as sources
 from operators.serving.demand import cpu_millicores
 from operators.serving.launch import WORKERS_ANSWER_HEALTH, EngineLaunch, Gang, command, plan_launch, served_model
-from operators.serving.names import REVISION_DIGITS, gang_service_name, pod_name
+from operators.serving.names import gang_service_name, pod_name
 from operators.serving.overlay import merge_pod
 from operators.serving.podspec import skeleton
 from operators.serving.probes import leader_hook, probes, worker_hook
+from operators.serving.revision import revision_of
 from operators.serving.roles import role_annotations
 from operators.serving.routers import host_name
 from operators.serving.services import (
@@ -52,10 +51,6 @@ __all__ = [
     "replica_template",
     "service",
 ]
-
-# Part of every revision. Raise it only when running pods must be replaced because of how they are rendered: each
-# raise restarts every engine of every installation that upgrades.
-_RENDERING = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +134,7 @@ def replica_template(
     base = merge_pod(skeleton(deployment, launch, accelerator, model, image), deployment.spec.pod_template)
     return ReplicaTemplate(
         choice_index=at,
-        revision=_revision(deployment, choice, launch, image),
+        revision=revision_of(deployment, choice, launch, image),
         pods=shape.pods,
         # Placement counts what the pod asks for, and a podTemplate may add containers that ask for CPU, too.
         units_per_pod=cpu_millicores(base["spec"]) if accelerator.kind == "cpu" else shape.units_per_pod,
@@ -293,27 +288,3 @@ def _toleration(item: PoolToleration) -> dict[str, Any]:
     if item.effect is not None:
         out["effect"] = item.effect
     return out
-
-
-def _revision(deployment: ServingDeployment, choice: AcceleratorChoice, launch: EngineLaunch, image: str) -> str:
-    """Hash of what the pods are rendered from and a restart is needed for.
-
-    Left out: placement (pools, nic, topology), the choice's position and neighbours, replicas, rollout with its drain
-    time, priority, SLO, startup deadline, suspend. Fields at their default count as absent, so that a field added to
-    the API later changes no hash.
-    """
-    spec = deployment.spec
-    placement = {"pools", "nic", "topology", "accelerators_per_pod", "image"}
-    content = {
-        "rendering": _RENDERING,
-        "model": spec.model.model_dump(mode="json", exclude_defaults=True),
-        "choice": choice.model_dump(mode="json", exclude_defaults=True, exclude=placement),
-        "pods": [launch.shape.pods, launch.shape.units_per_pod],
-        "image": image,
-        "api_key": None if spec.api_key_secret is None else spec.api_key_secret.model_dump(mode="json"),
-        "template": spec.pod_template,
-        "priority_class": spec.priority_class_name,
-        **({} if launch.role == "Aggregated" else {"role": launch.role}),
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:REVISION_DIGITS]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from controlplane.model.cluster import PoolToleration
-from operators.serving.overlay_check import _ENGINE_FIELDS, _POD_FIELDS
+from operators.serving.overlay_fields import ENGINE_FIELDS, POD_FIELDS
 from operators.serving.render import pod, replica_template
 from operators.serving.validate import validate
 from tests.unit.serving.cases import CATALOG
@@ -39,8 +39,8 @@ def templates(field: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "field",
     [
-        *(f"spec.{name}" for name in sorted(_POD_FIELDS)),
-        *(f"engine.{name}" for name in sorted(_ENGINE_FIELDS - {"name"})),
+        *(f"spec.{name}" for name in sorted(POD_FIELDS)),
+        *(f"engine.{name}" for name in sorted(ENGINE_FIELDS - {"name"})),
         *("metadata.labels", "metadata.annotations"),
     ],
 )
