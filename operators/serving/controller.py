@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from controlplane.catalog import Catalog
 from controlplane.model.actions import Action, AwaitRoom, CreatePod, Record, Remember, Requeue, WriteStatus
-from controlplane.model.errors import Unsupported
 from controlplane.model.plans import CalibrationUsed
 from controlplane.model.ports import PlanningService
-from controlplane.model.serving import ServingDeployment
 from operators.pools.plannable import PoolRoom
 from operators.pools.rows import NodeView
 from operators.runtime import (
@@ -31,21 +28,20 @@ from operators.runtime import (
     Writer,
     key_of,
 )
-from operators.serving.executor import Executor, Outcome, Refused
-from operators.serving.names import gang_service_name
-from operators.serving.owned import BUDGETS, SERVICES, OwnedRow, Shape
+from operators.serving.executor import Executor
+from operators.serving.owned import OwnedRow
 from operators.serving.plan import decide
-from operators.serving.plan_adopt import in_force, shares_of
+from operators.serving.plan_adopt import in_force
+from operators.serving.plan_use import with_plan
 from operators.serving.planning import Planning
-from operators.serving.podnews import leaving, told
+from operators.serving.podnews import told
 from operators.serving.prepared import Prepared, Preparer, deployment_of, status_of
 from operators.serving.reasons import Reason
-from operators.serving.repair import with_failure
-from operators.serving.room import Room, Supply
-from operators.serving.routers import DEPLOYMENTS as ROUTER_DEPLOYMENTS
-from operators.serving.routers import OWN_ROUTERS, routing_names
+from operators.serving.remembered import Remembered
+from operators.serving.room import Supply
 from operators.serving.rows import DeploymentRow
-from operators.serving.snapshot import NodeState, Notes, Outlook, PlanSettings, Snapshot, Taken
+from operators.serving.sight import Sight
+from operators.serving.snapshot import Notes, PlanSettings
 from operators.serving.status import only_details, undecided
 from operators.serving.waiting import Waiting
 from operators.workloads.podview import PodView
@@ -85,8 +81,7 @@ class ServingController:
         workers: int = 8,
         clock: Clock | None = None,
     ) -> None:
-        self._deployments, self._pods, self._nodes = deployments, pods, nodes
-        self._services, self._budgets, self._routed = services, budgets, routed
+        self._deployments, self._pods = deployments, pods
         self._supply, self._settings, self._writer = supply, settings, writer
         self._recorder = recorder
         self._clock: Clock = clock or SystemClock()
@@ -103,9 +98,19 @@ class ServingController:
             inventory_pod=inventory_pod,
             expectations=self._expectations,
         )
-        self._notes: dict[Key, Notes] = {}
+        self._remembered = Remembered(settings)
+        self._sight = Sight(
+            pods=pods,
+            nodes=nodes,
+            services=services,
+            budgets=budgets,
+            routed=routed,
+            supply=supply,
+            expectations=self._expectations,
+            remembered=self._remembered,
+            clock=self._clock,
+        )
         self._told_s: dict[Key, float] = {}
-        self._taken: dict[Key, tuple[Taken, ...]] = {}
         self._revision = supply.revision
         self.controller = Controller(
             "servingdeployment",
@@ -165,8 +170,10 @@ class ServingController:
             self.controller.queue.add(key)
             return DONE
         stored, status = status_of(row)
-        prepared, deployment, outlook = self._planned(row, prepared, deployment_of(row, prepared.spec, status))
-        snapshot = self._snapshot(row, prepared, deployment, outlook)
+        deployment = deployment_of(row, prepared.spec, status)
+        pods = self._pods.store.by_index("deployment", key)
+        prepared, deployment, outlook = with_plan(self._planning, self._preparer, row, prepared, deployment, pods)
+        snapshot = self._sight.snapshot(row, prepared, deployment, outlook)
         try:
             actions = decide(snapshot, self._settings, self._clock.utc_now().timestamp())
         except Exception as error:
@@ -178,12 +185,8 @@ class ServingController:
         self._publish(row, actions)
         if outcome.namespace_ends:
             return DONE  # nothing can be made in it any more, and the deployment goes with it
-        if outcome.taken != self._taken.get(key, ()):
-            self._taken[key] = outcome.taken
+        if self._remembered.learn(key, outcome, self._clock.utc_now().timestamp()):
             return Result(0.0)  # the next decision says so
-        if outcome.refused:
-            self._back_off(key, outcome)
-            return Result(0.0)
         if outcome.error is not None:
             raise outcome.error
         written = next((action.status for action in actions if isinstance(action, WriteStatus)), None)
@@ -208,79 +211,6 @@ class ServingController:
         if body is not None:
             self._told_s[row.key] = self._clock.monotonic_s()
 
-    def _planned(
-        self, row: DeploymentRow, prepared: Prepared, deployment: ServingDeployment
-    ) -> tuple[Prepared, ServingDeployment, Outlook | None]:
-        """An auto deployment with the choices of the plan in force, as if they were explicit."""
-        if deployment.spec.auto is None:
-            self._planning.forget(row.key)
-            return prepared, deployment, None
-        if not prepared.plannable:
-            word = prepared.errors[0] if prepared.errors else None
-            said = Outlook(deployment.status.plan, "False", Reason.PLAN_FAILED, str(word))
-            return prepared, deployment.model_copy(update={"spec": in_force(deployment.spec, said.plan)}), said
-        outlook = self._planning.look(row.key, deployment, self._pods.store.by_index("deployment", row.key))
-        spec = in_force(deployment.spec, outlook.plan)
-        if spec.choices:
-            prepared = self._preparer.prepare(row, outlook.plan)
-        else:
-            why = Unsupported(outlook.message, field="spec.auto", code=outlook.reason.value)
-            prepared = replace(prepared, errors=(why,), templates=())
-        return prepared, deployment.model_copy(update={"spec": spec}), outlook
-
-    def _snapshot(
-        self, row: DeploymentRow, prepared: Prepared, deployment: ServingDeployment, outlook: Outlook | None
-    ) -> Snapshot:
-        now_s = int(self._clock.utc_now().timestamp())
-        _, doomed = self._expectations.pending(row.key)
-        pods = self._pods.store.by_index("deployment", row.key)
-        if doomed and not self._expectations.satisfied(row.key):
-            # Our own deletes that the watch has not shown yet.
-            pods = [leaving(pod, now_s) if pod.uid in doomed and not pod.deleting else pod for pod in pods]
-        return Snapshot(
-            deployment=deployment,
-            templates=prepared.templates,
-            errors=prepared.errors,
-            pods=pods,
-            placer=Room(self._supply, self._clock.monotonic_s()),
-            node_state=self._node_state,
-            owned=self._owned(row),
-            notes=self._notes.get(row.key, Notes()),
-            taken=self._taken.get(row.key, ()),
-            outlook=outlook,
-            router_ready=self._router_ready(row, deployment),
-            shares=shares_of(None if outlook is None else outlook.plan),
-        )
-
-    def _router_ready(self, row: DeploymentRow, deployment: ServingDeployment) -> bool:
-        routers = self._routed.get(ROUTER_DEPLOYMENTS)
-        if deployment.spec.routing.router not in OWN_ROUTERS or routers is None:
-            return True
-        router = routers.store.get(key_of(row.namespace, routing_names(row.name)[1]))
-        return router is not None and router.ready_pods > 0
-
-    def _owned(self, row: DeploymentRow) -> dict[tuple[str, str], Shape]:
-        found: dict[tuple[str, str], Shape] = {}
-        for name in (row.name, gang_service_name(row.name)):
-            service = self._services.store.get(key_of(row.namespace, name))
-            if service is not None:
-                found[SERVICES, name] = service.shape
-        budget = self._budgets.store.get(row.key)
-        if budget is not None:
-            found[BUDGETS, row.name] = budget.shape
-        for plural, informer in self._routed.items():
-            for name in routing_names(row.name):
-                item = informer.store.get(key_of(row.namespace, name))
-                if item is not None:
-                    found[plural, name] = item.shape
-        return found
-
-    def _node_state(self, name: str) -> NodeState:
-        node = self._nodes.store.get(name)
-        if node is None:
-            return NodeState.GONE
-        return NodeState.READY if node.ready else NodeState.SILENT
-
     def _may_take_room(self, key: Key, prepared: Prepared) -> bool:
         spec = prepared.spec
         wanted = 0 if spec is None or spec.suspend else in_force(spec, self._planning.plan_of(key)).engines_wanted
@@ -297,24 +227,12 @@ class ServingController:
         waits = False
         for action in actions:
             if isinstance(action, Remember) and isinstance(action.notes, Notes):
-                self._notes[key] = action.notes
+                self._remembered.note(key, action.notes)
             elif isinstance(action, AwaitRoom):
                 self.waiting.add(key, action.rank, action.since_s)
                 waits = True
         if not waits:
             self.waiting.discard(key)
-
-    def _back_off(self, key: Key, outcome: Outcome) -> None:
-        """The API server refuses our pods: try again later, and let the next decision say so."""
-        notes = self._notes.get(key, Notes())
-        now_s = self._clock.utc_now().timestamp()
-        back_off = dict(notes.back_off)
-        first: dict[str, Refused] = {}
-        for refused in outcome.refused:
-            first.setdefault(refused.revision, refused)
-        for revision, refused in first.items():
-            back_off = with_failure(back_off, revision, Reason.PODS_REFUSED, refused.message, self._settings, now_s)
-        self._notes[key] = replace(notes, back_off=back_off)
 
     def _publish(self, row: DeploymentRow, actions: list[Action]) -> None:
         if self._recorder is None:
@@ -326,8 +244,7 @@ class ServingController:
                 self._recorder.event(about, action.type, action.reason, action.message, _EVENT_ACTION)
 
     def _forget(self, key: Key) -> None:
-        self._notes.pop(key, None)
-        self._taken.pop(key, None)
+        self._remembered.forget(key)
         self._told_s.pop(key, None)
         self._executor.forget(key)
         self._planning.forget(key)

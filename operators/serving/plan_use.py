@@ -1,0 +1,43 @@
+"""An auto deployment as the rest of the controller sees it: the plan in force stands where explicit choices would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from controlplane.model.errors import Unsupported
+from controlplane.model.serving import ServingDeployment
+from operators.serving.plan_adopt import in_force
+from operators.serving.planning import Planning
+from operators.serving.prepared import Prepared, Preparer
+from operators.serving.reasons import Reason
+from operators.serving.rows import DeploymentRow
+from operators.serving.snapshot import Outlook
+from operators.workloads.podview import PodView
+
+
+def with_plan(
+    planning: Planning,
+    preparer: Preparer,
+    row: DeploymentRow,
+    prepared: Prepared,
+    deployment: ServingDeployment,
+    pods: Iterable[PodView],
+) -> tuple[Prepared, ServingDeployment, Outlook | None]:
+    """What is prepared, the deployment with the choices of its plan, and what is said of that plan; both as they are
+    where nothing is planned. Looks at the plan on the way, which may ask the planner. `pods`: the deployment's."""
+    if deployment.spec.auto is None:
+        planning.forget(row.key)
+        return prepared, deployment, None
+    if not prepared.plannable:
+        word = prepared.errors[0] if prepared.errors else None
+        said = Outlook(deployment.status.plan, "False", Reason.PLAN_FAILED, str(word))
+        return prepared, deployment.model_copy(update={"spec": in_force(deployment.spec, said.plan)}), said
+    outlook = planning.look(row.key, deployment, pods)
+    spec = in_force(deployment.spec, outlook.plan)
+    if spec.choices:
+        prepared = preparer.prepare(row, outlook.plan)
+    else:
+        why = Unsupported(outlook.message, field="spec.auto", code=outlook.reason.value)
+        prepared = replace(prepared, errors=(why,), templates=())
+    return prepared, deployment.model_copy(update={"spec": spec}), outlook
