@@ -91,6 +91,10 @@ class Redis:
             self._process.kill()
             self._process.wait()
 
+    def forget(self) -> None:
+        """Everything it held; only while it does not run."""
+        shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
+
 
 @contextmanager
 def redis() -> Iterator[Redis]:

@@ -8,6 +8,7 @@ ids again while trials wait.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from typing import Literal
 
@@ -79,10 +80,11 @@ def serve(app: Celery, queue: Literal["trimtab.trials", "trimtab.jobs"], *, name
     of their own, and a pool of forks could not be the parent of those when it dies."""
     app.Worker(
         queues=[queue],
-        hostname=f"{name}@%h",
+        hostname=f"{name}@{socket.gethostname()}",
         pool="threads" if queue == TRIALS else "solo",
         concurrency=parallel,
         loglevel="WARNING",
+        quiet=True,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

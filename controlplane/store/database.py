@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, OperationalError
 
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError
 
@@ -20,6 +21,8 @@ _BUSY_TIMEOUT_MS = 60_000
 _CONNECT_TIMEOUT_S = 10
 # A worker needs one connection for its trial and one for its renewals.
 _POOL = 8
+# A connection that lay idle for this long may be dead: it is tried before it is used.
+_IDLE_S = 5.0
 
 # SQLSTATE and SQLite's words -> (code, what it means, the way out). First match counts.
 _CAUSES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
@@ -138,17 +141,31 @@ def _sqlite(url: URL) -> Engine:
 
 def _postgresql(url: URL) -> Engine:
     try:
-        return create_engine(
+        engine = create_engine(
             url,
             json_serializer=_compact,
             pool_size=_POOL,
-            pool_pre_ping=True,
             connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "trimtab"},
         )
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise InvalidSpec(
             "PostgreSQL needs psycopg", field=_FIELD, hint="pip install 'trimtab[worker]'", code="MissingPackage"
         ) from error
+
+    @event.listens_for(engine, "checkin")
+    def used(raw: Any, record: Any) -> None:
+        record.info["used_s"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def check(raw: Any, record: Any, proxy: Any) -> None:
+        if time.monotonic() - record.info.get("used_s", time.monotonic()) < _IDLE_S:
+            return
+        try:
+            engine.dialect.do_ping(raw)
+        except Exception as error:
+            raise DisconnectionError() from error  # the pool opens another one
+
+    return engine
 
 
 def _compact(value: Any) -> str:

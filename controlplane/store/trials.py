@@ -55,10 +55,6 @@ class Trials:
             )
         job, number = split_trial_id(trial)
         here = _here(job, number)
-        with self.database.read() as connection:
-            seen = connection.execute(select(trials.c.state).where(here, _takeable(now))).first()
-        if seen is None:
-            return None  # what a repeated message usually meets: no lock is taken for it
         with self.database.write(outlives_power=False) as connection:
             held = hold(connection, job)
             row = connection.execute(select(trials).where(here, _takeable(now))).first()
