@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
+
+from controlplane.cli.option_group import Options, option_group
 
 if TYPE_CHECKING:
     from tuner.serving.calibration.parameters import Calibration
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+_OPTIONS: Options = (
     click.option("--namespace", default="trimtab-system", show_default=True, help="Namespace of Trimtab's release."),
     click.option(
         "--config-map",
@@ -27,11 +26,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-def target_options(command: F) -> F:
-    """Adds the options that say where a calibration is installed."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+target_options = option_group(_OPTIONS)
+"""Adds the options that say where a calibration is installed."""
 
 
 @click.command()

@@ -4,14 +4,13 @@ name of an option is the one `trimtab plan serving` has for it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from controlplane.cli.option_group import Options, names_of, option_group
 
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+_OPTIONS: Options = (
     click.option("--model", help="Catalogue name or repository id."),
     click.option("--system", help="Accelerator: catalogue name, product name or a usual short name."),
     click.option("--backend", "--engine", "backend", help="vllm, sglang, trtllm or openvino."),
@@ -41,21 +40,10 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--power-cap-w", type=float, help="Power limit set on each accelerator."),
     click.option("--seed", type=int, help="Seed of the simulated traffic (0)."),
 )
-CASE_FIELDS = frozenset(
-    {
-        *("model", "system", "backend", "backend_version", "tp", "pp", "attention_dp", "moe_tp", "moe_ep"),
-        *("replicas", "router", "gemm_quant", "moe_quant", "kv_quant", "isl", "osl", "isl_range", "osl_range"),
-        *("prefix", "closed", "poisson", "requests", "knob", "cores", "nic", "price_per_accelerator_hour"),
-        *("power_cap_w", "seed"),
-    }
-)
+CASE_FIELDS = names_of(_OPTIONS)
 
-
-def case_options(command: F) -> F:
-    """Adds the options, in the order above."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+case_options = option_group(_OPTIONS)
+"""Adds the options, in the order above."""
 
 
 def case_fields(options: dict[str, Any]) -> dict[str, Any]:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from controlplane.cli.option_group import Options, option_group
 from controlplane.cli.plan_traffic import missing_of, without_silenced, workload_of
 from controlplane.model.errors import InvalidSpec
+from controlplane.model.routers import OFFERED, RouterName, RouterPolicy
 
 if TYPE_CHECKING:
     from controlplane.model.plans import PlanRequest
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 _OBJECTIVES = ("goodput-per-accelerator", "goodput-per-watt", "goodput-per-cost")
-_ROUTERS = ("service", "sglang-router", "vllm-router", "gateway-inference-extension")
-_POLICIES = ("random", "round-robin", "prefix-affinity", "kv-aware")
+_ROUTERS = get_args(RouterName)
+_POLICIES = [policy for policy in get_args(RouterPolicy) if any(policy in offered for offered in OFFERED.values())]
 _FILE_BYTES_MAX = 1 << 20
 _NEEDED = (
     ("model", "--model"),
     ("pools", "--pool"),
     ("workload", "the traffic: --rate, --input and --output-tokens (or --closed, or --trace)"),
 )
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+_OPTIONS: Options = (
     click.option("--model", help="Catalogue name or repository id."),
     click.option(
         "--pool",
@@ -75,11 +74,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-def plan_options(command: F) -> F:
-    """Adds the options, in order."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+plan_options = option_group(_OPTIONS)
+"""Adds the options, in order."""
 
 
 def request_of(file: Path | None, options: dict[str, Any]) -> PlanRequest:

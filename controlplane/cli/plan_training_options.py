@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from controlplane.cli.option_group import Options, option_group
 from controlplane.model.errors import InvalidSpec, UnknownName
 
 if TYPE_CHECKING:
     from tuner.training.planner.asked import Asked
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 # Choices with an option of their own; --fix takes all of them.
 _CHOICES = {
@@ -21,7 +19,7 @@ _CHOICES = {
     "micro_batch": "Sequences of a micro-batch", "schedule": "Pipeline schedule", "recompute": "Recomputation",
     "zero": "ZeRO level", "sp": "Sequence parallelism, true or false",
 }  # fmt: skip
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+_OPTIONS: Options = (
     click.option("--model", help="A catalogue name, or a shape: layers=96,hidden=12288,heads=96,vocab=51200."),
     click.option("--seq", type=int, help="Tokens per sequence. Needed with a catalogue name."),
     click.option("--global-batch", type=int, help="Sequences per iteration."),
@@ -53,11 +51,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-def training_options(command: F) -> F:
-    """Adds the options, in order."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+training_options = option_group(_OPTIONS)
+"""Adds the options, in order."""
 
 
 def asked_of(options: dict[str, Any], export: str | None = None) -> Asked:
