@@ -1,0 +1,1 @@
+"""An engine process under watch: started, asked for readiness, ended with everything it started."""
