@@ -5,6 +5,7 @@ from __future__ import annotations
 from controlplane.model.errors import InvalidSpec, Unsupported
 from controlplane.model.training import FOLDED, TrainingCase
 from tuner.training.checks_saving import check_memory_saving
+from tuner.training.folded import MOST_STAGES
 
 _ZERO_BUBBLE = ("zb-h1", "zb-h2", "zb-1p", "zb-2p", "zb-v", "v-half", "v-min")
 
@@ -87,6 +88,11 @@ def _folded(case: TrainingCase) -> None:
         raise InvalidSpec(f"{plan.schedule} folds two chunks onto a stage", field="vpp", value=plan.vpp, limit="2")
     if plan.pp < 2:
         raise InvalidSpec(f"{plan.schedule} needs a pipeline", field="pp", value=plan.pp, limit="2 or more")
+    if plan.pp > MOST_STAGES:
+        raise InvalidSpec(
+            f"too many stages to fold for {plan.schedule}", field="pp", value=plan.pp, limit=f"2 to {MOST_STAGES}",
+            hint='or "schedule": "1f1b"',
+        )  # fmt: skip
     if 2 * plan.pp > case.model.layers:
         raise InvalidSpec("more chunks than layers", field="pp", value=plan.pp, limit=f"1 to {case.model.layers // 2}")
 

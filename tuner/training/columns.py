@@ -64,7 +64,7 @@ class Columns:
     micro_batch: Array
     micro_batches: Array
     recompute: Array
-    recomputed: Array  # layers of the fullest stage that `recompute` is about
+    recomputed: Array  # layers of a stage that `recompute` is about, where it has so many
     zero: Array
     weight_group: Array
     gradient_group: Array
@@ -160,7 +160,7 @@ def _row(case: TrainingCase, pool: TrainingPool) -> tuple[tuple[float, ...], tup
         model.route_nodes, model.q_rank, model.kv_rank, model.rope_dim, model.value_dim or model.head_dim,
         plan.tp, plan.pp, plan.dp, plan.cp, plan.ep, plan.etp, plan.vpp, SCHEDULE_CODE[plan.schedule], plan.micro_batch,
         plan.micro_batches, RECOMPUTE_CODE[plan.recompute],
-        min(plan.recompute_layers * plan.vpp, most) if plan.recompute_layers else most,
+        plan.recompute_layers * plan.vpp or model.layers,
         plan.zero, plan.weight_group, plan.gradient_group, plan.secondary_group,
         OFFLOAD_CODE[plan.optimizer_offload], plan.offload_layers,
         plan.sp, CONTEXT_CODE[plan.cp_mode], VOCABULARY_CODE[plan.vocab_parallel],

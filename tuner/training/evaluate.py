@@ -1,7 +1,6 @@
 """Cases of any kind to iteration time and memory: one pool in one go, several pools stage by stage.
 
-Where a case has several pools, every stage runs on its own (`stage_pools`; pools fill stages in their order otherwise)
-and the pipeline is stepped through.
+Where a case has several pools, every stage runs on its own (`seats`) and the pipeline is stepped through.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from tuner.training.constants import Constants
 from tuner.training.iteration import iteration
 from tuner.training.memory import Waterfall, memory
 from tuner.training.networks import across_bytes_per_s, nic_class
+from tuner.training.seats import stage_pools
 from tuner.training.staged import Staged, StagedTimes, staged_times, with_layers
 
 
@@ -81,15 +81,3 @@ def waterfall(case: TrainingCase, constants: Constants) -> Waterfall:
     found = memory(with_layers(rows, np.array(distinct, dtype=np.float64)), constants, pp)
     which = [distinct.index(count) for count in counts]
     return Waterfall(*(getattr(found, item.name)[which, range(pp)][None, :] for item in fields(Waterfall)))
-
-
-def stage_pools(case: TrainingCase) -> tuple[int, ...]:
-    """The pool of every stage."""
-    if case.stage_pools:
-        return case.stage_pools
-    stages, ranks = case.plan.pp, case.plan.ranks // case.plan.pp
-    places: list[int] = []
-    for index, pool in enumerate(case.pools):
-        places += [index] * (pool.gpus // ranks)
-    places += [len(case.pools) - 1] * stages
-    return tuple(places[:stages])

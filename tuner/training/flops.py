@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controlplane.model.training import TrainingModel
+from controlplane.model.training import ParallelPlan, TrainingModel
 
 
 def model_flops(model: TrainingModel, sequences: float, *, causal: bool = False) -> float:
@@ -26,13 +26,27 @@ def model_flops(model: TrainingModel, sequences: float, *, causal: bool = False)
     return 6.0 * sequences * model.seq * (weights + scores)
 
 
-def recompute_flops(model: TrainingModel, sequences: float, recompute: str) -> float:
-    """What recomputation adds: one more forward of the layers (full) or of attention's scores (selective)."""
+def recompute_flops(model: TrainingModel, plan: ParallelPlan) -> float:
+    """What recomputation adds: one more forward of the layers that are recomputed (full), half of their matrix products
+    (operators), or of attention's scores (selective)."""
+    sequences = plan.global_batch
     width = model.head_dim + (model.value_dim or model.head_dim)
     scores = 2.0 * sequences * model.layers * model.seq**2 * model.heads * width
-    if recompute == "selective":
-        return scores
-    if recompute == "full":
-        output = 6.0 * sequences * model.seq * model.hidden * model.vocab
-        return (model_flops(model, sequences) - output) / 3.0
+    if plan.recompute == "selective":
+        return scores if plan.attention == "unfused" else 0.0
+    output = 6.0 * sequences * model.seq * model.hidden * model.vocab
+    layers = (model_flops(model, sequences) - output) / 3.0
+    if plan.recompute == "operators":
+        return 0.5 * (layers - scores)
+    if plan.recompute == "full":
+        return layers * _recomputed(model, plan) / model.layers
     return 0.0
+
+
+def _recomputed(model: TrainingModel, plan: ParallelPlan) -> int:
+    """Layers that run forward twice."""
+    if not plan.recompute_layers:
+        return model.layers
+    short, extra = divmod(model.layers, plan.pp)
+    stages = plan.layers_per_stage or (short + 1,) * extra + (short,) * (plan.pp - extra)
+    return sum(min(plan.recompute_layers * plan.vpp, layers) for layers in stages)

@@ -19,7 +19,7 @@ from tuner.training.simulate import Pass
 _STEPS = {"v-half": (1, 2, 1, 2), "v-min": (1, 1, 1, 1)}
 _PERIOD = 6  # two chunks, three passes each
 _KINDS = ("zb-v", "v-half", "v-min")  # in the order of their codes
-MOST_STAGES = 1024
+MOST_STAGES = 256  # their orders have 12 p^2 passes, all of them looked at for what stages hold
 
 
 def folded_order(schedule: str, p: int, m: int) -> list[list[Pass]]:

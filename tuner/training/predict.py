@@ -15,12 +15,13 @@ from controlplane.model.errors import InvalidSpec
 from controlplane.model.training import TrainingCase
 from tuner.training.columns import columns
 from tuner.training.constants import Constants, document, from_document, shipped
-from tuner.training.evaluate import stage_pools, times, waterfall
+from tuner.training.evaluate import times, waterfall
 from tuner.training.flops import model_flops, recompute_flops
 from tuner.training.memory import Waterfall
 from tuner.training.networks import assumes_ethernet
 from tuner.training.offload import host_bytes
 from tuner.training.patterns import FITTED, pattern
+from tuner.training.seats import seat_warnings, stage_pools, stands_on
 
 _IDLE_SHARE = 0.15  # of the power limit, with nothing to do
 _BUSY_EXPONENT = 0.8  # power between idle and limit against utilisation, 0.6 to 1 in published models
@@ -48,11 +49,11 @@ class Predictor:
         width = self.half_width(case)
         parts = waterfall(case, self._constants)
         stages = parts.total[0]
-        pools = [case.pools[index] for index in stage_pools(case)]
-        limits = np.array([float(load().accelerators[pool.gpu].plannable_memory_bytes or math.nan) for pool in pools])
+        pools, used = np.unique(stage_pools(case), return_inverse=True)
+        limits = np.array([min(_limit(case, pool) for pool in stands) for stands in stands_on(case)])
         ranks, batch = case.plan.ranks, case.plan.global_batch
-        peaks = [columns([(case, index)], tuple(self._constants.accelerators)).peak[0] for index in stage_pools(case)]
-        capacity = seconds * ranks * float(np.mean(peaks))
+        peaks = columns([(case, int(pool)) for pool in pools], tuple(self._constants.accelerators)).peak
+        capacity = seconds * ranks * float(np.mean(peaks[used]))
         model = model_flops(case.model, batch)
         spare = limits - stages
         answer: dict[str, Any] = {
@@ -61,7 +62,7 @@ class Predictor:
             "hi": None if width is None else seconds * math.exp(width),
             "tokens_per_s": batch * case.model.seq / seconds,
             "mfu": model / capacity,
-            "hfu": (model + recompute_flops(case.model, batch, case.plan.recompute)) / capacity,
+            "hfu": (model + recompute_flops(case.model, case.plan)) / capacity,
             "memory_bytes": [round(float(value)) for value in stages],
             "memory": _shown(parts),
             "bubble": bubble,
@@ -114,6 +115,7 @@ class Predictor:
             found.append(
                 "pools of unlike NICs: 25 Gb/s Ethernet per node between them is assumed; cross_gb_s says more"
             )
+        found += seat_warnings(case)
         plan = case.plan
         gpus = {pool.gpu for pool in case.pools}
         narrow = sorted(gpu for gpu in gpus if load().accelerators[gpu].bf16_flop_per_s is None)
@@ -144,6 +146,10 @@ def predictor_of(path: Path) -> Predictor:
             f"is no file of constants: {type(error).__name__} {str(error)[:80]}", field="constants", value=path.name,
             hint="write one with `trimtab calibrate training`",
         ) from None  # fmt: skip
+
+
+def _limit(case: TrainingCase, pool: int) -> float:
+    return float(load().accelerators[case.pools[pool].gpu].plannable_memory_bytes or math.nan)
 
 
 def _cost(case: TrainingCase, seconds: float) -> dict[str, Any]:

@@ -165,8 +165,8 @@ def _currency(fields: Fields) -> str:
 
 
 def _plan(line: Fields, model: TrainingModel) -> ParallelPlan:
-    def degree(name: str, default: int = 1) -> int:
-        value = line.whole(name, 1, _MAX_GPUS)
+    def degree(name: str, default: int = 1, most: int = _MAX_GPUS) -> int:
+        value = line.whole(name, 1, most)
         return default if value is None else value
 
     def word(name: str, known: tuple[str, ...], default: str) -> Any:
@@ -197,7 +197,7 @@ def _plan(line: Fields, model: TrainingModel) -> ParallelPlan:
     overlap_pp = line.flag("overlap_pp")
     return ParallelPlan(
         tp=degree("tp"),
-        pp=degree("pp"),
+        pp=degree("pp", most=MAX_STAGES),
         dp=degree("dp"),
         cp=degree("cp"),
         ep=degree("ep"),
@@ -214,7 +214,7 @@ def _plan(line: Fields, model: TrainingModel) -> ParallelPlan:
         precision=word("precision", PRECISIONS, "bf16"),
         framework=framework,
         attention=word("attention", ATTENTIONS, "flash"),
-        gradient_bytes=line.whole("gradient_bytes", 2, 4) or (2 if zero >= 2 else 4),
+        gradient_bytes=_gradient_bytes(line) or (2 if zero >= 2 else 4),
         optimizer=word("optimizer", OPTIMIZERS, "adam"),
         overlap_dp=line.flag("overlap_dp") or False,
         overlap_tp=line.flag("overlap_tp") or False,
@@ -227,6 +227,13 @@ def _plan(line: Fields, model: TrainingModel) -> ParallelPlan:
         optimizer_offload=word("optimizer_offload", OFFLOADS, "none"),
         offload_layers=line.whole("offload_layers", 0, model.layers) or 0,
     )
+
+
+def _gradient_bytes(line: Fields) -> int | None:
+    value = line.whole("gradient_bytes", 2, 4)
+    if value == 3:
+        line.fail("gradient_bytes", "is no number format", "2, 4")
+    return value
 
 
 def _places(line: Fields, pools: int) -> tuple[int, ...]:

@@ -91,8 +91,7 @@ def staged_times(plans: Staged, constants: Constants) -> StagedTimes:
 
 def with_layers(c: Columns, layers: Array) -> Columns:
     """Rows that each are a stage with so many layers."""
-    again = np.where(c.recomputed < c.most, np.minimum(c.recomputed, layers), layers)
-    return replace(c, first=layers, most=layers, last=layers, recomputed=again)
+    return replace(c, first=layers, most=layers, last=layers)
 
 
 def taken(c: Columns, rows: Any) -> Columns:

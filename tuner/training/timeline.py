@@ -9,9 +9,10 @@ import numpy as np
 from controlplane.model.training import FOLDED, TrainingCase
 from tuner.training.columns import columns
 from tuner.training.constants import Constants
-from tuner.training.evaluate import layer_counts, stage_pools
+from tuner.training.evaluate import layer_counts
 from tuner.training.folded import folded_order
 from tuner.training.iteration import stage_parts
+from tuner.training.seats import stage_pools
 from tuner.training.simulate import Pass, Stage, Timeline, delayed_order, fixed_order, simulate, zero_bubble
 from tuner.training.staged import stage_work
 

@@ -15,7 +15,6 @@ from controlplane.model.training import TrainingCase
 from tuner.training.columns import columns
 from tuner.training.constants import Constants
 from tuner.training.elastic import RULES, ElasticJob, share
-from tuner.training.evaluate import stage_pools
 from tuner.training.hardware import hardware
 from tuner.training.planner.answer import Planner, Ranked, TrainingAnswer
 from tuner.training.planner.explain import summary
@@ -23,6 +22,7 @@ from tuner.training.planner.exports import case_of
 from tuner.training.planner.question import PlanQuestion
 from tuner.training.planner.ranks import pool_names
 from tuner.training.resilience import PUBLISHED_RATES, Run, best_interval_s, ettr, goodput_tokens_per_s, spare_nodes
+from tuner.training.seats import stage_pools
 
 _WORK = ("compute", "collectives in layers")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from controlplane.model.launch import LaunchStage, RankRun
 from controlplane.model.training import ParallelPlan, TrainingCase
-from tuner.training.evaluate import layer_counts, stage_pools
+from tuner.training.evaluate import layer_counts
 from tuner.training.placement import NodeGroup, rank_map
+from tuner.training.seats import stage_pools
 
 
 def rank_runs(case: TrainingCase, plan: ParallelPlan) -> tuple[RankRun, ...]:

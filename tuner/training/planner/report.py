@@ -15,13 +15,13 @@ from tuner.bars import MAX_BARS, gantt, stacked
 from tuner.page import page, pairs, table, warnings
 from tuner.plot import Series, plot
 from tuner.training.constants import Constants
-from tuner.training.evaluate import stage_pools
 from tuner.training.planner.answer import Ranked, TrainingAnswer
 from tuner.training.planner.explain import summary
 from tuner.training.planner.exports import EMITTERS, case_of, launch_of, shell
 from tuner.training.planner.launchable import launchable
 from tuner.training.planner.ranks import launch_stages, rank_runs
 from tuner.training.planner.sources import sources
+from tuner.training.seats import stage_pools
 from tuner.training.timeline import picture
 
 _GIB = 2.0**30

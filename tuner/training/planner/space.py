@@ -9,6 +9,7 @@ import numpy as np
 
 from controlplane.model.training import FOLDED
 from tuner.training.columns import SCHEDULE_CODE
+from tuner.training.folded import MOST_STAGES
 from tuner.training.planner.leaves import leaves
 from tuner.training.planner.question import PlanQuestion
 from tuner.training.planner.rows import CELL_WIDTH, Table, as_columns, plan_of
@@ -82,7 +83,7 @@ def _chunks(question: PlanQuestion, schedule: str, pp: int, micro_batches: int) 
     counted = chunked_layers(layers, pp)
     assert counted is not None
     if schedule in FOLDED:
-        if pp > 1 and layers % (2 * pp) == 0:
+        if 1 < pp <= MOST_STAGES and layers % (2 * pp) == 0:
             yield 2
     elif schedule == "interleaved":
         if pp > 1 and micro_batches % pp == 0:

@@ -149,3 +149,15 @@ def test_a_cap_above_the_accelerator_s_own_limit_changes_nothing() -> None:
 
     assert said(power_cap_w=900) == said()
     assert said(power_cap_w=200)["energy_j"] < said()["energy_j"]
+
+
+def test_hardware_utilisation_counts_what_is_recomputed() -> None:
+    def extra(**changes: Any) -> float:
+        said = Predictor().answer(case(**changes))
+        return float(said["hfu"] / said["mfu"])
+
+    whole = extra(recompute="full")
+    assert extra() == extra(recompute="selective") == 1.0
+    assert extra(recompute="selective", attention="unfused") > 1.0
+    assert extra(recompute="full", recompute_layers=3) - 1.0 == pytest.approx((whole - 1.0) / 4)
+    assert 1.0 < extra(recompute="operators") < 1.0 + (whole - 1.0) / 2

@@ -40,6 +40,13 @@ BAD: list[tuple[dict[str, Any], str, type[TrimtabError]]] = [
     ({"layers_per_stage": [12, 12, 12]}, "layers_per_stage", InvalidSpec),
     ({"layers_per_stage": [12, 12, 12, 13]}, "layers_per_stage", InvalidSpec),
     ({"stage_pools": [0, 1, 0, 0]}, "stage_pools", InvalidSpec),
+    ({"gradient_bytes": 3}, "gradient_bytes", InvalidSpec),
+    ({"pp": 2048, "dp": 1, "tp": 1, "model": {"layers": 4096}, "cluster": {"gpus": 2048}}, "pp", InvalidSpec),
+    (
+        {"pp": 512, "dp": 1, "tp": 1, "schedule": "zb-v", "model": {"layers": 1024}, "cluster": {"gpus": 512}},
+        "pp",
+        InvalidSpec,
+    ),
     ({"sp": True, "tp": 1}, "sp", InvalidSpec),
     ({"precision": "fp8"}, "precision", Unsupported),
     ({"zero": 4}, "zero", InvalidSpec),

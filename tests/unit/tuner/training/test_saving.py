@@ -217,3 +217,12 @@ def test_folded_pipelines_hold_both_ends_on_the_first_stage() -> None:
         c = one(**base, schedule=schedule)
         assert stage_totals(c, shipped(), 4) == pytest.approx(memory(c, shipped(), 4).total)
     assert seconds(**base, schedule="v-min") > seconds(**base, schedule="zb-v")
+
+
+def test_recomputed_layers_of_a_stage_that_has_more_than_the_inner_ones() -> None:
+    base: dict[str, Any] = {"tp": 8, "pp": 4, "dp": 2, "recompute": "full", "recompute_layers": 4}
+    ends = case(**base, model={"layers": 24}, layers_per_stage=[8, 4, 4, 8])
+    held = waterfall(ends, shipped()).activations[0]
+    c = one(**base, model={"layers": 24})
+    by_hand = 4 * (4 * plain_bytes(c)[0] + 4 * layer_bytes(c)[0]) + plain_bytes(c)[0] + 64 * 2**20
+    assert held[0] == pytest.approx(by_hand)
