@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from controlplane.model.actions import Action, Apply, Delete
 from operators.serving.draft import Draft
@@ -20,7 +21,7 @@ def objects(snapshot: Snapshot, drafts: Sequence[Draft]) -> list[Action]:
     deployment = snapshot.deployment
     gang_pods = _gang_pods(drafts)
     counted = _pods(drafts) if deployment.spec.roles is not None else gang_pods
-    wanted = [(SERVICES, service(deployment)), (BUDGETS, pod_disruption_budget(deployment, counted))]
+    wanted = [(SERVICES, _service(snapshot)), (BUDGETS, pod_disruption_budget(deployment, counted))]
     headless = gang_service_name(deployment.metadata.name)
     out: list[Action] = []
     if gang_pods is not None:
@@ -42,6 +43,17 @@ def objects(snapshot: Snapshot, drafts: Sequence[Draft]) -> list[Action]:
         if snapshot.owned.get((resource, manifest["metadata"]["name"])) != shape_of(resource, manifest):
             out.append(Apply(resource, manifest))
     return out
+
+
+def _service(snapshot: Snapshot) -> dict[str, Any]:
+    """Clients who reach the replicas themselves go on doing so until a new router answers, which it may never do. Not
+    with separate roles, neither of which answers alone."""
+    deployment = snapshot.deployment
+    if not snapshot.router_ready and deployment.spec.roles is None:
+        past_router = service(deployment, past_router=True)
+        if snapshot.owned.get((SERVICES, deployment.metadata.name)) == shape_of(SERVICES, past_router):
+            return past_router
+    return service(deployment)
 
 
 def _gang_pods(drafts: Sequence[Draft]) -> int | None:

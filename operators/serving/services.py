@@ -26,10 +26,11 @@ def owner_reference(deployment: ServingDeployment) -> dict[str, Any]:
     }
 
 
-def service(deployment: ServingDeployment) -> dict[str, Any]:
-    """Where clients reach the deployment: its router where it has one of its own, else the leaders that are ready,
-    whatever engine and port each has."""
-    behind_router = deployment.spec.routing.router in SPLITS  # the routers that have pods of their own
+def service(deployment: ServingDeployment, *, past_router: bool = False) -> dict[str, Any]:
+    """Where clients reach the deployment: its router where it has one of its own (unless `past_router`), else the
+    leaders that are ready, whatever engine and port each has."""
+    # SPLITS: the routers that have pods of their own
+    behind_router = deployment.spec.routing.router in SPLITS and not past_router
     selected = {labels.ROUTER: deployment.metadata.name} if behind_router else _leaders(deployment)
     return owned_object(
         deployment,

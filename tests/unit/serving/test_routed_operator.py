@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from controlplane.kube import ClusterAccess, KubeClient
+from controlplane.model import labels
 from controlplane.model.routers import InstalledRouter
 from controlplane.operator_process import build
 from controlplane.settings import OperatorSettings
@@ -57,6 +58,43 @@ async def test_a_router_is_made_awaited_made_again_and_taken_away() -> None:
             finally:
                 parts.manager.stop()
                 await task
+
+
+async def test_a_router_that_comes_later_gets_the_clients_when_it_answers() -> None:
+    async with FakeApiServer() as server:
+        cluster = Cluster(server)
+        cluster.add_pool("a")
+        async with KubeClient(ClusterAccess(server.url), timeout_s=5.0) as client:
+            parts = await build(client, SETTINGS, planner=FakeService())
+            task = asyncio.create_task(parts.manager.run())
+            try:
+                await _walk_behind(cluster)
+            finally:
+                parts.manager.stop()
+                await task
+
+
+async def _walk_behind(cluster: Cluster) -> None:
+    def selector() -> dict[str, str]:
+        return dict(cluster.server.storage.get("/v1/services", "prod", "chat")["spec"]["selector"])
+
+    cluster.create(auto=None, explicit={"choices": [CHOICE]})
+    await cluster.until(lambda: len(cluster.pods) == 1)
+    serve(cluster, "/v1/pods", cluster.pods[0]["metadata"]["name"])
+    await cluster.until(lambda: cluster.condition("Ready") == ("True", "AllReady"))
+    direct = selector()
+
+    cluster.change(routing={"router": "sglang-router"})
+    await cluster.until(lambda: cluster.condition("Ready") == ("False", "RouterUnavailable"))
+    assert selector() == direct, "clients are not sent to a router that does not answer"
+    serve(cluster, ROUTERS, "chat-router")
+    await cluster.until(lambda: selector() == {labels.ROUTER: "chat"})
+    await cluster.until(lambda: cluster.condition("Ready") == ("True", "AllReady"))
+
+    # A router that is gone for a moment does not send them back: who knows which replica has cached what.
+    cluster.server.storage.merge(ROUTERS, "prod", "chat-router", {"status": {"readyReplicas": 0}}, status_only=True)
+    await cluster.until(lambda: cluster.condition("Ready") == ("False", "RouterUnavailable"))
+    assert selector() == {labels.ROUTER: "chat"}
 
 
 async def _walk(cluster: Cluster) -> None:
