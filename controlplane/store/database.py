@@ -112,7 +112,8 @@ def open_database(url: str) -> Database:
 def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InvalidSpec("names no file", field=_FIELD, limit="sqlite:///FILE", hint="trials must outlive the process")
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    if not url.database.startswith("file:"):
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         url,
         json_serializer=_compact,

@@ -1,0 +1,125 @@
+"""Opening, upgrading, and errors in plain words."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+from controlplane.model.errors import InvalidSpec, Refused
+from controlplane.model.ports import STORE_DOWN
+from controlplane.store.database import Database, open_database
+from controlplane.store.jobs import Jobs
+from controlplane.store.migrate import current, newest, upgrade
+from controlplane.store.tables import metadata
+
+
+def test_migrations_make_the_tables_that_the_code_has(database: Database) -> None:
+    with database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    assert current(database) == newest()
+
+
+def test_many_processes_may_upgrade_at_once(tmp_path: Path) -> None:
+    url, failed = f"sqlite:///{tmp_path}/x.db", []
+
+    def start() -> None:
+        database = open_database(url)
+        try:
+            upgrade(database)
+        except Exception as error:
+            failed.append(error)
+        database.close()
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/x.db")
+    upgrade(database)
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Refused) as caught:
+        upgrade(database)
+    assert caught.value.reason == "StoreTooNew"
+    database.close()
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "mysql://h/d", "sqlite://", "sqlite:///:memory:"])
+def test_urls_are_checked(url: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        open_database(url)
+    assert caught.value.field == "TRIMTAB_DATABASE_URL"
+
+
+def test_a_password_is_never_repeated() -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        open_database("oracle://me:secret@host/x")
+    assert "secret" not in str(caught.value) and "secret" not in str(caught.value.as_dict())
+
+
+def test_an_empty_database_says_what_to_do(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/x.db")
+    with pytest.raises(Refused) as caught:
+        Jobs(database).get("j")
+    assert caught.value.reason == "StoreNotMigrated"
+    database.close()
+
+
+def test_nobody_answering_is_told_as_such() -> None:
+    database = open_database("postgresql://nobody@127.0.0.1:1/x")
+    with pytest.raises(Refused) as caught:
+        Jobs(database).get("j")
+    assert caught.value.reason == "StoreUnreachable" and caught.value.reason in STORE_DOWN
+    database.close()
+
+
+def test_a_read_only_file_is_told_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "x.db"
+    database = open_database(f"sqlite:///{file}")
+    upgrade(database)
+    database.close()
+    read_only = open_database(f"sqlite:///file:{file}?mode=ro&uri=true")
+    with pytest.raises(Refused) as caught:
+        upgrade_nothing(read_only)
+    assert caught.value.reason == "StoreReadOnly" and caught.value.reason in STORE_DOWN
+    read_only.close()
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/x.db")
+    upgrade(database)
+    with database.read() as connection:
+        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(Refused) as caught, database.write() as connection:
+        connection.execute(text("CREATE TABLE big AS SELECT randomblob(1000000) AS x"))
+    assert caught.value.reason == "StoreFull" and caught.value.reason in STORE_DOWN
+    with database.read() as connection:
+        assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 0
+    database.close()
+
+
+def test_files_are_in_wal_mode(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/x.db")
+    upgrade(database)
+    with sqlite3.connect(tmp_path / "x.db") as other:
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+    database.close()
+
+
+def upgrade_nothing(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(text("DELETE FROM jobs"))
