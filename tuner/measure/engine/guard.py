@@ -56,6 +56,24 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def memory_cgroups() -> list[tuple[Path, int]]:
+    """Folders of the cgroups that this process is in and that know of memory, and their version. Raises OSError."""
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for mount in mounts:
+            kind, options = mount[mount.index("-") + 1], mount[-1].split(",")
+            if controllers == "" and kind == "cgroup2":
+                found.append((Path(mount[4]) / path.lstrip("/"), 2))
+            elif controllers == "memory" and kind == "cgroup" and "memory" in options:
+                found.append((Path(mount[4]) / path.lstrip("/"), 1))
+    return found
+
+
+CGROUP = "trimtab-engine-"  # and the guard's process id
+
+
 class Cgroup:
     """A version 2 cgroup for the engine where this process may make one, and the count of memory kills above it."""
 
@@ -67,17 +85,12 @@ class Cgroup:
         self._before = self._kills()
 
     def _find(self) -> None:
-        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            for mount in mounts:
-                kind = mount[mount.index("-") + 1]
-                if controllers == "" and kind == "cgroup2":
-                    own = Path(mount[4]) / path.lstrip("/")
-                    self._counters += [(own / "memory.events", "oom_kill ")]
-                    self._make(own / f"trimtab-engine-{os.getpid()}")
-                elif controllers == "memory" and kind == "cgroup" and "memory" in mount[-1].split(","):
-                    self._counters += [(Path(mount[4]) / path.lstrip("/") / "memory.oom_control", "oom_kill ")]
+        for own, version in memory_cgroups():
+            if version == 2:
+                self._counters += [(own / "memory.events", "oom_kill ")]
+                self._make(own / f"{CGROUP}{os.getpid()}")
+            else:
+                self._counters += [(own / "memory.oom_control", "oom_kill ")]
 
     def _make(self, folder: Path) -> None:
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner.measure.engine.guard import MARK, descendants, mark_of
+from tuner.measure.engine.guard import CGROUP, MARK, descendants, mark_of, memory_cgroups
 
 _GUARD = Path(__file__).with_name("guard.py")
 _START_LIMIT_S = 30.0
@@ -137,7 +137,21 @@ def _kill_marked(marks: set[str]) -> int:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
+    with contextlib.suppress(OSError):
+        for folder, version in memory_cgroups():
+            if version == 2:
+                _clear(folder)
     return len(seen)
+
+
+def _clear(folder: Path) -> None:
+    """Cgroups whose guard is gone: kill what is in them, remove them."""
+    for cgroup in folder.glob(f"{CGROUP}*"):
+        pid = cgroup.name.removeprefix(CGROUP)
+        if pid.isdigit() and _mark_or_none(int(pid)) is None:
+            with contextlib.suppress(OSError):
+                (cgroup / "cgroup.kill").write_text("1")
+                cgroup.rmdir()
 
 
 def _marked() -> dict[int, str]:
