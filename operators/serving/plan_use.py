@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from controlplane.model.errors import Unsupported
-from controlplane.model.serving import ServingDeployment
+from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec
 from operators.serving.plan_adopt import in_force
 from operators.serving.planning import Planning
 from operators.serving.prepared import Prepared, Preparer
@@ -29,15 +29,26 @@ def with_plan(
     if deployment.spec.auto is None:
         planning.forget(row.key)
         return prepared, deployment, None
+    known = list(pods)
     if not prepared.plannable:
         word = prepared.errors[0] if prepared.errors else None
         said = Outlook(deployment.status.plan, "False", Reason.PLAN_FAILED, str(word))
-        return prepared, deployment.model_copy(update={"spec": in_force(deployment.spec, said.plan)}), said
-    outlook = planning.look(row.key, deployment, pods)
-    spec = in_force(deployment.spec, outlook.plan)
+        spec = _without_loss(in_force(deployment.spec, said.plan), deployment.metadata.uid, known)
+        return prepared, deployment.model_copy(update={"spec": spec}), said
+    outlook = planning.look(row.key, deployment, known)
+    spec = _without_loss(in_force(deployment.spec, outlook.plan), deployment.metadata.uid, known)
     if spec.choices:
         prepared = preparer.prepare(row, outlook.plan)
     else:
         why = Unsupported(outlook.message, field="spec.auto", code=outlook.reason.value)
         prepared = replace(prepared, errors=(why,), templates=())
     return prepared, deployment.model_copy(update={"spec": spec}), outlook
+
+
+def _without_loss(spec: ServingDeploymentSpec, uid: str, pods: Iterable[PodView]) -> ServingDeploymentSpec:
+    """Where no plan says how many replicas there should be, as many as there are: `spec.replicas` is the least that is
+    wanted, and what serves now may be more, of another spec or of a plan that cannot be read any more."""
+    if spec.choices or not spec.replicas:
+        return spec
+    leaders = [pod for pod in pods if pod.owner_uid == uid and pod.rank == 0 and not pod.terminal and not pod.deleting]
+    return spec.model_copy(update={"replicas": max(spec.replicas, len(leaders))})

@@ -231,6 +231,27 @@ async def test_from_written_to_planned_nothing_goes_before_the_plan(cluster: Clu
         await cluster.until(lambda: {pod["metadata"]["labels"]["trimtab.dev/pool"] for pod in cluster.pods} >= {"a"})
 
 
+async def test_a_plan_that_cannot_be_read_any_more_takes_no_replicas_along(cluster: Cluster) -> None:
+    async with operator(cluster, FakeService(replicas=3)):
+        cluster.create()
+        await cluster.until(lambda: len(cluster.pods) == 3 and "plan" in cluster.status)
+    # As after an upgrade or a rollback: another release's words.
+    broken = {"plan": {"objective": "goodput-per-nothing"}}
+    cluster.server.storage.merge(DEPLOYMENTS, "prod", "chat", {"status": broken}, status_only=True)
+    service = FakeService(replicas=3)
+    service.go.clear()
+    before = {pod["metadata"]["uid"] for pod in cluster.pods}
+    async with operator(cluster, service):
+        await cluster.until(lambda: cluster.condition("Planned") == ("False", "Planning"))
+        await asyncio.sleep(0.2)
+        assert {pod["metadata"]["uid"] for pod in cluster.pods} == before
+        service.go.set()
+        await cluster.until(lambda: cluster.condition("Planned") == ("True", "Planned"))
+        assert {pod["metadata"]["uid"] for pod in cluster.pods} == before
+        cluster.change(replicas=0)
+        await cluster.until(lambda: not [pod for pod in cluster.pods if "deletionTimestamp" not in pod["metadata"]])
+
+
 async def test_from_planned_to_written_the_plan_goes(cluster: Cluster) -> None:
     service = FakeService()
     async with operator(cluster, service):
