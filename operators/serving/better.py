@@ -31,9 +31,12 @@ def move_up(draft: Draft, stock: Stock) -> None:
     at_rest = not stock.old and len(stock.current) == stock.desired == stock.ready and not draft.made
     if rollout.prefer_better == "Never" or worst is None or place(worst) == 0 or not at_rest:
         return
+    better = _better_ones(draft, worst)
+    if not better:
+        return  # of a planned mix every choice has its share: whoever is wanted beyond that is as good anywhere
     draft.wants_better = True
     peers = peers_of(stock.current)
-    placed = _better(draft, _better_ones(draft, worst), peers)
+    placed = _better(draft, better, peers)
     if placed is None:
         return
     since_s = draft.snapshot.notes.better_since_s

@@ -69,6 +69,14 @@ def test_replicas_stay_where_they_are_until_moving_is_allowed_and_then_the_split
     assert (split(made), len(made.events)) == ({H100: 2, L40S: 3}, steps)
 
 
+def test_more_replicas_than_the_split_has_wait_for_nothing() -> None:
+    made = world(8, 8)
+    made.apply(deployment(*CHOICES, generation=2, replicas=7, rollout={"preferBetter": "WhenFree"}))
+    made.settle()
+    assert (split(made), made.reason()) == ({H100: 4, L40S: 3}, "AllReady")
+    assert not made.waits
+
+
 def _run(made: World, seconds: int) -> None:
     for _ in range(seconds):
         made.now_s += 1
