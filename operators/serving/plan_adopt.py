@@ -45,8 +45,9 @@ def choices_of(plan: PlanStatus | None) -> tuple[AcceleratorChoice, ...]:
     return tuple(choice for index, choice in enumerate(found) if choice not in found[:index])[:_CHOICES_MAX]
 
 
-def shares_of(plan: PlanStatus | None) -> dict[int, int]:
-    """Replicas of each choice of the first candidate, by its position in `choices_of`, where it is a mix of several."""
+def shares_of(plan: PlanStatus | None, wanted: int = 0) -> dict[int, int]:
+    """Replicas of each choice of the first candidate, by its position in `choices_of`, where it is a mix of several.
+    `wanted`: those beyond the plan's are split as the plan is."""
     if plan is None or not plan.candidates or len(plan.candidates[0].choices) < 2:
         return {}
     choices = choices_of(plan)
@@ -54,8 +55,12 @@ def shares_of(plan: PlanStatus | None) -> dict[int, int]:
     for planned in plan.candidates[0].choices:
         if planned.choice in choices:
             position = choices.index(planned.choice)
-            shares[position] = shares.get(position, 0) + planned.replicas
-    return shares
+            shares[position] = shares.get(position, 0) + max(1, planned.replicas)
+    found = dict(shares)
+    for _ in range(min(_REPLICAS_MAX, wanted) - sum(shares.values())):
+        furthest_behind = min(found, key=lambda position: ((found[position] + 1) / shares[position], position))
+        found[furthest_behind] += 1
+    return found
 
 
 def in_force(spec: ServingDeploymentSpec, plan: PlanStatus | None) -> ServingDeploymentSpec:

@@ -59,7 +59,7 @@ class Sight:
             taken=self.remembered.taken(row.key),
             outlook=outlook,
             router_ready=self._router_ready(row, deployment),
-            shares=shares_of(None if outlook is None else outlook.plan),
+            shares=shares_of(None if outlook is None else outlook.plan, deployment.spec.replicas),
         )
 
     def _router_ready(self, row: DeploymentRow, deployment: ServingDeployment) -> bool:

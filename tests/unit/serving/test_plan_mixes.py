@@ -105,7 +105,9 @@ def mixed() -> PlanStatus:
 def test_shares_follow_the_first_candidate_where_it_is_a_mix() -> None:
     plan = mixed()
     assert len(choices_of(plan)) == 2
-    assert shares_of(plan) == {0: 2, 1: 3}
+    assert shares_of(plan) == shares_of(plan, 3) == {0: 2, 1: 3}
+    assert shares_of(plan, 7) == {0: 3, 1: 4}, "spec.replicas may ask for more: they are split as the plan is"
+    assert shares_of(plan, 10) == {0: 4, 1: 6}
     turned = plan.model_copy(update={"candidates": plan.candidates[::-1]})
     assert (shares_of(turned), shares_of(None)) == ({}, {})
 
