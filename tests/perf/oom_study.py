@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from controlplane.model.tuning import Objective, Told, Verdict
 from tests.perf.oom_landscape import TRIALS, Landscape, space, truth
+from tuner.search.question import Question
 from tuner.search.samplers.default import DefaultSampler
 from tuner.search.space import compile_space
 
@@ -24,7 +25,8 @@ class Outcome:
 def study(seed: int, *, precheck: bool = False, trials: int = TRIALS) -> Outcome:
     """The default sampler, one trial at a time."""
     landscape = Landscape(seed)
-    sampler = DefaultSampler(compile_space(space(seed if precheck else None)), (Objective(metric="value"),), seed)
+    searched = compile_space(space(seed if precheck else None))
+    sampler = DefaultSampler(Question(space=searched, objectives=(Objective(metric="value"),), seed=seed))
     spent_s = 0.0
     for number in range(trials):
         started_s = time.process_time()

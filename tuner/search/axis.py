@@ -64,7 +64,7 @@ class Axis:
     def point_of(self, value: Value) -> float:
         """A point in [0, 1] that gives `value`."""
         if self.kind == "choice":
-            return (self._index(value) + 0.5) / len(self.choices)
+            return (self.place_of(value) + 0.5) / len(self.choices)
         number = float(value)
         if self.kind == "float" or self.log:
             low, high = (self.low, self.high) if self.kind == "float" else (self.low - 0.5, self.high + 0.5)
@@ -90,7 +90,7 @@ class Axis:
     def check(self, value: Value, field: str) -> None:
         """Raises InvalidSpec for a value that is not on the axis."""
         if self.kind == "choice":
-            if not any(_same(value, choice) for choice in self.choices):
+            if not any(same(value, choice) for choice in self.choices):
                 raise InvalidSpec("not among the values", field=field, value=value, limit=self.range_text)
             return
         if isinstance(value, bool | str) or not math.isfinite(value):
@@ -105,7 +105,7 @@ class Axis:
     def python(self, value: Any) -> Value:
         """A value of a column as the user would write it."""
         if self.kind == "choice":
-            return next(choice for choice in self.choices if _same(choice, value) or _stored(choice) == value)
+            return next(choice for choice in self.choices if same(choice, value) or _stored(choice) == value)
         return int(value) if self.kind == "int" else float(value)
 
     def stored(self, value: Value) -> Any:
@@ -120,9 +120,10 @@ class Axis:
         column[:] = stored
         return column
 
-    def _index(self, value: Value) -> int:
+    def place_of(self, value: Value) -> int:
+        """Where a choice stands in the list."""
         for index, choice in enumerate(self.choices):
-            if _same(choice, value):
+            if same(choice, value):
                 return index
         raise InvalidSpec("not among the values", field=self.name, value=value, limit=self.range_text)
 
@@ -189,7 +190,7 @@ def _scale(parameter: ChoiceParameter) -> Floats | None:
     return np.linspace(0.0, 1.0, len(values)) if parameter.ordered else None
 
 
-def _same(a: Value, b: Value) -> bool:
+def same(a: Value, b: Value) -> bool:
     """1 is not True."""
     return isinstance(a, bool) == isinstance(b, bool) and a == b
 

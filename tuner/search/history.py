@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,13 +46,17 @@ class History:
             self._by_verdict.setdefault(told.verdict, {})[told.number] = told
             self._sorted.pop(told.verdict, None)
 
-    def all(self) -> list[Told]:
-        """Every trial, in their order."""
-        return [told for _, told in sorted(self._trials.items())]
-
     def pending(self) -> list[Setting]:
         """Settings under way, in their order."""
         return [told.setting for told in self._of(None)]
+
+    def under_way(self) -> list[Told]:
+        """Trials without a result yet, in their order."""
+        return self._of(None)
+
+    def of(self, numbers: Iterable[int]) -> list[Told]:
+        """Trials of these numbers, as far as they are known."""
+        return [self._trials[number] for number in numbers if number in self._trials]
 
     def ok(self) -> list[Told]:
         """Measured trials, in their order."""

@@ -21,7 +21,7 @@ from controlplane.model.tuning import (
     SpaceRule,
     Value,
 )
-from tuner.search.axis import Axis, axis_of
+from tuner.search.axis import Axis, axis_of, same
 from tuner.search.expression import Column, Expression, parse
 
 Floats = npt.NDArray[np.float64]
@@ -76,6 +76,14 @@ class Space:
             if rows.active[axis.name][i]:
                 out[axis.name] = axis.python(rows.values[axis.name][i])
         return out
+
+    def is_active(self, axis: Axis, so_far: Setting) -> bool:
+        """Whether the parameter counts beside the ones above it."""
+        for condition in axis.conditions:
+            value = so_far.get(condition.parameter)
+            if value is None or not any(same(value, wanted) for wanted in condition.values):
+                return False
+        return True
 
     def allowed(self, rows: Rows) -> Bools:
         """Rows that keep every rule and no margin rejects. A rule about an inactive parameter does not apply."""

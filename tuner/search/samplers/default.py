@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from controlplane.model.tuning import Objective, Proposal, Setting, Told
+from controlplane.model.ports import Sampler
+from controlplane.model.tuning import Proposal, Setting, Told
 from tuner.search.candidates import around, covering
 from tuner.search.feasibility import Feasibility, learn
 from tuner.search.gaussian import Averaged, Regression, fit, fit_averaged
 from tuner.search.history import History, within
 from tuner.search.objective import scores_of, weights_of
+from tuner.search.one_thread import one_thread
+from tuner.search.question import Question
 from tuner.search.space import Rows, Space
 
 Floats = npt.NDArray[np.float64]
@@ -53,18 +56,20 @@ WITH_MARGINS = DefaultSettings(floor=0.8, failure_cost=0.02)
 
 @dataclass(slots=True)
 class DefaultSampler:
-    """`first`: settings measured before anything else (the one in use, the winners of earlier studies)."""
+    """Two models and a choice between their wishes."""
 
-    space: Space
-    objectives: tuple[Objective, ...]
-    seed: int
+    question: Question
     settings: DefaultSettings | None = None
-    first: tuple[Setting, ...] = ()
     _history: History = field(default_factory=History)
     _chosen: DefaultSettings = field(init=False)
 
     def __post_init__(self) -> None:
         self._chosen = self.settings or (WITH_MARGINS if self.space.margins else DefaultSettings())
+
+    @property
+    def space(self) -> Space:
+        """What is searched."""
+        return self.question.space
 
     def tell(self, told: Told) -> None:
         """A trial was asked, or its result is known."""
@@ -72,26 +77,35 @@ class DefaultSampler:
 
     def ask(self, number: int) -> Proposal:
         """The configuration of trial `number`."""
-        if number < len(self.first):
-            return Proposal(setting=self.space.checked(self.first[number]), reason="given to start with")
-        rng = np.random.default_rng((self.seed, number))
-        place = number - len(self.first)
+        given = self.question.given(number)
+        if given is not None:
+            return given
+        with one_thread():
+            return self._ask(number)
+
+    def _ask(self, number: int) -> Proposal:
+        rng = np.random.default_rng((self.question.seed, number))
+        place = number - len(self.question.first)
         measured = self._history.ok()
         if place < self._chosen.start:
-            start = covering(self.space, self._chosen.start, self.seed)
+            start = covering(self.space, self._chosen.start, self.question.seed)
             return Proposal(setting=self.space.setting(start, place), reason="covers the space")
         feasibility = self._feasibility()
         if len(measured) < 2:
             return self._toward_what_works(rng, feasibility)
-        scores = scores_of(measured, self.objectives, weights_of(len(self.objectives), rng))
+        scores = scores_of(measured, self.question.objectives, weights_of(len(self.question.objectives), rng))
         return self._improve(rng, measured, scores, feasibility)
 
     def recommend(self) -> Setting | None:
         """The measured configuration with the best lower bound: its mean less one deviation, both of the model."""
+        with one_thread():
+            return self._recommend()
+
+    def _recommend(self) -> Setting | None:
         measured = [told for told in self._history.ok() if all(value <= 0 for value in told.violation)]
         if not measured:
             return None
-        scores = scores_of(measured, self.objectives, weights_of(len(self.objectives), None))
+        scores = scores_of(measured, self.question.objectives, weights_of(len(self.question.objectives), None))
         rows = self.space.rows_of([told.setting for told in measured])
         x = self.space.features(rows)
         kept = within(scores)
@@ -215,6 +229,11 @@ class DefaultSampler:
 
     def _join(self, a: Rows, b: Rows) -> Rows:
         return self.space.rows_of_points(np.vstack((a.unit, b.unit)))
+
+
+def make(question: Question) -> Sampler:
+    """The registry's entry."""
+    return DefaultSampler(question)
 
 
 def _cumulative(z: Floats) -> Floats:

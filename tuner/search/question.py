@@ -1,0 +1,47 @@
+"""What a sampler is made from, and where samplers are found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from controlplane.model.ports import Sampler
+from controlplane.model.registry import Registry
+from controlplane.model.tuning import Objective, Proposal, Setting
+from tuner.search.space import Space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """`first`: settings measured before anything else (the one in use, the winners of earlier studies)."""
+
+    space: Space
+    objectives: tuple[Objective, ...]
+    seed: int
+    first: tuple[Setting, ...] = ()
+
+    def given(self, number: int) -> Proposal | None:
+        """The proposal of a trial that is not the sampler's to choose."""
+        if number >= len(self.first):
+            return None
+        return Proposal(setting=self.space.checked(self.first[number]), reason="given to start with")
+
+
+SamplerFactory = Callable[[Question], Sampler]
+
+SAMPLERS: Registry[SamplerFactory] = Registry(
+    "sampler",
+    "trimtab.samplers",
+    {
+        "default": "tuner.search.samplers.default:make",
+        "random": "tuner.search.samplers.random:make",
+        "grid": "tuner.search.samplers.grid:make",
+        "tpe": "tuner.search.samplers.tpe:make",
+        "nsga2": "tuner.search.samplers.nsga2:make",
+    },
+)
+
+
+def make_sampler(name: str, question: Question, *, field: str = "sampler") -> Sampler:
+    """Raises UnknownName with the nearest known one."""
+    return SAMPLERS.get(name, field=field)(question)
