@@ -57,7 +57,7 @@ class Band(_Part):
     distance: Distance
     metric: Metric
     lo: float = Field(gt=0, le=1)
-    hi: float = Field(ge=1, allow_inf_nan=False)
+    hi: float = Field(ge=1, le=1e6, allow_inf_nan=False)  # a latency times this is still a number
     rows: int = Field(ge=0, description="Rows behind the quantiles; 0: assumed, not measured.")
 
 

@@ -56,6 +56,7 @@ _BROKEN: dict[str, tuple[str | bytes, str]] = {
     "half a file": (dump_calibration(MINE)[: len(dump_calibration(MINE)) // 2], "not a calibration"),
     "one bad effect": (dump_calibration(MINE).replace('"knob": "', '"knob": "x', 1), "effects.0.knob"),
     "too large a number": (dump_calibration(MINE).replace('"value": ', '"value": 1e9, "was": ', 1), "effects.0.value"),
+    "a band without an end": (dump_calibration(MINE).replace('"hi": ', '"hi": 1e308, "was": ', 1), "bands.0.hi"),
     "another version": (dump_calibration(MINE).replace('"version": 1', '"version": 2'), "version"),
     "a field of nowhere": (dump_calibration(MINE).replace('"name":', '"nmae":', 1), "n"),
     "no text": (b"\xff\xfe\x00", "cannot be read"),
