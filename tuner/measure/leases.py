@@ -40,7 +40,7 @@ class Hardware:
 
 
 @contextlib.contextmanager
-def leased(folder: Path, hardware: Hardware, *, stop: StopSignal, deadline_s: float) -> Iterator[list[int]]:
+def hold(folder: Path, hardware: Hardware, *, stop: StopSignal, deadline_s: float) -> Iterator[list[int]]:
     """Waits for the hardware. The file descriptors of its locks. Raises NotLeased."""
     with contextlib.ExitStack() as stack:
         locks: list[int] = []
