@@ -37,11 +37,17 @@ class Study:
     _told: int = 0
     _known: dict[int, TrialRecord] = field(default_factory=dict)
     _since: int | None = None
+    _beside: int = 0  # trials that are not the search's: the budget does not count them
 
     @property
     def asked(self) -> int:
         """Trials asked so far."""
         return self._asked
+
+    @property
+    def searched(self) -> int:
+        """Trials of the search asked so far."""
+        return self._asked - self._beside
 
     @property
     def first_open(self) -> int:
@@ -60,13 +66,15 @@ class Study:
                 self._settle(trial.number)
                 if trial.purpose is TrialPurpose.SEARCH:
                     self.sampler.tell(Told(number=trial.number, setting=trial.setting))
+                else:
+                    self._beside += 1
                 self._asked = trial.number + 1
 
     def asks(self, budget: int) -> list[Ask]:
         """What to measure next: up to `parallel` under way, `budget` in all. The study counts them as asked: where they
         cannot be stored, throw the study away. Raises what the sampler raises."""
         out: list[Ask] = []
-        while self.under_way < self.parallel and self._asked < budget and self._settle(self._asked):
+        while self.under_way < self.parallel and self.searched < budget and self._settle(self._asked):
             number = self._asked
             try:
                 proposal = self.sampler.ask(number)
@@ -89,7 +97,7 @@ class Study:
 
     def over(self, budget: int) -> bool:
         """Everything within the budget was asked and has ended."""
-        return self._asked >= budget and not self.under_way
+        return self.searched >= budget and not self.under_way
 
     @property
     def under_way(self) -> int:

@@ -7,16 +7,19 @@ trial that comes next can be appended once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from controlplane.model.errors import Refused, TrimtabError
 from controlplane.model.ports import STORE_DOWN, Sampler, TrialQueue
 from controlplane.model.tuning import JobState, Setting
+from controlplane.model.tuning_decision import TuningDecision
 from controlplane.model.tuning_job import TuningSpec
+from controlplane.model.tuning_records import Ask, TrialRecord
 from controlplane.store.database import Database
-from controlplane.store.rows import trial_id
+from controlplane.store.rows import split_trial_id, trial_id
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies, StudyHead
 from controlplane.store.trials import Trials
@@ -32,21 +35,35 @@ _SEND_AGAIN_S = 10.0
 _SEND_AGAIN_MOST_S = 300.0
 
 
+class Closing(Protocol):
+    """What follows the search. Pure."""
+
+    def asks(self, spec: TuningSpec, trials: Sequence[TrialRecord]) -> list[Ask]:
+        """Trials that are still missing before the decision, in their order."""
+        ...
+
+    def decision(self, spec: TuningSpec, trials: Sequence[TrialRecord]) -> TuningDecision:
+        """What is handed over when none is missing."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Driven:
     study: Study
-    hours: float | None
+    spec: TuningSpec
 
 
 @dataclass(slots=True, kw_only=True)
 class TuningDriver:
-    """`sampler`: of a job's spec and seed. `canonical`: hash of the configuration that a setting resolves to."""
+    """`sampler`: of a job's spec and seed. `canonical`: hash of the configuration that a setting resolves to. Without
+    `closing` a job ends with its search."""
 
     database: Database
     queue: TrialQueue
     sampler: Callable[[TuningSpec], Sampler]
     canonical: Callable[[TuningSpec], Callable[[Setting], str]]
     now: Callable[[], datetime]
+    closing: Closing | None = None
     retention: Retention = field(default_factory=Retention)
     _studies: dict[str, _Driven] = field(default_factory=dict)
     _sent: dict[str, tuple[datetime, float]] = field(default_factory=dict)
@@ -65,21 +82,22 @@ class TuningDriver:
             self._end(job, JobState.FAILED, error.reason, str(error))
             return False
 
-    def sweep(self) -> list[str]:
+    def sweep(self, only: str | None = None) -> list[str]:
         """What a timer does: give up silent workers, send waiting trials again, step every job, remove old rows. The
-        jobs that run."""
+        jobs that run. `only`: leave other jobs alone."""
         upkeep = Upkeep(self.database)
         now = self.now()
         for trial in upkeep.reap(now=now):
-            self._send(trial, now)
-        waiting = upkeep.waiting()
+            if only in (None, split_trial_id(trial)[0]):
+                self._send(trial, now)
+        waiting = [trial for trial in upkeep.waiting() if only in (None, split_trial_id(trial)[0])]
         for trial in waiting:
             at, pause_s = self._sent.get(trial, (now - timedelta(seconds=_SEND_AGAIN_S), _SEND_AGAIN_S))
             if (now - at).total_seconds() >= pause_s or at > now:
                 self.queue.trial(trial)
                 self._sent[trial] = (now, min(2 * pause_s, _SEND_AGAIN_MOST_S))
         self._sent = {trial: self._sent[trial] for trial in waiting if trial in self._sent}
-        running = [job for job in Studies(self.database).running() if self.step(job)]
+        running = [job for job in Studies(self.database).running() if only in (None, job) and self.step(job)]
         upkeep.purge(self.retention, now=now)
         return running
 
@@ -87,10 +105,9 @@ class TuningDriver:
         studies = Studies(self.database)
         if job not in self._studies:
             spec = Trials(self.database).spec(job)
-            self._studies[job] = _Driven(
-                Study(self.sampler(spec), spec.parallel, self.canonical(spec)), spec.budget.hours
-            )
-        study, hours = self._studies[job].study, self._studies[job].hours
+            self._studies[job] = _Driven(Study(self.sampler(spec), spec.parallel, self.canonical(spec)), spec)
+        study, spec = self._studies[job].study, self._studies[job].spec
+        hours = spec.budget.hours
         study.see(studies.trials_from(job, study.first_open))
         now = self.now()
         too_late = hours is not None and now - head.created_at >= timedelta(hours=hours)
@@ -107,16 +124,31 @@ class TuningDriver:
         else:
             exhausted = False
         if asks:
-            if not studies.append(job, asks, now=now):
-                del self._studies[job]
-                return True  # paused, or another driver was first: the next step begins with what is stored
-            for ask in asks:
-                self._send(trial_id(job, ask.number), now)
+            self._append(job, asks, now)
         elif not study.under_way and (exhausted or too_late or study.over(head.budget)):
             reason = EXHAUSTED if exhausted else "BudgetSpent"
-            self._end(job, JobState.DONE, reason, f"{study.asked} trials were asked")
-            return False
+            return self._close(job, spec, reason, f"{study.searched} trials were searched")
         return True
+
+    def _close(self, job: str, spec: TuningSpec, reason: str, message: str) -> bool:
+        """Ask what the decision needs, or decide and end. False: it does not run any more."""
+        if self.closing is not None:
+            trials = Studies(self.database).trials_from(job, 0)
+            asks = self.closing.asks(spec, trials)[: spec.parallel]
+            if asks:
+                self._append(job, asks, self.now())
+                return True
+            decision = self.closing.decision(spec, trials)
+            Steering(self.database).decide(job, decision.model_dump(mode="json", by_alias=True), now=self.now())
+        self._end(job, JobState.DONE, reason, message)
+        return False
+
+    def _append(self, job: str, asks: Sequence[Ask], now: datetime) -> None:
+        if not Studies(self.database).append(job, asks, now=now):
+            del self._studies[job]
+            return  # paused, or another driver was first: the next step begins with what is stored
+        for ask in asks:
+            self._send(trial_id(job, ask.number), now)
 
     def _send(self, trial: str, now: datetime) -> None:
         self.queue.trial(trial)

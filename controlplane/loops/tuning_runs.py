@@ -25,12 +25,12 @@ def run_job(
     until: Callable[[], bool] = lambda: False,
     sweep_s: float = 1.0,
 ) -> None:
-    """Bring a job to its end, or until `until` says so. Trials that an earlier process left behind are taken up when
-    their leases have run out."""
+    """Bring a job to its end, or until `until` says so, and no other. Trials that an earlier process left behind are
+    taken up when their leases have run out."""
     swept = -sweep_s
     while not until():
         if time.monotonic() - swept >= sweep_s:
-            driver.sweep()
+            driver.sweep(only=job)
             swept = time.monotonic()
         if not driver.step(job):
             return
