@@ -50,6 +50,10 @@ class History:
         """Settings under way, in their order."""
         return [told.setting for told in self._of(None)]
 
+    def settings(self) -> list[Setting]:
+        """What was asked so far, in any order but always the same."""
+        return [told.setting for _, told in sorted(self._trials.items())]
+
     def under_way(self) -> list[Told]:
         """Trials without a result yet, in their order."""
         return self._of(None)

@@ -48,6 +48,7 @@ class DefaultSettings:
     least_gain: float = 0.002
     failure_cost: float = 0.01
     pairs: int = 3
+    start_floor: float = 0.3
 
 
 # A memory model shows the way around the edge: there is less to learn by failing.
@@ -87,10 +88,9 @@ class DefaultSampler:
         rng = np.random.default_rng((self.question.seed, number))
         place = number - len(self.question.first)
         measured = self._history.ok()
-        if place < self._chosen.start:
-            start = covering(self.space, self._chosen.start, self.question.seed)
-            return Proposal(setting=self.space.setting(start, place), reason="covers the space")
         feasibility = self._feasibility()
+        if place < self._chosen.start:
+            return self._cover(rng, place, feasibility)
         if len(measured) < 2:
             return self._toward_what_works(rng, feasibility)
         scores = scores_of(measured, self.question.objectives, weights_of(len(self.question.objectives), rng))
@@ -111,6 +111,18 @@ class DefaultSampler:
         kept = within(scores)
         mean, deviation = fit_averaged(x[kept], scores[kept], self._chosen.pairs).at(x)
         return measured[int(np.argmax(mean - deviation))].setting
+
+    def _cover(self, rng: np.random.Generator, place: int, feasibility: Feasibility | None) -> Proposal:
+        """The next point of the covering start; where it hardly works, one far from all others that should."""
+        start = covering(self.space, self._chosen.start, self.question.seed)
+        if place < self._chosen.start // 2 or self._ok(start, feasibility)[place] >= self._chosen.start_floor:
+            return Proposal(setting=self.space.setting(start, place), reason="covers the space")
+        rows = self.space.draw(rng, self._chosen.candidates)
+        ok = self._ok(rows, feasibility)
+        x, known = self.space.features(rows), self.space.features(self.space.rows_of(self._history.settings()))
+        apart = ((x[:, None, :] - known[None, :, :]) ** 2).sum(axis=2).min(axis=1)
+        i = int(np.argmax(np.where(ok >= self._chosen.floor, apart, ok - 1.0)))
+        return Proposal(setting=self.space.setting(rows, i), reason=f"covers what should work, p(ok) {ok[i]:.2f}")
 
     def _improve(
         self, rng: np.random.Generator, measured: list[Told], scores: Floats, feasibility: Feasibility | None

@@ -1,0 +1,1 @@
+"""Spaces that come with the engines: what is searched when a job names none."""

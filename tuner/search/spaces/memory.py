@@ -1,0 +1,85 @@
+"""What the memory model knows beforehand, as a margin: GiB left for the KV cache on the fullest rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from controlplane.model.errors import Unsupported
+from controlplane.model.tuning import Margin
+from tuner.serving.case import EngineCase
+from tuner.serving.memory import MemoryBudget, memory_budget, request_kv_bytes
+
+_GIB = 2**30
+# How wrong the model may be: recorded engines differ from it by a few percent of the device's memory.
+_SLACK_SHARE = 0.08
+_TOKENS = (512, 32768)
+
+
+def memory_margin(
+    case: EngineCase,
+    names: Mapping[str, str],
+    *,
+    tensor_parallel: Sequence[int],
+    stages_most: int,
+    fraction_most: float,
+    longest_tokens: int,
+    searched: frozenset[str],
+) -> Margin | None:
+    """`names`: the knobs `fraction` and `tokens` of the engine. None where the device's memory is unknown.
+
+    Raises Unsupported where even the most ranks and the largest share leave no room, with the bytes."""
+    budgets = {tp: _budgets(replace(case, tensor_parallel=tp)) for tp in tensor_parallel}
+    capacity = budgets[tensor_parallel[0]][0].capacity_bytes
+    if capacity is None:
+        return None
+    largest = replace(case, tensor_parallel=max(tensor_parallel), pipeline_parallel=stages_most)
+    least = memory_budget(largest, max_num_tokens=_TOKENS[0], fraction=fraction_most)
+    if (least.kv_bytes or 0) < request_kv_bytes(largest, longest_tokens):
+        raise Unsupported(
+            f"{case.model} does not fit: {least.fixed_bytes:,} bytes of weights, activations and runtime on each of "
+            f"{max(tensor_parallel) * stages_most} devices of {capacity:,} bytes leave no room for one request of "
+            f"{longest_tokens} tokens",
+            field="target.model",
+            value=case.model,
+            hint="more devices, a device with more memory, or a smaller or quantised model",
+        )
+    terms = {tp: _fixed_term(pair, names["tokens"]) for tp, pair in budgets.items()}
+    kept = {tp: request_kv_bytes(replace(case, tensor_parallel=tp), longest_tokens) / _GIB for tp in tensor_parallel}
+    fixed, request = _by_degree(terms, searched), _by_degree({tp: f"{one:.4g}" for tp, one in kept.items()}, searched)
+    if "pipelineParallel" in searched:  # a stage's share; what does not shrink with it is within the slack
+        fixed, request = f"({fixed}) / pipelineParallel", f"({request}) / pipelineParallel"
+    room = f"{capacity / _GIB:.5g}"
+    share = names["fraction"]
+    of_free = case.engine == "trtllm-serve"
+    expression = f"{share} * ({room} - {fixed}) - {request}" if of_free else f"{share} * {room} - {fixed} - {request}"
+    if len(expression) > 512:
+        return None  # more degrees than an expression holds: p(ok) is learned without it
+    return Margin(
+        expression=expression,
+        slack=round(_SLACK_SHARE * capacity / _GIB, 3),
+        message="weights and activations leave no memory for the KV cache: a larger share, fewer batched tokens or "
+        "more ranks",
+    )
+
+
+def _budgets(case: EngineCase) -> tuple[MemoryBudget, MemoryBudget]:
+    few, many = _TOKENS
+    return memory_budget(case, max_num_tokens=few), memory_budget(case, max_num_tokens=many)
+
+
+def _fixed_term(pair: tuple[MemoryBudget, MemoryBudget], tokens: str) -> str:
+    """GiB taken by everything else, a line in the tokens of a step."""
+    few, many = (budget.fixed_bytes / _GIB for budget in pair)
+    slope = (many - few) / (_TOKENS[1] - _TOKENS[0])
+    return f"({few - slope * _TOKENS[0]:.5g} + {slope:.4g} * {tokens})"
+
+
+def _by_degree(terms: Mapping[int, str], searched: frozenset[str]) -> str:
+    if len(terms) == 1 or "tensorParallel" not in searched:
+        return next(iter(terms.values()))
+    *others, last = terms.items()
+    out = last[1]
+    for degree, term in reversed(others):
+        out = f"({term} if tensorParallel == {degree} else {out})"
+    return out
