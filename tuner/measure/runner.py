@@ -125,6 +125,10 @@ class MeasuringRunner:
         warm_up = max(how.warm_up_requests, clients or 0)  # every client has sent one before the measuring begins
         runs: list[Believed] = []
         loads: list[str] = []
+        try:
+            rows_of(spec.load, warm_up + how.requests, 0)
+        except InvalidSpec as error:  # before an engine is started, and not the setting's fault
+            return _not_ok(Verdict.INFRASTRUCTURE, f"load: {error}")
         with serving(
             engine, launcher, target.model, knobs, shape, folder=self.folder, locks=locks, cpus=self.hardware.cpus,
             gpus=self.hardware.gpus, stop=stop, deadline_s=min(deadline_s, time.monotonic() + self.ready_timeout_s),
