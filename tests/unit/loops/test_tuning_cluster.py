@@ -1,0 +1,96 @@
+"""Celery over a real Redis: messages lost, repeated and nonsense; a broker that is away holds nobody up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from controlplane.model.tuning import JobState
+from controlplane.store.event_log import EventLog
+from controlplane.store.jobs import Jobs
+from controlplane.store.studies import Studies
+from tests.perf.bench_trial_overhead import spec_of, utc_now
+from tests.perf.tuning_cluster import Cluster, cluster, wait_until
+from tests.servers import ServerMissing
+from tuner.tasks import JOBS, TRIALS, CeleryQueue, _guarded, make_app
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Cluster]:
+    try:
+        with cluster(1) as made:
+            yield made
+    except ServerMissing as missing:
+        pytest.skip(str(missing))
+
+
+def run(here: Cluster, name: str, trials: int) -> None:
+    Jobs(here.database).create(name, tenant="t", name=name, spec=spec_of(trials, 2, 16), now=utc_now())
+
+
+def over(here: Cluster, name: str) -> bool:
+    return wait_until(lambda: Jobs(here.database).get(name).state is not JobState.RUNNING, 90.0)
+
+
+def finished_once(here: Cluster, name: str, trials: int) -> None:
+    record = Jobs(here.database).get(name)
+    assert (record.state, record.counts.done) == (JobState.DONE, trials)
+    told = [e.data["trial"] for e in EventLog(here.database).after(name, 0) if e.data.get("state") == "done"]
+    assert sorted(told) == list(range(trials))
+    assert len(Studies(here.database).measured(name)) == trials
+
+
+def test_repeated_messages_and_nonsense_change_nothing(here: Cluster) -> None:
+    app = make_app(here.broker.url)
+    queue = CeleryQueue(app)
+    run(here, "repeated", 10)
+    for _ in range(5):
+        for number in range(10):
+            queue.trial(f"repeated/{number}")
+        queue.job("repeated")
+    for what in ("x" * 1000, "nobody/1", "../..", 7, None, {"a": 1}):
+        app.send_task(TRIALS, args=[what], queue=TRIALS)
+        app.send_task(JOBS, args=[what], queue=JOBS)
+    app.send_task("trimtab.unknown", args=[], queue=TRIALS)
+    assert over(here, "repeated")
+    finished_once(here, "repeated", 10)
+
+
+def test_a_broker_that_dies_and_forgets_everything_costs_time_only(here: Cluster) -> None:
+    run(here, "forgotten", 30)
+    assert wait_until(lambda: Jobs(here.database).get("forgotten").counts.done >= 3, 60.0)
+    here.broker.kill()
+    here.broker.forget()
+    time.sleep(0.3)
+    here.broker.start()
+    assert over(here, "forgotten")
+    finished_once(here, "forgotten", 30)
+
+
+def test_workers_killed_in_the_middle_lose_nothing(here: Cluster) -> None:
+    run(here, "killed", 30)
+    for done in (2, 8):
+        assert wait_until(lambda n=done: Jobs(here.database).get("killed").counts.done >= n, 60.0)  # type: ignore[misc]
+        for name in ("worker0", "driver"):
+            here.kill(name)
+            here.start(name)
+    assert over(here, "killed")
+    finished_once(here, "killed", 30)
+
+
+def test_sending_to_a_broker_that_is_away_gives_up_soon() -> None:
+    queue = CeleryQueue(make_app("redis://127.0.0.1:1/0"))
+    began = time.monotonic()
+    queue.trial("j/0")
+    queue.job("j")
+    assert time.monotonic() - began < 30.0
+
+
+@pytest.mark.parametrize("what", [None, 7, b"x", ["j/0"], "x" * 129])
+def test_messages_that_are_no_id_are_dropped(what: object) -> None:
+    called = threading.Event()
+    _guarded(lambda trial: called.set())(what)
+    assert not called.is_set()

@@ -1,0 +1,164 @@
+"""One trial worked on: whatever the runner, the store or the lease do, exactly what was measured under a lease counts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import pytest
+
+from controlplane.model.errors import Refused
+from controlplane.model.ports import StopSignal, TrialRunner
+from controlplane.model.tuning import LeasedTrial, Outcome, Renewal, Verdict
+from controlplane.model.tuning_job import TuningSpec
+from controlplane.testing.null_runner import NullRunner
+from tests.unit.store.conftest import NOW, SPEC
+from tuner import work as module
+from tuner.embedded import LocalQueue
+from tuner.work import Work
+
+LEASED = LeasedTrial(id="j/0", job="j", number=0, attempt=1, setting={"a": 1}, seed=0)
+
+
+@dataclass
+class Store:
+    """Answers what a test wants; remembers what it was told."""
+
+    free: bool = True
+    renewal: Renewal | Exception = field(default_factory=lambda: Renewal(ours=True))
+    refusals: list[Exception] = field(default_factory=list)
+    told: list[Outcome] = field(default_factory=list)
+    renewed: int = 0
+
+    def lease(self, trial: str, *, owner: str, seconds: float, now: datetime) -> LeasedTrial | None:
+        return LEASED if self.free else None
+
+    def renew(self, leased: LeasedTrial, *, seconds: float, now: datetime) -> Renewal:
+        self.renewed += 1
+        if isinstance(self.renewal, Exception):
+            raise self.renewal
+        return self.renewal
+
+    def tell(self, leased: LeasedTrial, outcome: Outcome, *, now: datetime) -> bool:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.told.append(outcome)
+        return True
+
+    def spec(self, job: str) -> TuningSpec:
+        return SPEC
+
+
+class Queue:
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+
+    def trial(self, trial: str) -> None: ...
+
+    def job(self, job: str) -> None:
+        self.jobs.append(job)
+
+
+class UntilStopped:
+    """Measures until it is told to stop."""
+
+    def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
+        assert stop.wait(10.0)
+        return Outcome(verdict=Verdict.INFEASIBLE, reason="the engine died")
+
+
+class Raising:
+    def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
+        raise OSError("no such device")
+
+
+def worker(store: Store, runner: TrialRunner, queue: Queue | None = None, lease_s: float = 0.03) -> Work:
+    return Work(store=store, runner=runner, queue=queue or Queue(), owner="w", now=lambda: NOW, lease_s=lease_s)
+
+
+def test_a_result_is_told_and_the_driver_hears_of_it() -> None:
+    store, queue = Store(), Queue()
+    assert worker(store, NullRunner(), queue).on("j/0")
+    assert store.told[0].verdict is Verdict.OK and queue.jobs == ["j"]
+
+
+def test_a_trial_that_is_not_to_be_had_is_left_alone() -> None:
+    store, queue = Store(free=False), Queue()
+    assert not worker(store, Raising(), queue).on("j/0")
+    assert store.told == [] and queue.jobs == []
+
+
+def test_the_lease_is_renewed_while_it_lasts() -> None:
+    store = Store()
+    assert worker(store, NullRunner(0.2)).on("j/0")
+    assert store.renewed >= 3
+
+
+def test_a_runner_that_fails_is_infrastructure() -> None:
+    store = Store()
+    assert worker(store, Raising()).on("j/0")
+    assert store.told[0].verdict is Verdict.INFRASTRUCTURE and "no such device" in store.told[0].reason
+
+
+def test_a_lease_that_has_passed_on_stops_the_runner_and_tells_nothing() -> None:
+    store, queue = Store(renewal=Renewal(ours=False)), Queue()
+    assert not worker(store, UntilStopped(), queue).on("j/0")
+    assert store.told == [] and queue.jobs == []
+
+
+def test_a_cancelled_job_stops_the_runner_and_what_it_says_then_does_not_count() -> None:
+    store = Store(renewal=Renewal(ours=True, cancelled=True))
+    assert worker(store, UntilStopped()).on("j/0")
+    assert (store.told[0].verdict, store.told[0].reason) == (Verdict.INFRASTRUCTURE, "the job was cancelled")
+
+
+def test_a_store_that_is_away_for_a_whole_lease_stops_the_runner() -> None:
+    store = Store(renewal=Refused("away", code="StoreUnreachable"))
+    assert worker(store, UntilStopped()).on("j/0")
+    assert store.told[0].reason == "the lease could not be renewed"
+
+
+def test_a_runner_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_GRACE_S", -SPEC.measuring.timeout_s + 0.05)
+    store = Store()
+    assert worker(store, UntilStopped()).on("j/0")
+    assert "took longer" in store.told[0].reason
+
+
+def test_a_result_waits_for_a_store_that_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TELL_EVERY_S", 0.01)
+    store = Store(refusals=[Refused("away", code="StoreUnreachable"), Refused("full", code="StoreFull")])
+    assert worker(store, NullRunner()).on("j/0")
+    assert store.told[0].verdict is Verdict.OK
+
+
+def test_other_errors_of_the_store_are_not_repeated() -> None:
+    store = Store(refusals=[Refused("no", code="Other")])
+    with pytest.raises(Refused, match="no"):
+        worker(store, NullRunner()).on("j/0")
+    assert threading.active_count() < 20  # nobody goes on renewing
+
+
+def test_the_local_queue_takes_an_id_once_at_a_time_and_outlives_errors() -> None:
+    seen: list[str] = []
+    gate = threading.Event()
+
+    def act(trial: str) -> None:
+        seen.append(trial)
+        assert gate.wait(5.0)
+        if trial == "j/0":
+            raise RuntimeError("broken")
+
+    queue = LocalQueue(act, parallel=2)
+    for trial in ("j/0", "j/0", "j/1", "j/1"):
+        queue.trial(trial)
+    gate.set()
+    queue.wait(5.0)
+    until = time.monotonic() + 5.0
+    while queue._under_way and time.monotonic() < until:
+        time.sleep(0.01)
+    queue.trial("j/0")
+    queue.close()
+    assert sorted(seen) in (["j/0", "j/0", "j/1"], ["j/0", "j/1"])
