@@ -1,0 +1,193 @@
+"""What a tuning job is made from, alike for every face and driver: its space, sampler, hash, baseline and end.
+
+A job is checked and its space written out when it is created, so that it means the same in every process and version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+from controlplane.catalog import load
+from controlplane.catalog.knobs import check_knobs
+from controlplane.catalog.loader import unknown
+from controlplane.model.errors import InvalidSpec, Unsupported
+from controlplane.model.ports import Sampler
+from controlplane.model.tuning import SearchSpace, Setting
+from controlplane.model.tuning_decision import TuningDecision
+from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget, RequestSlo, TuningSpec
+from controlplane.model.tuning_records import Ask, TrialRecord
+from tuner.decision import confirm_asks, decide
+from tuner.search.question import SAMPLERS, Question, make_sampler
+from tuner.search.space import Space, compile_space
+
+# No engine answers faster: whoever writes less meant seconds.
+_LEAST_TTFT_MS, _LEAST_TPOT_MS = 1.0, 0.01
+_SLO_METRICS = ("goodput_per_s", "attainment", "attainment_lo", "attainment_hi")
+
+
+def completed(spec: TuningSpec, *, cores: int | None = None, devices: int = 1) -> TuningSpec:
+    """The spec with its space written out, checked as far as it can be without a measurement. `cores`, `devices`: what
+    one trial may use. Raises UnknownName, InvalidSpec or Unsupported with the field."""
+    if isinstance(spec.target, DeploymentTarget):
+        raise Unsupported(
+            "trials on a deployment need pods of their own",
+            field="target.kind",
+            value="deployment",
+            limit="engine, command",
+            hint="name the deployment's engine and model",
+        )
+    if spec.space is None:
+        spec = spec.model_copy(update={"space": _own_space(spec, cores, devices)})
+    space = space_of(spec)
+    _check_allowed(spec)
+    _check_metrics(spec)
+    _check_slo(spec.slo)
+    SAMPLERS.get(spec.sampler, field="sampler")
+    _check_baseline(spec)
+    if isinstance(spec.target, CommandTarget):
+        names = {axis.name for axis in space.axes} | set(space.fixed)
+        if not any(f"{{{name}}}" in word for name in names for word in spec.target.command):
+            raise InvalidSpec(
+                "uses no parameter of the space: every trial would be the same",
+                field="target.command",
+                limit=", ".join(f"{{{name}}}" for name in sorted(names)),
+            )
+    return spec
+
+
+def space_of(spec: TuningSpec) -> Space:
+    """Raises InvalidSpec."""
+    if spec.space is None:
+        raise InvalidSpec("is needed", field="space", hint="only an engine brings a space of its own")
+    return compile_space(spec.space)
+
+
+def sampler_of(spec: TuningSpec) -> Sampler:
+    """The job's sampler without history. It begins with the configuration in use, if that lies in the space."""
+    space = space_of(spec)
+    first: tuple[Setting, ...] = ()
+    if spec.baseline:
+        try:
+            first = (space.checked({**space.fixed, **spec.baseline}),)
+        except (InvalidSpec, KeyError):
+            first = ()  # it is measured for comparison all the same
+    question = Question(space=space, objectives=tuple(spec.objectives), seed=spec.seed, first=first)
+    return make_sampler(spec.sampler, question)
+
+
+def canonical_of(spec: TuningSpec) -> Callable[[Setting], str]:
+    """Hash of the configuration that a setting resolves to."""
+    target = spec.target.model_dump(mode="json")
+
+    def digest(setting: Setting) -> str:
+        return hashlib.sha256(json.dumps([target, setting], sort_keys=True).encode()).hexdigest()
+
+    return digest
+
+
+def baseline_of(spec: TuningSpec) -> Setting | None:
+    """What the winner is compared with. None: a command without a stated baseline has none."""
+    fixed: Setting = dict(spec.space.fixed) if spec.space is not None else {}
+    if isinstance(spec.target, EngineTarget) or spec.baseline:
+        return {**fixed, **spec.baseline}
+    return None
+
+
+class Confirmation:
+    """Fulfils the driver's `Closing`: rounds of the best and the configuration in use, then the decision."""
+
+    def asks(self, spec: TuningSpec, trials: Sequence[TrialRecord]) -> list[Ask]:
+        return confirm_asks(spec, trials, baseline_of(spec), canonical_of(spec))
+
+    def decision(self, spec: TuningSpec, trials: Sequence[TrialRecord]) -> TuningDecision:
+        return decide(spec, trials)
+
+
+def _own_space(spec: TuningSpec, cores: int | None, devices: int) -> SearchSpace:
+    from tuner.search.spaces.engine import EngineFacts, engine_space  # noqa: PLC0415 - memory models: only where asked
+
+    if not isinstance(spec.target, EngineTarget):
+        raise InvalidSpec("is needed", field="space", hint="only an engine brings a space of its own")
+    load().engine(spec.target.engine, field="target.engine")
+    lengths = [one.tokens for one in (spec.load.input, spec.load.output) if one is not None]
+    return engine_space(
+        EngineFacts(
+            engine=spec.target.engine,
+            devices=devices,
+            cores=cores,
+            longest_tokens=sum(lengths) if len(lengths) == 2 else 4096,
+            fixed=spec.target.shape,
+            may_change_output=spec.may_change_output,
+        )
+    )
+
+
+def _check_allowed(spec: TuningSpec) -> None:
+    for i, parameter in enumerate(spec.space.parameters if spec.space else ()):
+        if parameter.changes_output and parameter.name not in spec.may_change_output:
+            raise InvalidSpec(
+                "can change the answers, and that was not allowed",
+                field=f"space.parameters[{i}].name",
+                value=parameter.name,
+                hint=f"put {parameter.name} into mayChangeOutput, or leave it out",
+            )
+
+
+def _check_metrics(spec: TuningSpec) -> None:
+    names = [f"objectives[{i}].metric" for i in range(len(spec.objectives))]
+    wanted = [one.metric for one in spec.objectives]
+    for i, metric in enumerate(wanted):
+        if metric in wanted[:i]:
+            raise InvalidSpec("stands twice", field=names[i], value=metric)
+    if not isinstance(spec.target, EngineTarget):
+        return  # a command may print what it likes
+    known = engine_metrics()
+    names += [f"limits[{i}].metric" for i in range(len(spec.limits))]
+    for field, metric in zip(names, wanted + [one.metric for one in spec.limits], strict=True):
+        if metric not in known:
+            raise unknown("metric", metric, known, field=field)
+        if metric in _SLO_METRICS and spec.slo is None:
+            raise InvalidSpec(
+                f"{metric} counts requests that keep an SLO, and there is none",
+                field="slo",
+                hint="say what one request must keep: ttftMs, tpotMs or e2eMs",
+            )
+
+
+def engine_metrics() -> frozenset[str]:
+    """Metrics that measuring an engine reports."""
+    from tuner.measure.definitions import metrics_of  # noqa: PLC0415 - numpy
+    from tuner.measure.loadgen.job import Sample  # noqa: PLC0415
+
+    return frozenset(metrics_of([Sample(0, 0.0, 0.0, 0.1, 0.2, 1, 2)], RequestSlo()))
+
+
+def _check_slo(slo: RequestSlo | None) -> None:
+    if slo is None:
+        return
+    for name, value, least in (("ttftMs", slo.ttft_ms, _LEAST_TTFT_MS), ("tpotMs", slo.tpot_ms, _LEAST_TPOT_MS)):
+        if value is not None and value < least:
+            raise InvalidSpec(
+                "is less than any engine needs: are these seconds?",
+                field=f"slo.{name}",
+                value=value,
+                limit=f"{least:g} ms or more",
+                hint=f"in milliseconds it would be {value * 1000:g}",
+            )
+
+
+def _check_baseline(spec: TuningSpec) -> None:
+    if not spec.baseline:
+        return
+    if isinstance(spec.target, EngineTarget):
+        engine = load().engine(spec.target.engine, field="target.engine")
+        shapes = {knob.field for knob in engine.shape}
+        knobs = {name: value for name, value in spec.baseline.items() if name not in shapes}
+        shape = {name: value for name, value in spec.baseline.items() if name in shapes}
+        for error in check_knobs(engine, knobs, {**spec.target.shape, **shape}, field="baseline"):
+            raise error
+        return
+    space = space_of(spec)
+    space.checked({**space.fixed, **spec.baseline}, field="baseline")
