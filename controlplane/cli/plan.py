@@ -78,23 +78,17 @@ def serving(
         allowed = request.allowed.model_copy(update={"engines": [_EXPORTS[export]]})
         request = request.model_copy(update={"allowed": allowed})
     changes = [(change, _changed(request, change)) for change in what_if]  # a typo is told before anything is planned
+    if export is not None and (what_if or daily is not None):
+        raise click.UsageError(
+            "--export prints what is started, and nothing beside it: leave out --what-if and --daily"
+        )
     planner = _planner(options, calibration)
     with _Told(quiet) as told:
         answer = planner.plan(request, progress=told)
     if export is not None:
         click.echo(_exported(answer, export, source, name, _images(options)))
-    elif output == "table":
-        from controlplane.cli.plan_table import plan_table  # noqa: PLC0415
-
-        click.echo(plan_table(answer))
     else:
-        click.echo(_dumped(answer.model_dump(mode="json", by_alias=True, exclude_none=True), output))
-    for change, other in changes:
-        with _Told(quiet) as told:
-            after = planner.plan(other, progress=told)
-        _say_what_if(answer, after, change, output)
-    if daily is not None:
-        _say_daily(answer, daily, startup_s, output)
+        _say(answer, planner, changes, daily, startup_s, output, quiet=quiet)
     if not answer.best:
         raise click.exceptions.Exit(1)
 
@@ -159,20 +153,40 @@ def _changed(request: PlanRequest, change: str) -> PlanRequest:
     return changed(request, change)
 
 
-def _say_what_if(before: ServingPlan, after: ServingPlan, change: str, output: str) -> None:
-    from controlplane.cli.plan_table import what_if_text  # noqa: PLC0415
-    from tuner.serving.planner.whatif import difference  # noqa: PLC0415
+def _say(
+    answer: ServingPlan,
+    planner: Any,
+    changes: list[tuple[str, PlanRequest]],
+    daily: Path | None,
+    startup_s: float,
+    output: str,
+    *,
+    quiet: bool,
+) -> None:
+    """Tables as soon as each is known; as JSON or YAML one document, also where the day turns out impossible."""
+    from controlplane.cli.plan_beyond import day, document, what_if  # noqa: PLC0415
 
-    found = difference(change, before, after)
-    click.echo(what_if_text(found) if output == "table" else _dumped(found.as_dict(), output))
+    table = output == "table"
+    if table:
+        from controlplane.cli.plan_table import plan_table  # noqa: PLC0415
 
-
-def _say_daily(answer: ServingPlan, trace: Path, startup_s: float, output: str) -> None:
-    from controlplane.cli.plan_table import daily_text  # noqa: PLC0415
-    from tuner.serving.planner.daily import daily_plan  # noqa: PLC0415
-
-    found = daily_plan(answer, trace, startup_s=startup_s)
-    click.echo(daily_text(found) if output == "table" else _dumped(found.as_dict(), output))
+        click.echo(plan_table(answer))
+    said: list[Any] = []
+    for change, other in changes:
+        with _Told(quiet) as told:
+            after = planner.plan(other, progress=told)
+        said.append(what_if(answer, after, change, table=table))
+        if table:
+            click.echo(said[-1])
+    found: Any = None
+    try:
+        if daily is not None:
+            found = day(answer, daily, startup_s, table=table)
+            if table:
+                click.echo(found)
+    finally:
+        if not table:
+            click.echo(_dumped(document(answer, said, found), output))
 
 
 def _dumped(data: Any, output: str) -> str:

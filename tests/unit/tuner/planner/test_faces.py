@@ -56,6 +56,21 @@ def test_json_and_yaml_are_the_same_plan(run):
     assert as_json == as_yaml and as_json["best"][0]["roles"][0]["choice"]["engine"] == "vllm"
 
 
+def test_what_ifs_and_the_day_are_part_of_one_document(run, tmp_path):
+    trace = tmp_path / "day.jsonl"
+    trace.write_text("".join(json.dumps({"arrival_s": float(i), "isl": 10, "osl": 10}) + "\n" for i in range(200)))
+    words = ("--what-if", "tpot-p95=40", "--what-if", "rate=20", "--daily", str(trace))
+    as_json, as_yaml = json.loads(run("-o", "json", *words).stdout), yaml.safe_load(run("-o", "yaml", *words).stdout)
+    assert [item["change"] for item in as_json["whatIf"]] == ["tpot-p95=40", "rate=20"]
+    assert len(as_json["whatIf"][0]["powerW"]) == 2 and as_json["daily"]["steps"][0]["replicas"] >= 1
+    assert as_json["best"] and as_yaml["whatIf"] == as_json["whatIf"] and as_yaml["daily"] == as_json["daily"]
+
+
+def test_an_export_has_nothing_beside_it(run):
+    said = run("--export", "manifest", "--what-if", "rate=20")
+    assert said.exit_code == 2 and "--what-if" in said.stderr and not said.stdout
+
+
 def test_a_request_file_takes_options_on_top(run, tmp_path):
     file = tmp_path / "request.yaml"
     file.write_text(yaml.safe_dump(request(top=1).model_dump(mode="json", by_alias=True, exclude_none=True)))
