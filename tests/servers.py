@@ -38,7 +38,6 @@ def postgresql() -> Iterator[str]:
     user = _unprivileged()
     with _folder(user) as folder:
         data = folder / "data"
-        run = {"user": user, "cwd": folder} if user else {"cwd": folder}
         made = [
             programs / "initdb",
             "-D",
@@ -52,11 +51,12 @@ def postgresql() -> Iterator[str]:
             "--no-sync",
             "--locale=C",
         ]
-        subprocess.run(made, check=True, stdout=subprocess.DEVNULL, **run)  # type: ignore[call-overload]
+        subprocess.run([str(part) for part in made], check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder)
         port = free_port()
         options = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-c", "max_connections=60"]
         with (folder / "log").open("wb") as log:
-            server = subprocess.Popen([programs / "postgres", "-D", data, *options], stdout=log, stderr=log, **run)  # type: ignore[call-overload]
+            command = [str(programs / "postgres"), "-D", str(data), *options]
+            server = subprocess.Popen(command, stdout=log, stderr=log, user=user, cwd=folder)
             try:
                 _wait(server, port, folder / "log")
                 _answers([programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"], server)
