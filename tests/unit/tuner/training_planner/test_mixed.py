@@ -22,6 +22,7 @@ from tuner.training.evaluate import mixed_times, times, waterfall
 from tuner.training.planner import Planner, PlanQuestion, megatron_flags, read_question
 from tuner.training.planner.exports import case_of, launch_plan
 from tuner.training.planner.mixed.answer import case_of as mixed_case
+from tuner.training.planner.mixed.bounds import counts_bound
 from tuner.training.planner.mixed.cells import slots, stages_of
 from tuner.training.planner.mixed.fill import every_answer, first_answers, least_seconds
 from tuner.training.planner.mixed.search import _Search, search
@@ -127,6 +128,8 @@ def test_no_bound_is_above_a_plan_and_no_answer_is_left_out() -> None:
             line = run._made(np.array([cell]), np.array([plan.vpp]), [np.array([case.stage_pools])])
             assert len(line) == 1
             assert line.bound[0] <= took
+            held = np.bincount(case.stage_pools, minlength=len(asked.case.pools))[None, :]
+            assert counts_bound(asked, run.has, cell, held, plan.vpp)[0] + run.tails[cell] <= took
             layers = np.array([plan.layers_per_stage])
             assert line.bound[0] * (1 - 1e-12) <= least_seconds(line, layers)[0] <= took * (1 + 1e-12)
             _, every, whole = every_answer(line, asked.case.model.layers, took * (1 + 1e-9), 10_000)
@@ -182,6 +185,24 @@ def test_of_many_pools_a_few_orders_are_tried_and_the_bound_says_so() -> None:
         *pools[:2], model="layers=16,hidden=4096,heads=32,vocab=51200", batch=32, fix=("cp=1", "tp=4", "sp=true")
     )
     assert found.incumbent_s <= seconds(alone)
+
+
+def test_beyond_what_is_left_out_fewer_sequences_are_tried_and_the_best_and_its_bound_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus = ("h100", "a100-40", "v100-32", "a100-80", "h200", "b200", "t4")
+    pools = [
+        {"gpu": gpu, "gpus": 4 * (1 + at % 3), "gpus_per_node": 4, "nic": "hdr", "nics_per_node": 4}
+        for at, gpu in enumerate(gpus)
+    ]
+    fix = ("cp=1", "tp=4", "zero=0", "sp=true", "micro_batch=1", "dp=1", "recompute=none", "vpp=1")
+    asked = question(*pools, model="layers=24,hidden=4096,heads=32,vocab=32000", batch=64, fix=fix)
+    few = search(asked, shipped())
+    monkeypatch.setattr("tuner.training.planner.mixed.search._USUAL", 8192)
+    many = search(asked, shipped())
+    assert few.snapshot.bound_s == many.snapshot.bound_s
+    assert few.snapshot.incumbent_s == many.snapshot.incumbent_s
+    assert few.snapshot.cells_left <= many.snapshot.cells_left
 
 
 def test_a_tensor_parallel_group_never_leaves_its_node() -> None:

@@ -121,6 +121,23 @@ def bounds(question: PlanQuestion, has: Speeds, stages: Table, virtual: float) -
     return np.asarray(np.where(paces > 0, found, np.inf) + _tails(question, has, stages, paces.shape[1]))
 
 
+def counts_bound(question: PlanQuestion, has: Speeds, cell: int, taken: Table, virtual: int) -> Array:
+    """Seconds that no pipeline of a cell with so many stages of each pool (rows) beats, in any order, without transfers
+    and without what ends the iteration."""
+    one = has.some(slice(cell, cell + 1))
+    order = np.argsort(one.layer[0], kind="stable")
+    each = taken[:, order]
+    ends = np.cumsum(each, axis=1)
+    m = float(one.micro_batches[0])
+    kept = 1.0 - 1.0 / (m * virtual)
+    # Stages from a to b of one pool: kept^a + ... + kept^(b - 1), all of them at its pace.
+    spans = m * virtual * (kept ** (ends - each) - kept**ends)
+    if kept == 0.0:  # a single chunk of a single micro-batch: only the first stage counts
+        spans = (ends - each == 0) * (each > 0)
+    with np.errstate(divide="ignore"):
+        return np.asarray(m * work(question, one)[0] / (spans / one.layer[0][order]).sum(axis=1))
+
+
 def held_under(has: Speeds, reach: Table, virtual: int, tail: Array, beat: float) -> Table:
     """Layers that a stage of each pool holds at most in less than a time, whole chunks of them and no more than memory
     takes (`reach`): shape (cells, lengths, pools)."""

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from tuner.training.columns import Array
 from tuner.training.constants import Constants
-from tuner.training.planner.mixed.bounds import bounds, held_under, least_tail, seats, slowest_stage_bound, speeds
+from tuner.training.planner.mixed.bounds import (
+    bounds,
+    counts_bound,
+    held_under,
+    least_tail,
+    seats,
+    slowest_stage_bound,
+    speeds,
+)  # fmt: skip
 from tuner.training.planner.mixed.cells import Table, cells, longest, stages_of
 from tuner.training.planner.mixed.fill import every_answer, first_answers, least_seconds
 from tuner.training.planner.mixed.kept import KEPT, Candidates, MixedFound, MixedPlan
@@ -30,6 +38,7 @@ _LINES = 1024  # gone through together
 _TRIED = 4  # first answers of a length that are costed in full
 _ROUNDS = 32  # of improvement of one plan
 _SHAPES = 8192  # most sequences of pools of one cell, length and number of chunks
+_USUAL = 512  # the same beyond what is left out already: more of them cost time and prove nothing
 # Counts, not clocks, so that the plan is the same on every machine.
 _FOLLOWED = 20_000  # answers of some lines followed at once
 _ANSWERS = 150_000  # answers followed in all
@@ -157,27 +166,36 @@ class _Search:
         cells, virtual, shapes = [], [], []
         for v, (may, held) in good.items():
             for row in np.flatnonzero(may[:, p - 1] & (rows[v][:, p - 1] < self.kept.fastest)):
-                shape, whole = self._shapes(int(chunk[row]), p, held[row, p - 1])
-                if not whole:
-                    self.outside = min(self.outside, float(rows[v][row, p - 1]))
+                shape = self._shapes(int(chunk[row]), p, v, held[row, p - 1], float(rows[v][row, p - 1]))
                 if len(shape):
                     cells.append(chunk[row])
                     virtual.append(v)
                     shapes.append(shape)
         return self._made(np.array(cells), np.array(virtual), shapes) if cells else Lines.none(p)
 
-    def _shapes(self, cell: int, p: int, held: Table) -> tuple[Table, bool]:
+    def _shapes(self, cell: int, p: int, v: int, held: Table, bound: float) -> Table:
+        """Sequences of pools that could beat the best, the promising numbers of stages first; `outside` learns of those
+        that are left out."""
         taken, whole = counts(tuple(self.stages[cell].tolist()), p, self.orders)
+        if not whole:
+            self.outside = min(self.outside, bound)
+        taken = taken[taken @ held >= self.layers]
+        least = np.maximum(bound, counts_bound(self.question, self.has, cell, taken, v) + self.tails[cell])
         found: list[Table] = []
         size = 0
-        for row in taken[taken @ held >= self.layers].tolist():
-            shape, every = ways(tuple(row), self.orders)
-            whole &= every
-            if size + len(shape) > _SHAPES:
-                return np.concatenate(found), False
+        for at in np.argsort(least, kind="stable"):
+            if least[at] >= self.kept.fastest:
+                break
+            shape, every = ways(tuple(taken[at].tolist()), self.orders)
+            most = _SHAPES if least[at] < self.outside else _USUAL
+            full = size > 0 and size + len(shape) > most
+            if full or not every:
+                self.outside = min(self.outside, float(least[at]))
+            if full:
+                break
             found.append(shape)
             size += len(shape)
-        return np.concatenate(found) if found else np.zeros((0, p), dtype=np.int64), whole
+        return np.concatenate(found) if found else np.zeros((0, p), dtype=np.int64)
 
     def _made(self, cells: Table, virtual: Table, shapes: list[Table], beat: float | None = None) -> Lines:
         p, beat = shapes[0].shape[1], self.kept.fastest if beat is None else beat
