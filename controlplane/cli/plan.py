@@ -132,8 +132,11 @@ def _exported(answer: ServingPlan, export: str, source: str | None, name: str | 
     if export == "kubernetes":
         import yaml  # noqa: PLC0415
 
+        from tuner.serving.planner.export_nodes import unplaced  # noqa: PLC0415
         from tuner.serving.planner.export_plain import plain_manifests  # noqa: PLC0415
 
+        for said in unplaced(answer.best[0].roles, catalog):
+            click.echo(f"warning: {said}", err=True)
         title = object_name(model, name)
         objects = plain_manifests(answer.best[0], answer.request, model, source, catalog, title, images)
         plain: str = yaml.safe_dump_all(objects, sort_keys=False)

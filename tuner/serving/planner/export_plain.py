@@ -1,6 +1,6 @@
 """A planned deployment as Deployments and Services of any cluster, without Trimtab's operator in it. Pure.
 
-What the operator would do is then the reader's: which nodes, what to fall back to, drain, rolling without a loss.
+What the operator would do is then the reader's: topology of the nodes, what to fall back to, drain, rolling without a loss.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from controlplane.model.errors import Unsupported
 from controlplane.model.plans import PlannedRole, PlanRequest, ServingCandidate
 from controlplane.model.resource import GROUP
 from tuner.serving.planner.export import MODEL_FOLDER, Source, engine_line, is_split, source_of
+from tuner.serving.planner.export_nodes import placement
 
 _APP, _ROLE = "app.kubernetes.io/name", "app.kubernetes.io/component"
 _POOL = f"{GROUP}/pool"  # an annotation for people: the pool that the plan counted on
@@ -140,7 +141,7 @@ def _pod(
         "volumeMounts": mounts,
         "readinessProbe": {"httpGet": {"path": engine.health_path, "port": _PORT}, "periodSeconds": 5},
     }
-    return config, {"containers": [container], "volumes": volumes}
+    return config, {**placement(accelerator), "containers": [container], "volumes": volumes}
 
 
 def _limits(role: PlannedRole, accelerator: Accelerator, ranks: int) -> dict[str, str]:

@@ -19,6 +19,7 @@ from tests.unit.serving.cases import SETTINGS
 from tests.unit.tuner.planner.fakes import FakePieces, request
 from tuner.serving.planner import Planner
 from tuner.serving.planner.export import launch_lines, manifest
+from tuner.serving.planner.export_nodes import unplaced
 from tuner.serving.planner.export_plain import plain_manifests
 
 CATALOG = load()
@@ -27,7 +28,7 @@ IMAGES = {"vllm-router": "registry.example/vllm-router:1", "sglang-router": "reg
 
 
 def candidate(engine: str, prefill: int = 0, decode: int = 0, aggregated: int = 0, **choice) -> ServingCandidate:
-    shape = AcceleratorChoice(accelerator="h100-sxm-80gb", engine=engine, tensor_parallel=4, **choice)
+    shape = AcceleratorChoice(**{"accelerator": "h100-sxm-80gb", "engine": engine, "tensor_parallel": 4, **choice})
     counts = {"prefill": prefill, "decode": decode, "aggregated": aggregated}
     roles = [
         PlannedRole(role=role, pool="h100", replicas=count, choice=shape) for role, count in counts.items() if count
@@ -81,6 +82,34 @@ def test_aggregated_replicas_behind_a_router_are_its_workers():
         candidate("vllm", aggregated=2), MODEL, None, CATALOG, Routing(router="gateway-inference-extension")
     )
     assert "inference extension" in gateway[-1]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "label", "product"),
+    [
+        ("h100-sxm-80gb", "nvidia.com/gpu.product", "NVIDIA-H100-80GB-HBM3"),
+        ("mi300x-192gb", "amd.com/gpu.product-name", "AMD_Instinct_MI300X_OAM"),
+    ],
+)
+def test_plain_manifests_stay_on_the_planned_accelerator(accelerator, label, product):
+    chosen = candidate("vllm", aggregated=1, accelerator=accelerator)
+    objects = plain_manifests(chosen, request(), MODEL, None, CATALOG, "chat", {"vllm/amd": "rocm/vllm:1"})
+    pod = next(item for item in objects if item["kind"] == "Deployment")["spec"]["template"]["spec"]
+    terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    asked = {one["key"]: one["values"] for term in terms for one in term["matchExpressions"]}
+    assert product in asked[label]
+    resource = next(iter(pod["containers"][0]["resources"]["limits"]))
+    assert pod["tolerations"] == [{"key": resource, "operator": "Exists", "effect": "NoSchedule"}]
+    assert unplaced(chosen.roles, CATALOG) == []
+
+
+def test_an_accelerator_without_a_node_label_is_warned_of():
+    chosen = candidate("vllm", aggregated=1, accelerator="gaudi-3")
+    objects = plain_manifests(chosen, request(), MODEL, None, CATALOG, "chat", {"vllm/intel": "habana/vllm:1"})
+    pod = next(item for item in objects if item["kind"] == "Deployment")["spec"]["template"]["spec"]
+    assert "affinity" not in pod
+    (said,) = unplaced(chosen.roles, CATALOG)
+    assert "gaudi-3" in said and "any node" in said and "nodeSelector" in said
 
 
 def test_a_revision_is_a_flag_of_its_own():
