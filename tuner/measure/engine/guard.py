@@ -1,12 +1,13 @@
 """Stands between a worker and an engine so that no engine outlives its measurement. Run as a script, standard library
-only: `python -I -S guard.py JSON`, JSON being {"argv", "env", "cpus"}.
+only: `python -I -S guard.py`.
 
 It is the engine's reaper (PR_SET_CHILD_SUBREAPER): whatever the engine starts, in whatever session, is its descendant and
 ends with it. Its standard input is the worker's life: at the end of file, of the engine or of patience everything is
 killed. The engine in turn dies with the guard (PR_SET_PDEATHSIG; in a cgroup of its own where one can be made). It also
 inherits the worker's lease locks, so that hardware is free only when nothing runs on it any more.
 
-Standard input: `log`, `stop SECONDS`. Standard output, one JSON a line: {"pid"}, {"log"}, and last {"exit", ...}.
+Standard input: {"argv", "env", "cpus"} as a line of JSON (not an argument, which everybody may read), then `log` or
+`stop SECONDS`. Standard output, one JSON a line: {"pid"}, {"log"}, and last {"exit", ...}.
 """
 
 import contextlib
@@ -79,18 +80,16 @@ class Cgroup:
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        self._counters: list[tuple[Path, str]] = []
+        self._counters: list[Path] = []
         with contextlib.suppress(OSError):
             self._find()
         self._before = self._kills()
 
     def _find(self) -> None:
         for own, version in memory_cgroups():
+            self._counters.append(own / ("memory.events" if version == 2 else "memory.oom_control"))
             if version == 2:
-                self._counters += [(own / "memory.events", "oom_kill ")]
                 self._make(own / f"{CGROUP}{os.getpid()}")
-            else:
-                self._counters += [(own / "memory.oom_control", "oom_kill ")]
 
     def _make(self, folder: Path) -> None:
         try:
@@ -109,12 +108,10 @@ class Cgroup:
                 (self.folder / "cgroup.procs").write_text("0")
 
     def _kills(self) -> int | None:
-        for path, word in self._counters:
-            try:
+        for path in self._counters:
+            with contextlib.suppress(OSError):
                 lines = path.read_text().splitlines()
-            except OSError:
-                continue
-            return sum(int(line[len(word) :]) for line in lines if line.startswith(word))
+                return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
         return None
 
     def memory_killed(self) -> bool | None:
@@ -211,7 +208,7 @@ class Guard:
             self._line(self._partial)
         killed = self._cgroup.memory_killed()
         self._cgroup.remove()
-        say({"exit": self._exit, "asked": self._asked, "memory_killed": killed, "log": self._log()})
+        say(ended(self._exit, asked=self._asked, memory_killed=killed, log=self._log()))
 
     def _listen(self, fd: int) -> bool:
         data = os.read(fd, 4096)
@@ -278,28 +275,33 @@ class Guard:
             time.sleep(0.01)
 
 
+def ended(exit_code: int | None, **known: Any) -> dict[str, Any]:
+    return {"exit": exit_code, "asked": False, "memory_killed": None, "log": [], "failed": "", **known}
+
+
 def say(what: dict[str, Any]) -> None:
     """Nobody may listen any more: that is no reason to leave the engine running."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         sys.stdout.write(json.dumps(what) + "\n")
         sys.stdout.flush()
-    except (OSError, ValueError):
-        pass
+
+
+def first_line() -> bytes:
+    """Of standard input, and not a byte more: the rest is for the loop."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            sys.exit(1)  # the worker was gone before it said what to start
+        line += byte
+    return line
 
 
 def main() -> int:
     try:
-        guard = Guard(json.loads(sys.argv[1]))
+        guard = Guard(json.loads(first_line()))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        say(
-            {
-                "exit": None,
-                "failed": f"{type(error).__name__}: {error}",
-                "log": [],
-                "asked": False,
-                "memory_killed": None,
-            }
-        )
+        say(ended(None, failed=f"{type(error).__name__}: {error}"))
         return 1
     guard.run()
     os._exit(0)  # a broken pipe at the flush of exit would say what `say` has swallowed

@@ -46,10 +46,11 @@ class GuardedProcess:
         self.pid: int | None = None
         self._buffer = b""
         self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_GUARD), job],
+            [sys.executable, "-I", "-S", str(_GUARD)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, pass_fds=tuple(locks),
         )  # fmt: skip
         self._mark = _mark_or_none(self._guard.pid)
+        self._say(job)
         said = self._hear(_START_LIMIT_S)
         if said is not None and "pid" in said:
             self.pid = said["pid"]
@@ -117,9 +118,7 @@ class GuardedProcess:
         line, _, self._buffer = self._buffer.partition(b"\n")
         said: dict[str, Any] = json.loads(line)
         if "exit" in said:
-            self.ended = Ended(
-                said["exit"], said["asked"], said["memory_killed"], tuple(said["log"]), said.get("failed", "")
-            )
+            self.ended = Ended(said["exit"], said["asked"], said["memory_killed"], tuple(said["log"]), said["failed"])
         return said
 
 
