@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 from celery import Celery
 from kombu.exceptions import KombuError
 
 log = logging.getLogger(__name__)
 
-TRIALS = "trimtab.trials"
-JOBS = "trimtab.jobs"
+TRIALS: Final = "trimtab.trials"
+JOBS: Final = "trimtab.jobs"
 # Longer than a driver or a worker ever holds a message it has not begun: early acknowledgement makes it short.
 _VISIBILITY_TIMEOUT_S = 3600
 # A broker that is away must not hold up a trial's end: the message is given up, the driver's sweep stands in for it.
