@@ -32,6 +32,7 @@ class Regression:
     """What is believed after the values seen."""
 
     x: Floats
+    target: Floats  # values seen, standardised
     mean: float
     scale: float
     lengths: Floats
@@ -44,6 +45,11 @@ class Regression:
     def noise_sd(self) -> float:
         """Deviation of one measurement from the truth, in the unit of the values."""
         return math.sqrt(self.noise) * self.scale
+
+    def left_out(self) -> Floats:
+        """What is predicted of each value seen from all the others (Rasmussen and Williams 2006, equation 5.12)."""
+        precision = np.sum(self.solver * self.solver, axis=0)
+        return np.asarray(self.mean + self.scale * (self.target - self.alpha / precision), np.float64)
 
     def at(self, x: Floats) -> tuple[Floats, Floats]:
         """Mean and deviation of the noise-free value at each row."""
@@ -111,7 +117,7 @@ def _at(theta: Floats, x: Floats, target: Floats, mean: float, scale: float) -> 
     kernel[np.diag_indices_from(kernel)] += noise + _JITTER
     solver = np.asarray(np.linalg.inv(np.linalg.cholesky(kernel)), np.float64)
     alpha = np.asarray(solver.T @ (solver @ target), np.float64)
-    return Regression(x, mean, scale, lengths, signal, noise, solver, alpha)
+    return Regression(x, target, mean, scale, lengths, signal, noise, solver, alpha)
 
 
 def _spread(theta: Floats, squares: Floats, target: Floats) -> Floats:

@@ -15,7 +15,7 @@ from controlplane.model.tuning import Setting, Told, Verdict
 Floats = npt.NDArray[np.float64]
 
 # Trials a model sees: the cost of an ask does not grow beyond it.
-SEEN_MAX = 120
+SEEN_MAX = 90
 
 
 @dataclass(slots=True, eq=False)

@@ -49,6 +49,8 @@ class DefaultSettings:
     failure_cost: float = 0.01
     pairs: int = 3
     start_floor: float = 0.3
+    times: int = 3
+    doubt_floor: float = 0.6
 
 
 # A memory model shows the way around the edge: there is less to learn by failing.
@@ -149,15 +151,24 @@ class DefaultSampler:
         gain, ok = self._judge(rows, model, best, feasibility, limits)
         for width in (0.06, 0.02):
             worth = self._worth(gain, ok, floor)
-            rows = self._join(rows, around(self.space, rng, rows, np.argsort(-worth, kind="stable")[:3], 48, width))
-            gain, ok = self._judge(rows, model, best, feasibility, limits)
+            near = around(self.space, rng, rows, np.argsort(-worth, kind="stable")[:3], 48, width)
+            if not len(near):
+                continue
+            near_gain, near_ok = self._judge(near, model, best, feasibility, limits)
+            rows = self._join(rows, near)
+            gain, ok = np.concatenate((gain, near_gain)), np.concatenate((ok, near_ok))
         worth = self._worth(gain, ok, floor)
         i = int(np.argmax(worth))
+        if worth[i] < self._chosen.least_gain and not edge:
+            again = self._again(measured, kept, believed, holds)
+            if again is not None:
+                return again
+            # The best are known well and nothing near them is better: what the models are least sure of, then.
+            floor, edge = self._chosen.doubt_floor, True
+            i = int(np.argmax(np.where(ok >= floor, gain * ok, -np.inf)))
         if ok[i] < floor:
             i = int(np.argmax(ok))
             return Proposal(setting=self.space.setting(rows, i), reason=f"safest found, p(ok) {ok[i]:.2f}")
-        if worth[i] < self._chosen.least_gain and not edge:
-            return self._again(measured, kept, believed, holds)
         where = "edge, " if edge else ""
         return Proposal(
             setting=self.space.setting(rows, i), reason=f"{where}expected gain {gain[i] * 100:.2g} %, p(ok) {ok[i]:.2f}"
@@ -167,8 +178,8 @@ class DefaultSampler:
         """What an ask is expected to bring: the gain where it works, less what a failure costs."""
         return np.where(ok >= floor, gain * ok - self._chosen.failure_cost * (1.0 - ok), -np.inf)
 
-    def _again(self, measured: list[Told], kept: Indices, believed: Floats, holds: Bools) -> Proposal:
-        """The two best, whichever was measured less often."""
+    def _again(self, measured: list[Told], kept: Indices, believed: Floats, holds: Bools) -> Proposal | None:
+        """The two best, whichever was measured less often; None where both were often enough."""
         order = np.argsort(-np.where(holds, believed, -np.inf), kind="stable")
         told = [measured[int(kept[i])] for i in order]
         distinct: list[Setting] = []
@@ -183,6 +194,8 @@ class DefaultSampler:
             return sum(one.setting == setting for one in measured) + sum(one == setting for one in pending)
 
         again = min(distinct, key=times)
+        if times(again) >= self._chosen.times:
+            return None
         return Proposal(setting=again, reason="nothing promises more than noise: measured again")
 
     def _feasibility(self) -> Feasibility | None:
@@ -191,8 +204,8 @@ class DefaultSampler:
         if not failed:
             return None
         worked = self._history.ok()
-        keep_failed = failed[-60:]
-        keep_worked = worked[-60:]
+        keep_failed = failed[-40:]
+        keep_worked = worked[-50:]
         rows = self.space.rows_of([told.setting for told in (*keep_worked, *keep_failed)])
         ok = np.array([True] * len(keep_worked) + [False] * len(keep_failed))
         return learn(self._features_of_edge(rows), ok)

@@ -104,7 +104,7 @@ def test_learns_where_nothing_works(name):
 def test_finds_the_best_beside_an_edge():
     told = run("default", question(X, Y), lambda s: None if s["x"] + s["y"] > 0.8 else [1 + s["x"]], 48)
     failed = [one.verdict is Verdict.INFEASIBLE for one in told]
-    assert sum(failed[-30:]) <= 10  # 68 % of the space fails
+    assert sum(failed[-30:]) <= 14  # 68 % of the space fails
     assert max(one.values[0] for one in told if one.values) > 1.7
 
 

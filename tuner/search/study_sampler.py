@@ -1,0 +1,70 @@
+"""The sampler of a job: its space checked against what it may change, and a good start from what is known already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from controlplane.model.errors import InvalidSpec, TrimtabError
+from controlplane.model.ports import Sampler
+from controlplane.model.tuning import SearchSpace, Setting
+from controlplane.model.tuning_job import EngineTarget, TuningSpec
+from tuner.search.question import Question, make_sampler
+from tuner.search.space import Space, compile_space
+from tuner.search.spaces.engine import EngineFacts, engine_space
+
+# Settings of earlier studies that are measured before the sampler chooses.
+EARLIER_MOST = 5
+
+
+def space_of(spec: TuningSpec, facts: EngineFacts | None = None) -> SearchSpace:
+    """What the job searches. `facts`: hardware and model as far as they are known, for a job without a space.
+
+    Raises UnknownName, InvalidSpec, or Unsupported where nothing fits."""
+    if spec.space is not None:
+        _check_output(spec.space, spec.may_change_output)
+        return spec.space
+    if facts is None and isinstance(spec.target, EngineTarget):
+        shape = dict(spec.target.shape)
+        facts = EngineFacts(engine=spec.target.engine, fixed=shape, may_change_output=spec.may_change_output)
+    if facts is None:
+        raise InvalidSpec(
+            "a space is needed: no catalogue knows the parameters of a command",
+            field="space",
+            hint="list the parameters that the command takes as {name}",
+        )
+    return engine_space(facts)
+
+
+def sampler_of(spec: TuningSpec, space: SearchSpace, earlier: Sequence[Setting] = ()) -> Sampler:
+    """`earlier`: settings that were best in studies like this one, best first; those that this space does not have are
+    passed over. The configuration in use comes before them, where the job names one.
+
+    Raises UnknownName for the sampler, InvalidSpec for the space or the baseline."""
+    compiled = compile_space(space)
+    first = [compiled.checked(spec.baseline, field="baseline")] if spec.baseline else []
+    for setting in earlier:
+        taken = _translated(compiled, setting)
+        if taken is not None and taken not in first and len(first) < EARLIER_MOST:
+            first.append(taken)
+    question = Question(space=compiled, objectives=tuple(spec.objectives), seed=spec.seed, first=tuple(first))
+    return make_sampler(spec.sampler, question, field="sampler")
+
+
+def _translated(space: Space, setting: Setting) -> Setting | None:
+    """An earlier setting in this space: names it does not have are dropped, what it fixes is as it fixes it."""
+    names = {axis.name for axis in space.axes}
+    try:
+        return space.checked({name: value for name, value in setting.items() if name in names})
+    except TrimtabError:
+        return None
+
+
+def _check_output(space: SearchSpace, may_change: Sequence[str]) -> None:
+    for i, parameter in enumerate(space.parameters):
+        if parameter.changes_output and parameter.name not in may_change:
+            raise InvalidSpec(
+                f"{parameter.name} can change the answers",
+                field=f"space.parameters[{i}]",
+                value=parameter.name,
+                hint=f"allow it with mayChangeOutput: [{parameter.name}], or leave it out",
+            )
