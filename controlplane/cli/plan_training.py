@@ -77,12 +77,14 @@ def training(
     """
     from tuner.training.planner import Planner  # noqa: PLC0415 - numpy and the catalogue: not for --help
     from tuner.training.planner.asked import changed  # noqa: PLC0415
+    from tuner.training.planner.beyond import check_beside  # noqa: PLC0415
 
     asked = asked_of(options, export)
     others = [(change, changed(asked, change)) for change in what_if]  # a typo is told before anything is planned
     failing = None if failures is None else _failures(failures)
     rests_on, predictor = _constants(constants)
     planner = Planner(rests_on, predictor)
+    check_beside(asked.question(), theoretical=theoretical, sizes=sizes)
     answer = _plan(planner, asked, top, limit_s, quiet)
     differences = [(change, _difference(change, planner, answer, other, limit_s, quiet)) for change, other in others]
     rest = _Beyond(planner, asked, answer, theoretical, sizes, failing, limit_s)
@@ -128,7 +130,7 @@ class _Beyond:
             from tuner.training.planner.goodput import after_loss, under_failures  # noqa: PLC0415
 
             self.failures = under_failures(answer, answer.best[0], failures, planner.constants)
-            self.failures["after_loss"] = after_loss(planner, question, answer.best[0])
+            self.failures["after_loss"] = after_loss(planner, question, answer.best[0], limit_s=limit_s)
 
     def texts(self) -> list[str]:
         """For the table."""

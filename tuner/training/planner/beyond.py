@@ -46,6 +46,15 @@ class Size:
         return found | {"plan": settings(self.best.plan), **self.best.predicted}
 
 
+def check_beside(question: PlanQuestion, *, theoretical: bool, sizes: bool) -> None:
+    """Raises InvalidSpec, before anything is searched, for what is not told of several pools."""
+    if len(question.case.pools) > 1:
+        for name, asked in (("theoretical", theoretical), ("sizes", sizes)):
+            if asked:
+                raise InvalidSpec("asks for one pool", field=name, value=len(question.case.pools), limit="one pool",
+                                  hint="leave it out; --what-if without-pool=NAME compares pools")  # fmt: skip
+
+
 def beyond(
     planner: Planner, question: PlanQuestion, answer: TrainingAnswer, *, top: int = 3,
     progress: Progress | None = None, limit_s: float | None = None,
@@ -62,9 +71,7 @@ def sizes(
 ) -> tuple[Size, ...]:
     """The same job on half the nodes, a quarter, and so on, the answer's own size first: what time buys in energy and
     cost. Raises InvalidSpec for several pools."""
-    if len(question.case.pools) > 1:
-        raise InvalidSpec("asks for one pool", field="sizes", value=len(question.case.pools), limit="one pool",
-                          hint="--what-if without-pool=NAME compares pools")  # fmt: skip
+    check_beside(question, theoretical=False, sizes=True)
     pool = question.case.pools[0]
     found = [Size(pool.gpus, answer.best[0])]
     gpus = pool.gpus

@@ -22,7 +22,7 @@ from controlplane.model.training_plans import (
 )
 from tuner.training.planner.answer import Planner, Ranked, TrainingAnswer
 from tuner.training.planner.asked import Asked, training_pool
-from tuner.training.planner.beyond import Size, beyond, sizes
+from tuner.training.planner.beyond import Size, beyond, check_beside, sizes
 from tuner.training.planner.exports import case_of, launch_plan
 from tuner.training.planner.goodput import Failures, after_loss, failures_of, under_failures
 from tuner.training.planner.question import PlanQuestion
@@ -56,13 +56,14 @@ class TrainingDesk:
             progress("reading the space", 0.0)
         try:
             question = asked_of(request).question()
+            check_beside(question, theoretical=request.theoretical, sizes=request.sizes)
             failing = None if request.failures is None else failures_of(request.failures)
             answer = self._planner.plan(question, top=request.top, progress=tell, limit_s=request.limit_s)
             faster = None
             if request.theoretical:
                 faster = beyond(self._planner, question, answer, top=request.top, limit_s=request.limit_s)
             others = sizes(self._planner, question, answer, limit_s=request.limit_s) if request.sizes else None
-            lost = None if failing is None else self._failures(question, answer, failing)
+            lost = None if failing is None else self._failures(question, answer, failing, request.limit_s)
         except TrimtabError as error:
             error.field = None if error.field is None else in_request(error.field)
             raise
@@ -74,10 +75,14 @@ class TrainingDesk:
             }
         )
 
-    def _failures(self, question: PlanQuestion, answer: TrainingAnswer, failing: Failures) -> PlanFailures:
+    def _failures(
+        self, question: PlanQuestion, answer: TrainingAnswer, failing: Failures, limit_s: float
+    ) -> PlanFailures:
         best = answer.best[0]
         said = under_failures(answer, best, failing, self._planner.constants)
-        return PlanFailures.model_validate({**said, "after_loss": after_loss(self._planner, question, best)})
+        return PlanFailures.model_validate(
+            {**said, "after_loss": after_loss(self._planner, question, best, limit_s=limit_s)}
+        )
 
 
 def asked_of(request: TrainingPlanRequest) -> Asked:

@@ -100,10 +100,15 @@ def under_failures(answer: TrainingAnswer, item: Ranked, failures: Failures, con
     }  # fmt: skip
 
 
-def after_loss(planner: Planner, question: PlanQuestion, before: Ranked) -> list[dict[str, Any]]:
-    """A plan made anew without one node, for every pool the plan stands on: what an iteration takes then."""
+def after_loss(
+    planner: Planner, question: PlanQuestion, before: Ranked, *, limit_s: float | None = None
+) -> list[dict[str, Any]]:
+    """A plan made anew without one node, for every pool the plan stands on: what an iteration takes then. `limit_s`: of
+    all these searches together."""
     found, names = [], pool_names(question.case)
-    for index in sorted(set(before.stage_pools or (0,))):
+    places = sorted(set(before.stage_pools or (0,)))
+    each_s = None if limit_s is None else limit_s / len(places)
+    for index in places:
         pool = question.case.pools[index]
         left = pool.gpus - pool.gpus_per_node
         said: dict[str, Any] = {"pool": names[index], "gpus_left": left}
@@ -113,7 +118,9 @@ def after_loss(planner: Planner, question: PlanQuestion, before: Ranked) -> list
             pools = tuple(
                 replace(each, gpus=left) if at == index else each for at, each in enumerate(question.case.pools)
             )
-            after = planner.plan(replace(question, case=replace(question.case, pools=pools)), top=1).best[0]
+            after = planner.plan(
+                replace(question, case=replace(question.case, pools=pools)), top=1, limit_s=each_s
+            ).best[0]
             took = after.predicted["iteration_s"]
             said |= {
                 "iteration_s": took, "slowdown": took / before.predicted["iteration_s"], "plan": summary(after.plan)

@@ -14,7 +14,7 @@ from tests.unit.tuner.training_planner.questions import CLUSTER, question
 from tuner.training.checks import check
 from tuner.training.constants import shipped
 from tuner.training.planner import Planner, read_question
-from tuner.training.planner.beyond import beyond, sizes
+from tuner.training.planner.beyond import beyond, check_beside, sizes
 from tuner.training.planner.exports import launch_of
 from tuner.training.planner.launchable import launchable, theoretical
 from tuner.training.planner.rows import plan_of
@@ -112,6 +112,12 @@ def test_sizes_compare_one_pool() -> None:
     two = replace(asked, case=replace(asked.case, pools=asked.case.pools * 2))
     with pytest.raises(InvalidSpec):
         sizes(Planner(), two, Planner().plan(asked))
+    for name in ("theoretical", "sizes"):
+        with pytest.raises(InvalidSpec) as error:
+            check_beside(two, **{"theoretical": False, "sizes": False, name: True})
+        assert error.value.field == name
+    check_beside(two, theoretical=False, sizes=False)
+    check_beside(asked, theoretical=True, sizes=True)
 
 
 def test_zero_bubble_plans_have_a_program() -> None:

@@ -69,6 +69,20 @@ def test_a_node_fewer_is_planned_anew_for_every_pool(mixed: Any) -> None:
     assert all(item["gpus_left"] == 4 for item in found)
 
 
+def test_plans_made_anew_keep_the_limit_of_the_question(mixed: Any) -> None:
+    asked, answer = mixed
+    given: list[float | None] = []
+
+    class Watched(Planner):
+        def plan(self, question: Any, **options: Any) -> Any:
+            given.append(options["limit_s"])
+            return super().plan(question, **{**options, "limit_s": None})
+
+    pools = len(set(answer.best[0].stage_pools))
+    after_loss(Watched(), asked, answer.best[0], limit_s=6.0)
+    assert given == [6.0 / pools] * pools
+
+
 def test_the_last_node_cannot_be_spared() -> None:
     asked = one_pool(gpus=8, batch=8)
     found = after_loss(Planner(), asked, Planner().plan(asked).best[0])

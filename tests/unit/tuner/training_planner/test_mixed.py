@@ -283,6 +283,14 @@ def test_the_answer_is_what_predict_training_says(answer: Any, asked: PlanQuesti
         assert min(item.terms_s.values()) >= 0.0
 
 
+def test_a_search_for_any_plan_ends_with_the_first(asked: PlanQuestion) -> None:
+    some, every = search(asked, shipped(), any_plan=True), search(asked, shipped())
+    assert some.plans and every.plans
+    assert some.cells_opened < every.cells_opened or some.plans_costed < every.plans_costed
+    nothing = question(A100, V100, model="layers=40,hidden=12288,heads=96,vocab=51200")
+    assert not search(nothing, shipped(), any_plan=True).plans
+
+
 def test_as_many_plans_as_asked_for(asked: PlanQuestion) -> None:
     best = Planner().plan(asked, top=30).best
     assert len(best) == 30

@@ -136,4 +136,4 @@ def impossible(question: PlanQuestion, constants: Constants) -> TrimtabError:
 
 def _freed(question: PlanQuestion, name: str, constants: Constants) -> bool:
     other = replace(question, fixed={key: values for key, values in question.fixed.items() if key != name})
-    return bool(search(other, constants).plans)
+    return bool(search(other, constants, any_plan=True).plans)

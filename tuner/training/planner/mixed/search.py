@@ -46,17 +46,18 @@ _ANSWERS = 150_000  # answers followed in all
 
 def search(
     question: PlanQuestion, constants: Constants, *, progress: Progress | None = None, limit_s: float | None = None,
-    keep: int = KEPT,
+    keep: int = KEPT, any_plan: bool = False,
 ) -> MixedFound:  # fmt: skip
     """The `keep` fastest plans over several pools. With `limit_s` it may stop early and then says how far off it can be;
-    without, the answer depends on the question alone."""
+    without, the answer depends on the question alone. `any_plan`: the search ends with the first that fits."""
     until = np.inf if limit_s is None else time.monotonic() + limit_s
     run = _Search(question, constants, until, keep)
     if len(run.table):
         run.dive()
-        run.open_cells(progress)
-        run.improve()
-        run.go_through()
+        run.open_cells(progress, any_plan)
+        if not any_plan:
+            run.improve()
+            run.go_through()
     return run.found()
 
 
@@ -121,10 +122,10 @@ class _Search:
                 shapes.append(np.array(whole, dtype=np.int64))
         return self._made(np.array(cells), np.array(virtual), shapes) if cells else Lines.none(p)
 
-    def open_cells(self, progress: Progress | None) -> None:
-        """Until the next cell's bound is beaten."""
+    def open_cells(self, progress: Progress | None, any_plan: bool) -> None:
+        """Until the next cell's bound is beaten; or until there is a plan at all."""
         while self.at < len(self.order) and self.bounds[self.at] < self.kept.fastest:
-            if self._is_late():
+            if self._is_late() or (any_plan and np.isfinite(self.kept.fastest)):
                 return
             chunk = self.order[self.at : self.at + _CELLS]
             self._open(chunk[self.bounds[self.at : self.at + _CELLS] < self.kept.fastest])
