@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from controlplane.model.errors import Unsupported
 from controlplane.model.training import ParallelPlan, TrainingCase
-from tuner.training.planner.export_words import refuse_unless
+from tuner.training.planner.export_words import gradient_format, refuse_unless
 from tuner.training.planner.space import chunked_layers
 
 _PRECISION = {
@@ -102,7 +102,7 @@ def _work(plan: ParallelPlan) -> list[str]:
     elif plan.recompute == "selective":
         found.append("--recompute-granularity selective")
     found.append(f"--attention-backend {plan.attention}")
-    return [*found, *_PRECISION[plan.precision]]
+    return [*found, *_PRECISION[plan.precision], *gradient_format(plan)]
 
 
 def _shape(case: TrainingCase) -> list[str]:

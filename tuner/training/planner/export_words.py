@@ -19,6 +19,12 @@ def refuse_unless(name: str, value: object, known: Sequence[object], why: str) -
         )  # fmt: skip
 
 
+def gradient_format(plan: ParallelPlan) -> list[str]:
+    """What Megatron-LM and its forks are told of the format that gradients are summed in: beside bf16 it is single
+    precision of itself, beside fp16 half."""
+    return ["--accumulate-allreduce-grads-in-fp32"] * (plan.precision == "fp16" and plan.gradient_bytes == 4)
+
+
 def nodes_of(case: TrainingCase, plan: ParallelPlan) -> tuple[int, int | None]:
     """Nodes that are started, and ranks on each of them; None where they differ."""
     runs = rank_runs(case, plan)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from controlplane.model.errors import Unsupported
 from controlplane.model.launch import Launch
 from controlplane.model.training import FOLDED, ParallelPlan, TrainingCase
-from tuner.training.planner.export_words import refuse_unless, seats, torchrun
+from tuner.training.planner.export_words import gradient_format, refuse_unless, seats, torchrun
 from tuner.training.planner.launchable import launchable
 
 FRAMEWORK = "megatron-zero-bubble"
@@ -88,7 +88,7 @@ def _work(plan: ParallelPlan) -> list[str]:
     elif plan.recompute == "selective":
         found.append("--recompute-granularity selective")
     found += ["--use-flash-attn"] * (plan.attention == "flash")
-    return [*found, *[f"--{plan.precision}"] * (plan.precision != "fp32")]
+    return [*found, *[f"--{plan.precision}"] * (plan.precision != "fp32"), *gradient_format(plan)]
 
 
 def _shape(case: TrainingCase) -> list[str]:

@@ -13,10 +13,11 @@ from controlplane.model.training import SCHEDULES
 from tests.unit.tuner.training_planner.questions import CLUSTER, question
 from tuner.training.checks import check
 from tuner.training.constants import shipped
-from tuner.training.planner import Planner, read_question
+from tuner.training.planner import Planner, TrainingAnswer, read_question
 from tuner.training.planner.beyond import beyond, check_beside, sizes
 from tuner.training.planner.exports import launch_of
 from tuner.training.planner.launchable import launchable, theoretical
+from tuner.training.planner.question import PlanQuestion
 from tuner.training.planner.rows import plan_of
 from tuner.training.planner.search import search
 from tuner.training.planner.space import cells, leaves
@@ -102,7 +103,7 @@ def test_sizes_go_from_all_nodes_to_one() -> None:
     assert "lacks" in small[-1].message
 
 
-def _too_small(planner: Planner):
+def _too_small(planner: Planner) -> tuple[PlanQuestion, TrainingAnswer]:
     asked = question("layers=40,hidden=12288,heads=96,vocab=51200", gpus=32, batch=32)
     return asked, planner.plan(asked)
 

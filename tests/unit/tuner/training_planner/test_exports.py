@@ -48,6 +48,15 @@ def test_torchtitan_is_told_every_part_of_a_plan() -> None:
     assert arguments[-1] == "activation-checkpoint:full"
 
 
+def test_megatron_sums_gradients_in_the_format_that_was_costed() -> None:
+    wide = "--accumulate-allreduce-grads-in-fp32"
+    assert wide in said("megatron", case(tp=8, dp=8, precision="fp16"))
+    assert wide not in said("megatron", case(tp=8, dp=8, precision="fp16", gradient_bytes=2))
+    assert wide not in said("megatron", case(tp=8, dp=8))  # it does so beside bf16
+    fork = case(tp=8, dp=8, framework="megatron-zero-bubble", precision="fp16")
+    assert wide in said("zero-bubble", fork)
+
+
 def test_torchtitan_gets_the_modules_of_every_chunk() -> None:
     def parts(**plan: Any) -> list[list[str]]:
         line = next(item for item in said("torchtitan", case(**{**FSDP, **plan})) if "module_fqns" in item)
