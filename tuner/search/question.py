@@ -7,18 +7,20 @@ from dataclasses import dataclass
 
 from controlplane.model.ports import Sampler
 from controlplane.model.registry import Registry
-from controlplane.model.tuning import Objective, Proposal, Setting
+from controlplane.model.tuning import Objective, Proposal, Setting, Told
 from tuner.search.space import Space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """`first`: settings measured before anything else (the one in use, the winners of earlier studies)."""
+    """`first`: settings measured before anything else (the one in use, the winners of earlier studies). `cheap`: trials
+    of a cheaper level (a predictor, short runs, other hardware), in the same objectives; samplers may use them."""
 
     space: Space
     objectives: tuple[Objective, ...]
     seed: int
     first: tuple[Setting, ...] = ()
+    cheap: tuple[Told, ...] = ()
 
     def given(self, number: int) -> Proposal | None:
         """The proposal of a trial that is not the sampler's to choose."""

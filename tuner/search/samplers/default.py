@@ -28,6 +28,7 @@ from tuner.search.objective import scores_of, weights_of
 from tuner.search.one_thread import one_thread
 from tuner.search.question import Question
 from tuner.search.space import Rows, Space
+from tuner.search.transfer import CheapLevel, cheap_level
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -65,9 +66,12 @@ class DefaultSampler:
     settings: DefaultSettings | None = None
     _history: History = field(default_factory=History)
     _chosen: DefaultSettings = field(init=False)
+    _cheap: CheapLevel | None = field(init=False)
 
     def __post_init__(self) -> None:
         self._chosen = self.settings or (WITH_MARGINS if self.space.margins else DefaultSettings())
+        with one_thread():
+            self._cheap = cheap_level(self.space, self.question.objectives, self.question.cheap)
 
     @property
     def space(self) -> Space:
@@ -117,6 +121,11 @@ class DefaultSampler:
     def _cover(self, rng: np.random.Generator, place: int, feasibility: Feasibility | None) -> Proposal:
         """The next point of the covering start; where it hardly works, one far from all others that should."""
         start = covering(self.space, self._chosen.start, self.question.seed)
+        if self._cheap is not None and place < self._chosen.start // 2:
+            drawn = self.space.draw(np.random.default_rng((self.question.seed, 0xC4EA)), self._chosen.candidates)
+            likely = self._cheap.best(drawn, self._chosen.start // 2)
+            if place < len(likely):
+                return Proposal(setting=self.space.setting(drawn, likely[place]), reason="best of the cheap level")
         if place < self._chosen.start // 2 or self._ok(start, feasibility)[place] >= self._chosen.start_floor:
             return Proposal(setting=self.space.setting(start, place), reason="covers the space")
         rows = self.space.draw(rng, self._chosen.candidates)
@@ -131,7 +140,8 @@ class DefaultSampler:
     ) -> Proposal:
         kept = within(scores)
         known = self.space.rows_of([measured[i].setting for i in kept])
-        x, y = self.space.features(known), scores[kept]
+        beside = _Beside.of(self._cheap, known, scores[kept])
+        x, y = self.space.features(known), scores[kept] - beside.at(known)
         model = fit_averaged(x, y, self._chosen.pairs)
         pending = self._history.pending()
         if pending:
@@ -140,7 +150,7 @@ class DefaultSampler:
             x = np.vstack((x, under_way))
             y = np.concatenate((y, model.at(under_way)[0]))
             model = fit_averaged(x, y, self._chosen.pairs)
-        believed, _ = model.at(self.space.features(known))
+        believed = model.at(self.space.features(known))[0] + beside.at(known)
         holds = self._holds(measured, kept)
         best = float(np.max(np.where(holds, believed, -np.inf))) if holds.any() else float(np.min(believed))
         edge = bool(rng.random() < self._chosen.edge_share)
@@ -148,13 +158,13 @@ class DefaultSampler:
         limits = self._limit_models(measured, kept)
         tops = np.argsort(-believed, kind="stable")[:5]
         rows = self._join(self.space.draw(rng, self._chosen.candidates), around(self.space, rng, known, tops, 96))
-        gain, ok = self._judge(rows, model, best, feasibility, limits)
+        gain, ok = self._judge(rows, model, beside, best, feasibility, limits)
         for width in (0.06, 0.02):
             worth = self._worth(gain, ok, floor)
             near = around(self.space, rng, rows, np.argsort(-worth, kind="stable")[:3], 48, width)
             if not len(near):
                 continue
-            near_gain, near_ok = self._judge(near, model, best, feasibility, limits)
+            near_gain, near_ok = self._judge(near, model, beside, best, feasibility, limits)
             rows = self._join(rows, near)
             gain, ok = np.concatenate((gain, near_gain)), np.concatenate((ok, near_ok))
         worth = self._worth(gain, ok, floor)
@@ -223,12 +233,18 @@ class DefaultSampler:
         return np.ones(len(rows)) if feasibility is None else feasibility.ok(self._features_of_edge(rows))
 
     def _judge(
-        self, rows: Rows, model: Averaged, best: float, feasibility: Feasibility | None, limits: list[Regression]
+        self,
+        rows: Rows,
+        model: Averaged,
+        beside: _Beside,
+        best: float,
+        feasibility: Feasibility | None,
+        limits: list[Regression],
     ) -> tuple[Floats, Floats]:
         """Expected improvement (of log score), and the probability that it works and keeps every limit."""
         x = self.space.features(rows)
         mean, deviation = model.at(x)
-        z = (mean - best) / deviation
+        z = (mean + beside.at(rows) - best) / deviation
         gain = deviation * (z * _cumulative(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
         for limit in limits:
             violation, spread = limit.at(x)
@@ -254,6 +270,21 @@ class DefaultSampler:
 
     def _join(self, a: Rows, b: Rows) -> Rows:
         return self.space.rows_of_points(np.vstack((a.unit, b.unit)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Beside:
+    """What the cheap level adds to the model of the measurements: that one learns where it is wrong."""
+
+    cheap: CheapLevel | None
+    weight: float
+
+    @classmethod
+    def of(cls, cheap: CheapLevel | None, rows: Rows, scores: Floats) -> _Beside:
+        return cls(cheap, 0.0 if cheap is None else cheap.weight(rows, scores))
+
+    def at(self, rows: Rows) -> Floats | float:
+        return 0.0 if self.cheap is None else self.weight * self.cheap.at(rows)
 
 
 def make(question: Question) -> Sampler:

@@ -1,0 +1,73 @@
+"""What a cheaper look at the same space says beforehand: a predictor's answers, short runs, a study on other hardware.
+
+The cheap level is never mixed with measurements. A model of it gives each setting an expected score, and what was
+measured decides, by least squares shrunk towards full trust, how much of it holds here: a level that misleads is
+soon given no weight. Its failures are not taken over: what ran out of memory elsewhere may work here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from controlplane.model.tuning import Objective, Told, Verdict
+from tuner.search.gaussian import Regression, fit
+from tuner.search.history import within
+from tuner.search.objective import scores_of, weights_of
+from tuner.search.space import Rows, Space
+
+Floats = npt.NDArray[np.float64]
+
+# Trust before anything was measured weighs as much as so many measurements.
+_TRUST = 3.0
+TRIALS_LEAST = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CheapLevel:
+    """Scores of the cheap level, standardised by their spread."""
+
+    space: Space
+    model: Regression
+    middle: float
+
+    def at(self, rows: Rows) -> Floats:
+        """Expected score of each row, above or below the level's own middle."""
+        mean, _ = self.model.at(self.space.features(rows))
+        return np.asarray(mean - self.middle, np.float64)
+
+    def weight(self, rows: Rows, scores: Floats) -> float:
+        """In [0, 1.5]: how much a difference in the cheap level is worth in `scores` measured at `rows`."""
+        expected = self.at(rows)
+        away = expected - expected.mean()
+        squares = float(away @ away)
+        if squares <= 0.0 or len(scores) < 2:
+            return 1.0
+        shrink = _TRUST * squares / len(scores)
+        found = (float(away @ (scores - scores.mean())) + shrink) / (squares + shrink)
+        return float(np.clip(found, 0.0, 1.5))
+
+    def best(self, rows: Rows, count: int) -> list[int]:
+        """Rows to begin with: the most promising, each the best of its neighbourhood."""
+        scores, x = self.at(rows), self.space.features(rows)
+        chosen: list[int] = []
+        for i in np.argsort(-scores, kind="stable"):
+            if all(float(np.sum((x[i] - x[j]) ** 2)) > 0.05 for j in chosen):
+                chosen.append(int(i))
+            if len(chosen) == count:
+                break
+        return chosen
+
+
+def cheap_level(space: Space, objectives: Sequence[Objective], trials: Sequence[Told]) -> CheapLevel | None:
+    """None where too little is known. Settings must belong to the space (`Space.checked`)."""
+    known = [told for told in trials if told.verdict is Verdict.OK]
+    if len(known) < TRIALS_LEAST:
+        return None
+    scores = scores_of(known, objectives, weights_of(len(objectives), None))
+    kept = within(scores)
+    x = space.features(space.rows_of([known[int(i)].setting for i in kept]))
+    return CheapLevel(space, fit(x, scores[kept]), float(scores.mean()))
