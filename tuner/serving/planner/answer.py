@@ -10,7 +10,16 @@ from controlplane.model.plans import Objective, PlannedRole, PlanRequest, Predic
 from tuner.serving.planner.candidate import Candidate
 from tuner.serving.planner.distance import at_least, worst
 from tuner.serving.planner.pieces import Deployment, Group
-from tuner.serving.planner.reasons import nearness, units_of, why_open, why_ranked, why_unsearched, why_won
+from tuner.serving.planner.reasons import (
+    is_below,
+    nearness,
+    units_of,
+    why_lost,
+    why_open,
+    why_ranked,
+    why_unsearched,
+    why_won,
+)
 from tuner.serving.planner.search import Found
 from tuner.serving.planner.space import Loss
 
@@ -52,13 +61,11 @@ def why_not_of(
     it; it comes first."""
     rows: list[_Row] = [] if effort is None else [(effort, partial(_effort, effort, request.slo))]
     best = found.done[0] if found.done else None
-    rows += [
-        (candidate, partial(_unsearched, candidate, best, request.objective))
-        for candidate in found.unsearched[: WHY_NOT // 2]
-    ]
+    unsearched = [(item, partial(_unsearched, item, best, request.objective)) for item in found.unsearched]
+    rows += [row for row in unsearched if best is None or not is_below(row[0], best)][: WHY_NOT // 2]
     if best is not None:
         rows += [(candidate, partial(_open, candidate, best, request.objective)) for candidate in found.open]
-    rows += [(candidate, partial(_unsearched, candidate, best, request.objective)) for candidate in found.unsearched]
+    rows += unsearched
     ordered = sorted(
         ((item, at_least(item) if best is None else 0.0) for item in found.lost),
         key=lambda one: (
@@ -109,7 +116,7 @@ def _unsearched(candidate: Candidate, best: Candidate | None, objective: Objecti
 
 
 def _lost(candidate: Candidate) -> ServingCandidate:
-    return shown(candidate, candidate.reason, candidate.message)
+    return shown(candidate, *why_lost(candidate))
 
 
 def _effort(candidate: Candidate, slo: Slo) -> ServingCandidate:

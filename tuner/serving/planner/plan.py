@@ -170,7 +170,7 @@ def _asked(evaluator: Evaluator) -> str:
 
 
 def _unsearched(found: Found, evaluator: Evaluator) -> str | None:
-    return not_searched(found.unsearched, found.done[0] if found.done else None, evaluator.tables)
+    return not_searched(found.unsearched, found.done, evaluator.request.top, evaluator.tables)
 
 
 def _replayed(found: Found) -> int:

@@ -56,15 +56,15 @@ def why_ranked(candidate: Candidate, best: Candidate) -> tuple[str, str]:
 
 
 def why_open(candidate: Candidate, best: Candidate, objective: Objective) -> tuple[str, str]:
-    """Word and sentence for one that was set aside because its bound cannot win any more."""
+    """Word and sentence for one that was set aside: this installation cannot run it, or its bound cannot win any more."""
     unit = score_unit(objective, candidate.evaluator.load_unit)
     basis = "its roofline" if candidate.state == "sketched" else "its step table"
     if candidate.replayed:
         basis = "its replays"
-    short = 1 - candidate.rank[0] / best.rank[0] if best.rank[0] > 0 else 0.0
-    if short > 1e-9:
-        said = f"at most {candidate.rank[0]:.3g} {unit} by {basis}, {short:.0%} below {best.rank[0]:.3g}"
-        return "LowerScore", said
+    if candidate.advisory is not None:
+        return "NotDeployableHere", f"{candidate.advisory}{_would_be(candidate, best, basis)}"
+    if is_below(candidate, best):
+        return "LowerScore", _below(candidate, best, unit, basis)
     headroom = 1 - candidate.rank[1] / best.rank[1] if best.rank[1] > 0 else 0.0
     if headroom > 0.005:
         return "LessHeadroom", f"as good at this load, but carries about {headroom:.0%} less at most, by {basis}"
@@ -72,18 +72,40 @@ def why_open(candidate: Candidate, best: Candidate, objective: Objective) -> tup
 
 
 def why_unsearched(candidate: Candidate, best: Candidate | None, objective: Objective) -> tuple[str, str]:
-    """Word and sentence for one that was left because too many step tables had been asked for."""
+    """Word and sentence for one that was left because too many step tables had been asked for. One whose bound is below
+    the winner needs none to be behind it."""
     unit = score_unit(objective, candidate.evaluator.load_unit)
+    if candidate.advisory is not None:
+        gain = "" if best is None else _would_be(candidate, best, "its roofline")
+        return "NotDeployableHere", f"{candidate.advisory}{gain}; its step table was not asked for"
+    if best is not None and is_below(candidate, best):
+        return "LowerScore", _below(candidate, best, unit, "its roofline")
     said = f"at most {candidate.rank[0]:.3g} {unit} by its roofline"
     if best is not None and best.rank[0] > 0:
         said += f", the winner has {best.rank[0]:.3g}"
     return "NotSearched", f"{said}; its step table was not asked for"
 
 
-def not_searched(left: Sequence[Candidate], best: Candidate | None, tables: int) -> str | None:
-    """What a search that ended early leaves open; None where it left nothing."""
+def why_lost(candidate: Candidate) -> tuple[str, str]:
+    """Word and sentence for one that cannot keep the promise. What cannot be run here says so first."""
+    if candidate.advisory is None:
+        return candidate.reason, candidate.message
+    return "NotDeployableHere", f"{candidate.advisory}; besides: {candidate.message}"
+
+
+def is_below(candidate: Candidate, best: Candidate) -> bool:
+    """Whether the bound of one that was not finished is worse for the objective than a finished one's score."""
+    return candidate.rank[0] < best.rank[0] * (1 - 1e-9)
+
+
+def not_searched(left: Sequence[Candidate], ranked: Sequence[Candidate], most: int, tables: int) -> str | None:
+    """What a search that ended early leaves open; None where it left nothing that could stand among the ranked. `most`:
+    how many were to be ranked."""
+    full = len(ranked) >= most
+    left = [item for item in left if not full or not is_below(item, ranked[-1])]
     if not left:
         return None
+    best = ranked[0] if ranked else None
     said = (
         f"{len(left)} deployments were not searched: {tables} step tables had been asked for, enough for one question"
     )
@@ -94,6 +116,22 @@ def not_searched(left: Sequence[Candidate], best: Candidate | None, tables: int)
     if gain <= 1e-9:
         return f"{said}; by their bounds none is better for the objective than the winner"
     return f"{said}; by their bounds the best of them could be up to {gain:.0%} better for the objective; {way_out}"
+
+
+def _below(candidate: Candidate, best: Candidate, unit: str, basis: str) -> str:
+    short = 1 - candidate.rank[0] / best.rank[0]
+    return f"at most {candidate.rank[0]:.3g} {unit} by {basis}, {short:.0%} below {best.rank[0]:.3g}"
+
+
+def _would_be(candidate: Candidate, best: Candidate, basis: str) -> str:
+    """How an installation that could run it would rate it."""
+    if best.rank[0] <= 0:
+        return ""
+    gain = candidate.rank[0] / best.rank[0] - 1
+    if abs(gain) <= 1e-9:
+        return f"; for the objective it would be as good as the winner at best, by {basis}"
+    said = f"up to {gain:.0%} better" if gain > 0 else f"at least {-gain:.0%} worse"
+    return f"; for the objective it would be {said}, by {basis}"
 
 
 def _compared(candidate: Candidate, best: Candidate) -> str:

@@ -142,6 +142,28 @@ def test_what_was_not_searched_is_said(monkeypatch):
     assert early.best[0].score == pytest.approx(whole.best[0].score)
 
 
+def test_what_its_bound_puts_behind_the_winner_is_not_called_unsearched(monkeypatch):
+    monkeypatch.setattr("tuner.serving.planner.search.TABLES_MAX", 2)
+    answer = plan(allowed=Allowed(), pools=[pool(), pool("l40s", "l40s", 16)], top=16)
+    winner = answer.best[0].score
+    said = {item.message: item.reason for item in answer.why_not if "by its roofline" in item.message}
+    bounds = {text: float(text.split("at most ")[1].split(" ")[0]) for text in said if "at most " in text}
+    assert bounds
+    for text, bound in bounds.items():
+        assert said[text] == ("LowerScore" if bound < winner * 0.999 else "NotSearched"), text
+
+
+def test_what_cannot_be_run_here_says_so_before_anything_else():
+    pools = [pool(), pool("amd", "mi300x-192gb", 32, price_per_accelerator_hour=1)]
+    pools[0] = pools[0].model_copy(update={"price_per_accelerator_hour": 3.0})
+    answer = plan(_amd(), pools=pools, objective="goodput-per-cost", top=1)
+    assert answer.best[0].roles[0].pool == "h100"
+    told = [item for item in answer.why_not if "mi300x" in item.message]
+    assert told and {item.reason for item in told} == {"NotDeployableHere"}
+    assert all("no vllm image for amd" in item.message for item in told)
+    assert any("better" in item.message for item in told), "the score that it would have is higher"
+
+
 def test_budgets_bound_the_plan():
     assert plan(allowed=Allowed(engines=["vllm"], max_accelerators=4)).best[0].accelerators <= 4
     none = plan(allowed=Allowed(engines=["vllm"], max_accelerators=1))
