@@ -140,7 +140,13 @@ def predictor_of(path: Path) -> Predictor:
             raise ValueError("too large")
         data = json.loads(path.read_bytes())
         widths = {name: float(value) for name, value in data["intervals"]["log_half_width"].items()}
-        return Predictor(from_document(data), widths)
+        found = from_document(data)
+        shares = [*found.links.values(), *(share for each in found.accelerators.values() for share in each.values())]
+        if not all(0.0 < share <= 1.0 for share in shares):
+            raise ValueError("a share is not above 0 and up to 1")
+        if not all(math.isfinite(value) and value >= 0.0 for value in (*found.shared.values(), *widths.values())):
+            raise ValueError("a value is not finite, 0 or more")
+        return Predictor(found, widths)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidSpec(
             f"is no file of constants: {type(error).__name__} {str(error)[:80]}", field="constants", value=path.name,

@@ -161,3 +161,22 @@ def test_hardware_utilisation_counts_what_is_recomputed() -> None:
     assert extra(recompute="selective", attention="unfused") > 1.0
     assert extra(recompute="full", recompute_layers=3) - 1.0 == pytest.approx((whole - 1.0) / 4)
     assert 1.0 < extra(recompute="operators") < 1.0 + (whole - 1.0) / 2
+
+
+@pytest.mark.parametrize(
+    ("group", "path", "value"),
+    [
+        ("global", ("launch_s",), float("nan")), ("global", ("p2p_sync_s",), -1.0), ("links", ("nvlink",), 1.2),
+        ("accelerators", ("ampere", "gemm"), 0.0),
+    ],
+)  # fmt: skip
+def test_constants_that_are_none_are_refused(tmp_path: Path, group: str, path: tuple[str, ...], value: float) -> None:
+    data = json.loads(json.dumps(document()))
+    where = data[group]
+    for name in path:
+        where = where[name]
+    where["value"] = value
+    file = tmp_path / "constants.json"
+    file.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(InvalidSpec, match="is no file of constants"):
+        predictor_of(file)
