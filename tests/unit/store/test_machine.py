@@ -24,7 +24,7 @@ from controlplane.store.trials import Trials
 from controlplane.store.upkeep import Upkeep
 from tests.unit.store.conftest import NOW, SPEC
 
-TRIALS = 3
+TRIALS = 2
 LEASE_S = 30.0
 FINAL = {TrialState.DONE, TrialState.INFEASIBLE, TrialState.FAILED, TrialState.CANCELLED}
 
@@ -95,7 +95,13 @@ class Store(RuleBasedStateMachine):
             self._lose(number)
         self.holder[number] = None
 
-    @rule(seconds=st.sampled_from([1.0, 29.0, 31.0]))
+    @rule(leased=leases, target=leases)
+    def taken_by_another(self, leased: LeasedTrial) -> object:
+        """The owner falls silent, somebody else takes the trial; the old lease stays in play."""
+        self.wait(31.0)
+        return self.lease(leased.number)
+
+    @rule(seconds=st.sampled_from([31.0, 29.0, 1.0]))
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import Connection
 
 from controlplane.model.errors import InvalidSpec, UnknownName
 from controlplane.model.tuning import LeasedTrial, Measurement, Outcome, TrialState, Verdict
@@ -119,6 +122,26 @@ def test_the_reaper_puts_silent_workers_trials_back(database: Database, job: str
     assert upkeep.reap(now=now + timedelta(seconds=30)) == []
     assert upkeep.waiting() == ["j/0", "j/1", "j/2"]
     assert states(database, job) == [TrialState.WAITING] * 3
+
+
+def test_a_renewal_between_the_reapers_look_and_its_hand_saves_the_lease(
+    database: Database, job: str, now: datetime
+) -> None:
+    leased = lease(database, "j/0", now)
+    assert leased is not None
+    late = now + timedelta(seconds=31)
+
+    class Late(Database):
+        """Renews as soon as the reaper has looked."""
+
+        @contextmanager
+        def read(self) -> Iterator[Connection]:
+            with super().read() as connection:
+                yield connection
+            assert Trials(database).renew(leased, seconds=30, now=late).ours
+
+    assert Upkeep(Late(database.engine)).reap(now=late) == []
+    assert Trials(database).renew(leased, seconds=30, now=late).ours
 
 
 def test_a_clock_that_jumps_back_does_not_keep_a_dead_lease_for_ever(
