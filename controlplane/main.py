@@ -18,6 +18,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("controlplane.cli.simulate:simulate", "Replay a trace against a deployment; table and HTML report."),
     "accuracy": ("controlplane.cli.accuracy:accuracy", "Score predictions against measured runs."),
     "catalog": ("controlplane.cli.catalog:catalog", "List the models, accelerators and engines that are known."),
+    "tune": (
+        "controlplane.cli.tune:tune",
+        "Search settings on real measurements: engines and commands, on this machine.",
+    ),
     "calibrate": ("controlplane.cli.calibrate:calibrate", "Refit the predictor from your own measurements."),
 }
 

@@ -28,9 +28,10 @@ from controlplane.store.migrate import upgrade
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
 from controlplane.store.trials import Trials
-from controlplane.tuning_jobs import Confirmation, canonical_of, sampler_of
+from controlplane.tuning_jobs import Confirmation, sampler_of
 from tuner.embedded import LocalQueue
 from tuner.measure.engine.launch import Launcher, embedded, vllm
+from tuner.search.canonical import canonical_of
 from tuner.work import Work
 
 TENANT = "local"

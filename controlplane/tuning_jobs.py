@@ -5,25 +5,28 @@ A job is checked and its space written out when it is created, so that it means 
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from controlplane.catalog import load
 from controlplane.catalog.knobs import check_knobs
 from controlplane.catalog.loader import unknown
 from controlplane.model.errors import InvalidSpec, Unsupported
 from controlplane.model.ports import Sampler
-from controlplane.model.tuning import SearchSpace, Setting
-from controlplane.model.tuning_decision import TuningDecision
+from controlplane.model.tuning import Setting, TrialPurpose
+from controlplane.model.tuning_decision import Importance, TuningDecision
 from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget, RequestSlo, TuningSpec
-from controlplane.model.tuning_records import Ask, TrialRecord
+from controlplane.model.tuning_records import Ask, TrialRecord, told_of
 from tuner.decision import confirm_asks, decide
+from tuner.search.canonical import canonical_of
 from tuner.search.question import SAMPLERS, Question, make_sampler
 from tuner.search.space import Space, compile_space
+from tuner.search.spaces.engine import EngineFacts
+from tuner.search.study_sampler import space_of as search_space
 
 # No engine answers faster: whoever writes less meant seconds.
 _LEAST_TTFT_MS, _LEAST_TPOT_MS = 1.0, 0.01
+# Below this share of unseen trials explained, a model of what mattered says nothing.
+_LEAST_EXPLAINED = 0.5
 _SLO_METRICS = ("goodput_per_s", "attainment", "attainment_lo", "attainment_hi")
 
 
@@ -38,10 +41,8 @@ def completed(spec: TuningSpec, *, cores: int | None = None, devices: int = 1) -
             limit="engine, command",
             hint="name the deployment's engine and model",
         )
-    if spec.space is None:
-        spec = spec.model_copy(update={"space": _own_space(spec, cores, devices)})
+    spec = spec.model_copy(update={"space": search_space(spec, _facts(spec, cores, devices))})
     space = space_of(spec)
-    _check_allowed(spec)
     _check_metrics(spec)
     _check_slo(spec.slo)
     SAMPLERS.get(spec.sampler, field="sampler")
@@ -77,16 +78,6 @@ def sampler_of(spec: TuningSpec) -> Sampler:
     return make_sampler(spec.sampler, question)
 
 
-def canonical_of(spec: TuningSpec) -> Callable[[Setting], str]:
-    """Hash of the configuration that a setting resolves to."""
-    target = spec.target.model_dump(mode="json")
-
-    def digest(setting: Setting) -> str:
-        return hashlib.sha256(json.dumps([target, setting], sort_keys=True).encode()).hexdigest()
-
-    return digest
-
-
 def baseline_of(spec: TuningSpec) -> Setting | None:
     """What the winner is compared with. None: a command without a stated baseline has none."""
     fixed: Setting = dict(spec.space.fixed) if spec.space is not None else {}
@@ -102,37 +93,39 @@ class Confirmation:
         return confirm_asks(spec, trials, baseline_of(spec), canonical_of(spec))
 
     def decision(self, spec: TuningSpec, trials: Sequence[TrialRecord]) -> TuningDecision:
-        return decide(spec, trials)
+        shares, note = _mattered(spec, trials)
+        return decide(spec, trials, shares, note)
 
 
-def _own_space(spec: TuningSpec, cores: int | None, devices: int) -> SearchSpace:
-    from tuner.search.spaces.engine import EngineFacts, engine_space  # noqa: PLC0415 - memory models: only where asked
+def _mattered(spec: TuningSpec, trials: Sequence[TrialRecord]) -> tuple[list[Importance], str]:
+    """Importance over the space, and how far to trust it."""
+    from tuner.search.importance import importance  # noqa: PLC0415 - the surrogate: only where asked
 
-    if not isinstance(spec.target, EngineTarget):
-        raise InvalidSpec("is needed", field="space", hint="only an engine brings a space of its own")
-    load().engine(spec.target.engine, field="target.engine")
-    lengths = [one.tokens for one in (spec.load.input, spec.load.output) if one is not None]
-    return engine_space(
-        EngineFacts(
-            engine=spec.target.engine,
-            devices=devices,
-            cores=cores,
-            longest_tokens=sum(lengths) if len(lengths) == 2 else 4096,
-            fixed=spec.target.shape,
-            may_change_output=spec.may_change_output,
-        )
+    told = [told_of(trial) for trial in trials if trial.purpose is TrialPurpose.SEARCH]
+    try:
+        found = importance(space_of(spec), spec.objectives, told)
+    except InvalidSpec as error:
+        return [], f"What mattered is unknown: {error}"
+    trust = "believe nothing of it" if found.explained < _LEAST_EXPLAINED else "over the whole space, not near the best"
+    shares = [Importance(parameter=name, share=share) for name, share in found.shares]
+    return (
+        shares,
+        f"From a model that explains {found.explained:.0%} of {found.trials} trials it had not seen; {trust}.",
     )
 
 
-def _check_allowed(spec: TuningSpec) -> None:
-    for i, parameter in enumerate(spec.space.parameters if spec.space else ()):
-        if parameter.changes_output and parameter.name not in spec.may_change_output:
-            raise InvalidSpec(
-                "can change the answers, and that was not allowed",
-                field=f"space.parameters[{i}].name",
-                value=parameter.name,
-                hint=f"put {parameter.name} into mayChangeOutput, or leave it out",
-            )
+def _facts(spec: TuningSpec, cores: int | None, devices: int) -> EngineFacts | None:
+    if not isinstance(spec.target, EngineTarget):
+        return None
+    lengths = [one.tokens for one in (spec.load.input, spec.load.output) if one is not None]
+    return EngineFacts(
+        engine=spec.target.engine,
+        devices=devices,
+        cores=cores,
+        longest_tokens=sum(lengths) if len(lengths) == 2 else 4096,
+        fixed=dict(spec.target.shape),
+        may_change_output=spec.may_change_output,
+    )
 
 
 def _check_metrics(spec: TuningSpec) -> None:

@@ -1,0 +1,51 @@
+"""What a tuning job leaves behind, made from the store: its decision, its report, its bundle."""
+
+from __future__ import annotations
+
+from controlplane.model.tuning_decision import TuningDecision
+from controlplane.model.tuning_records import TuningEvent, TuningJobRecord
+from controlplane.store.database import Database
+from controlplane.store.event_log import PAGE_MAX, EventLog
+from controlplane.store.studies import Studies
+from controlplane.tuning_jobs import Confirmation
+from tuner.tuning_bundle import packed
+from tuner.tuning_report import tuning_page
+
+# Raw samples of these trials go into a bundle: all that were confirmed, and the search's best.
+_SAMPLES_MAX = 200
+
+
+def decision_of(database: Database, record: TuningJobRecord) -> TuningDecision:
+    """As the job's driver kept it, or as it would be now."""
+    if record.decision is not None:
+        return TuningDecision.model_validate(record.decision)
+    return Confirmation().decision(record.spec, Studies(database).trials_from(record.id, 0))
+
+
+def report_of(database: Database, record: TuningJobRecord) -> str:
+    """One HTML file."""
+    studies = Studies(database)
+    return tuning_page(
+        record, studies.trials_from(record.id, 0), studies.measured(record.id), decision_of(database, record)
+    )
+
+
+def bundle_of(database: Database, record: TuningJobRecord) -> bytes:
+    """One tar.gz."""
+    studies = Studies(database)
+    trials, measured = studies.trials_from(record.id, 0), studies.measured(record.id)
+    decision = decision_of(database, record)
+    wanted = {trial.number for trial in trials if trial.purpose.value != "search"}
+    wanted |= {one.number for one in decision.confirmed if one.number is not None} | set(decision.front)
+    samples: dict[tuple[int, int], bytes] = {}
+    for attempt in measured:
+        if attempt.number in wanted and len(samples) < _SAMPLES_MAX:
+            found = studies.samples(record.id, attempt.number, attempt.attempt)
+            if found:
+                samples[(attempt.number, attempt.attempt)] = found
+    events: list[TuningEvent] = []
+    log, last = EventLog(database), 0
+    while page := log.after(record.id, last, limit=PAGE_MAX):
+        events += page
+        last = page[-1].id
+    return packed(record, trials, measured, decision, samples, events)
