@@ -168,18 +168,17 @@ class DefaultSampler:
             rows = self._join(rows, near)
             gain, ok = np.concatenate((gain, near_gain)), np.concatenate((ok, near_ok))
         worth = self._worth(gain, ok, floor)
-        i = int(np.argmax(worth))
+        i, where = int(np.argmax(worth)), "edge, " if edge else ""
         if worth[i] < self._chosen.least_gain and not edge:
             again = self._again(measured, kept, believed, holds)
             if again is not None:
                 return again
             # The best are known well and nothing near them is better: what the models are least sure of, then.
-            floor, edge = self._chosen.doubt_floor, True
+            floor, where = self._chosen.doubt_floor, "the best are known well, elsewhere: "
             i = int(np.argmax(np.where(ok >= floor, gain * ok, -np.inf)))
         if ok[i] < floor:
             i = int(np.argmax(ok))
             return Proposal(setting=self.space.setting(rows, i), reason=f"safest found, p(ok) {ok[i]:.2f}")
-        where = "edge, " if edge else ""
         return Proposal(
             setting=self.space.setting(rows, i), reason=f"{where}expected gain {gain[i] * 100:.2g} %, p(ok) {ok[i]:.2f}"
         )

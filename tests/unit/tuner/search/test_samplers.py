@@ -9,6 +9,7 @@ from controlplane.model.tuning import (
     Condition,
     FloatParameter,
     IntParameter,
+    Margin,
     Objective,
     SearchSpace,
     SpaceRule,
@@ -16,6 +17,7 @@ from controlplane.model.tuning import (
     Verdict,
 )
 from tuner.search.question import SAMPLERS, Question, make_sampler
+from tuner.search.samplers.default import DefaultSampler
 from tuner.search.samplers.grid import GridSampler
 from tuner.search.space import compile_space
 
@@ -129,3 +131,52 @@ def test_rules_bind_optuna_too(name):
     thin = SpaceRule(expression="x + y > 1.9", message="m")
     told = run(name, question(X, Y, rules=[thin]), lambda s: [1 + s["x"]], 40)
     assert all(one.setting["x"] + one.setting["y"] > 1.9 for one in told)
+
+
+def default(asked):
+    return DefaultSampler(asked)
+
+
+def test_recommends_nothing_before_something_worked():
+    sampler = default(question(X, Y))
+    assert sampler.recommend() is None
+    sampler.tell(Told(number=0, setting={"x": 0.1, "y": 0.1}, verdict=Verdict.INFEASIBLE))
+    assert sampler.recommend() is None
+
+
+def test_recommends_within_limits_only():
+    sampler = default(question(X, Y))
+    for number, x in enumerate((0.2, 0.4, 0.6, 0.8, 0.95)):
+        told = Told(number=number, setting={"x": x, "y": 0.5}, verdict=Verdict.OK, values=[1 + x], violation=[x - 0.7])
+        sampler.tell(told)
+    assert sampler.recommend() == {"x": 0.6, "y": 0.5}
+
+
+def test_a_lucky_measurement_is_not_recommended():
+    sampler, rng = default(question(X, Y)), np.random.default_rng(0)
+    for number in range(30):
+        x = 0.9 if number % 2 else float(rng.random())
+        value = 1 + x + float(rng.normal(0, 0.1))
+        sampler.tell(Told(number=number, setting={"x": x, "y": 0.5}, verdict=Verdict.OK, values=[value]))
+    sampler.tell(Told(number=30, setting={"x": 0.55, "y": 0.5}, verdict=Verdict.OK, values=[1.95]))
+    assert sampler.recommend()["x"] > 0.8
+
+
+def test_the_best_are_measured_again_but_not_forever():
+    sampler, again = default(question(FloatParameter(name="x", low=0.0, high=1.0))), []
+    for number in range(40):
+        asked = sampler.ask(number)
+        if "measured again" in asked.reason:
+            again.append(asked.setting["x"])
+        sampler.tell(Told(number=number, setting=asked.setting, verdict=Verdict.OK, values=[5.0]))
+    assert 2 <= len(again) <= 12
+
+
+def test_margins_keep_trials_from_failing():
+    margin = Margin(expression="0.75 - x - y", slack=0.1, message="no memory is left")
+
+    def wasted(**more):
+        told = run("default", question(X, Y, **more), lambda s: None if s["x"] + s["y"] > 0.8 else [1 + s["x"]], 30)
+        return sum(one.verdict is Verdict.INFEASIBLE for one in told)
+
+    assert wasted(margins=[margin]) < 0.6 * wasted()
