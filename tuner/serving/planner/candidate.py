@@ -15,6 +15,7 @@ from controlplane.model.plans import Prediction, Role
 from tuner.serving.planner.counts import cheapest_first, limits_of
 from tuner.serving.planner.evaluator import Evaluator
 from tuner.serving.planner.pieces import Deployment, Group
+from tuner.serving.planner.redrawn import Redrawn
 from tuner.serving.planner.shape import Shape
 from tuner.serving.planner.shortage import needs
 from tuner.serving.planner.worth import cost_of, price_of, too_many_watts
@@ -46,6 +47,7 @@ class Candidate:
     deployment: Deployment | None = None
     prediction: Prediction | None = None
     capacity: float | None = None  # largest load of the deployment, by its replicas' goodput
+    redrawn: Redrawn | None = None  # how the finished one stands where the traffic falls differently
     _vectors: Iterator[tuple[float, tuple[int, ...]]] = field(default_factory=lambda: iter(()))
     _now: tuple[int, ...] = ()
     _limits: tuple[float, ...] = ()
@@ -154,6 +156,9 @@ class Candidate:
         wrong = self.evaluator.broken(prediction)
         if wrong is None and self.evaluator.request.allowed.max_watts is not None:
             wrong = too_many_watts(prediction, self.evaluator.request.allowed.max_watts)
+        again = None if wrong is not None else self.evaluator.redrawn(deployment)
+        if again is not None:
+            wrong = again.broken
         if wrong is not None:
             self.message = wrong
             self._next()
@@ -168,6 +173,7 @@ class Candidate:
         if len(self.parts) == 1:
             self.evaluator.learn(capacity / (self._now[0] * self._limits[0]))
         self.deployment, self.prediction, self.capacity = deployment, prediction, capacity
+        self.redrawn = again
         self.state = "done"
         self.rank = (min(self.rank[0], self.evaluator.asked / cost), capacity / cost)
 

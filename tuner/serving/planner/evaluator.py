@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from controlplane.model.plans import Prediction, Role
+from controlplane.model.plans import PlanRequest, Prediction, Role
 from tuner.serving.planner.bounds import ShapeBounds
+from tuner.serving.planner.load import Draws
 from tuner.serving.planner.pieces import Deployment
+from tuner.serving.planner.redrawn import Redrawn, redraws, spread_of
 from tuner.serving.planner.shape import Shape, Unit
 from tuner.serving.planner.static import Static, limits
 from tuner.serving.planner.verdict import broken
@@ -38,6 +40,7 @@ class Evaluator(ShapeBounds):
     _checks: dict[tuple[object, ...], str | None] = field(default_factory=dict)
     _fails_from: dict[tuple[object, ...], float] = field(default_factory=dict)
     _predictions: dict[tuple[object, ...], Prediction] = field(default_factory=dict)
+    _redraws: list[tuple[PlanRequest, Draws]] | None = None
 
     @property
     def load_unit(self) -> str:
@@ -109,6 +112,23 @@ class Evaluator(ShapeBounds):
             self.replays += 1
             self._predictions[key] = self.pieces.predict(deployment, self.request, self.draws)
         return self._predictions[key]
+
+    def redrawn(self, deployment: Deployment) -> Redrawn:
+        """Whether the deployment keeps the promise also where the same traffic falls differently; stops at the first draw
+        that breaks it."""
+        if self._redraws is None:
+            in_turns = self.request.routing.picks_by != "random"
+            self._redraws = redraws(self.request, self.draws, in_turns=in_turns)
+        found = [self.predict(deployment)]
+        wrong: str | None = None
+        for request, draws in self._redraws:
+            self.replays += 1
+            found.append(self.pieces.predict(deployment, request, draws))
+            wrong = self.broken(found[-1])
+            if wrong is not None:
+                wrong = f"{wrong}; one draw of the traffic keeps it, draw {len(found)} of the same traffic does not"
+                break
+        return Redrawn(broken=wrong, replays=len(found), spread=spread_of(found, self.request.slo))
 
     def broken(self, prediction: Prediction) -> str | None:
         """The first limit of the SLO that the whole deployment's replay breaks; None when it keeps all."""

@@ -44,6 +44,8 @@ def why_won(best: Candidate, others: Sequence[Candidate], slo: Slo, asked: str) 
     """Word and sentence for the winner, beside the runner-up."""
     assert best.deployment is not None and best.prediction is not None
     parts = [f"{_accelerators(best)} for {asked} with {_margins(best.prediction, slo)}{_headroom(best)}"]
+    if best.redrawn is not None and best.redrawn.replays > 1 and best.redrawn.spread:
+        parts.append(f"kept in each of {best.redrawn.replays} draws of this traffic: {best.redrawn.spread}")
     if others:
         parts.append(f"runner-up: {others[0].label}, {_compared(others[0], best)}")
     return "Chosen", "; ".join(parts)
