@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from controlplane.catalog.hardware import Accelerator
+
 _FILE = Path(__file__).parent / "data" / "frameworks.json"
 THEORETICAL = "theoretical"  # the row of what papers describe and the model can cost
 
@@ -21,6 +23,7 @@ class TrainingFramework:
     framework: str
     version: str
     source: str
+    runs_on: tuple[str, ...]  # vendors, or how the names of architectures begin
     schedules: tuple[str, ...]
     recompute: Mapping[str, tuple[str, ...]]
     partial_recompute: bool
@@ -42,6 +45,10 @@ class TrainingFramework:
     sp: bool
     notes: tuple[str, ...]
 
+    def runs(self, gpu: Accelerator) -> bool:
+        """Whether it runs on an accelerator."""
+        return any(word == gpu.vendor or gpu.architecture.startswith(word) for word in self.runs_on)
+
 
 @cache
 def training_frameworks() -> Mapping[str, TrainingFramework]:
@@ -51,7 +58,7 @@ def training_frameworks() -> Mapping[str, TrainingFramework]:
 
 
 def _row(name: str, row: Mapping[str, Any]) -> TrainingFramework:
-    lists = ("schedules", "zero", "zero_without_pipeline", "sharding_groups", "cp_modes", "vocab_parallel",
+    lists = ("runs_on", "schedules", "zero", "zero_without_pipeline", "sharding_groups", "cp_modes", "vocab_parallel",
              "zero_beside_cp", "notes")  # fmt: skip
     named: dict[str, Any] = {**row, **{part: tuple(row[part]) for part in lists}}
     for part in ("recompute", "optimizer_offload"):

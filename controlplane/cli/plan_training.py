@@ -99,6 +99,8 @@ def training(
         from tuner.training.planner.exports import case_of, launch_of, shell  # noqa: PLC0415
 
         winner = answer.best[0]
+        for text in winner.predicted["warnings"]:
+            click.echo(f"warning: {text}", err=True)
         click.echo(shell(launch_of(export, case_of(answer, winner), winner.plan)))
     elif output == "table":
         from controlplane.cli.plan_training_table import table, what_if_text  # noqa: PLC0415

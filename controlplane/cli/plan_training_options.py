@@ -41,7 +41,7 @@ _OPTIONS: Options = (
         "--cross", type=float, metavar="GB/S", help="Of a node towards pools with other NICs (Ethernet, 3.1)."
     ),
     click.option("--pools", metavar="NAME[,NAME]", help="Take only these of the pools."),
-    click.option("--precision", default="bf16", help="(bf16)"),
+    click.option("--precision", help="(bf16; fp16 where an accelerator has no bf16)"),
     click.option("--framework", help="What is to launch it (megatron-lm, or what --export is for)."),
     *(
         click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE[,VALUE]", help=f"{text}: only this.")

@@ -21,7 +21,7 @@ def table(answer: TrainingAnswer) -> str:
     model, proof = answer.case.model, answer.proof
     hardware = " + ".join(f"{pool.gpus} x {pool.gpu}" for pool in answer.case.pools)
     lines = [
-        f"{hardware}, {answer.case.plan.global_batch} sequences of {model.seq} tokens, {answer.framework}",
+        f"{hardware}, {answer.case.plan.global_batch} sequences of {model.seq} tokens, {answer.case.plan.precision}, {answer.framework}",
         "",
         *_plans(answer.best),
         "",

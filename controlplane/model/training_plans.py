@@ -27,7 +27,10 @@ class TrainingPlanRequest(Part):
         default=None, ge=1, le=1 << 22, description="Tokens per sequence. Needed with a model of the catalogue."
     )
     global_batch: int = Field(ge=1, le=1 << 17, description="Sequences per iteration.")
-    precision: Precision = Field(default="bf16", description="Number format of the matrix products.")
+    precision: Precision | None = Field(
+        default=None,
+        description="Number format of the matrix products. Without one: bf16, or fp16 where an accelerator has no bf16.",
+    )
     framework: Framework = Field(default="megatron-lm", description="What is to launch the plan.")
     pools: list[PlannablePool] = Field(
         min_length=1, max_length=MAX_POOLS, description="Where it may run; `free` accelerators of each are taken."

@@ -57,6 +57,12 @@ def test_what_is_exported_says_the_framework(export: str, text: str) -> None:
     assert "another" in str(refused.exception) or "plan with --framework" in str(refused.exception)
 
 
+def test_warnings_stand_beside_an_export() -> None:
+    result = run("--gpu", "mi300x", "--export", "megatron", "--tp", "1")
+    assert any(line.startswith("warning: CDNA 3") for line in result.stderr.split("\n"))
+    assert "warning: " not in result.stdout
+
+
 def test_choices_have_options_of_their_own() -> None:
     plans = json.loads(run("-o", "json", "--tp", "2,4", "--recompute", "full", "--micro-batch", "1").output)["best"]
     assert plans

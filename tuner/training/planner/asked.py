@@ -36,7 +36,7 @@ class Asked:
     pools: tuple[Mapping[str, Any], ...]
     global_batch: int
     seq: int | None = None
-    precision: str = "bf16"
+    precision: str | None = None
     framework: str = "megatron-lm"
     fix: tuple[str, ...] = ()
 
@@ -57,7 +57,11 @@ class Asked:
             words = [f"{pool['gpus']} x {pool['gpu']}"]
             words += [f"{name} {value}" for name, value in pool.items() if name not in ("gpu", "gpus", "name")]
             said[f"pool {pool.get('name', number + 1)}"] = ", ".join(words)
-        said |= {"sequences per iteration": self.global_batch, "precision": self.precision, "framework": self.framework}
+        said |= {
+            "sequences per iteration": self.global_batch,
+            "precision": self.precision or "usual",
+            "framework": self.framework,
+        }
         return said | {"choices already made": list(self.fix)}
 
 

@@ -18,6 +18,7 @@ from tuner.training.planner.export_words import seats, torchrun
 from tuner.training.planner.export_zero_bubble import zero_bubble_launch
 from tuner.training.planner.launchable import launchable
 from tuner.training.planner.ranks import launch_stages, rank_runs
+from tuner.training.planner.startable import check_startable
 
 # Before Blackwell, kernels of one stream must not overtake the communication that tensor and context parallelism
 # overlap with: Megatron-LM's argument checks ask for a single connection.
@@ -60,6 +61,9 @@ def launch_of(target: str, case: TrainingCase, plan: ParallelPlan) -> Launch:
     plan that the framework cannot be told."""
     if target not in EMITTERS:
         raise UnknownName("is no framework to export to", field="export", value=target, hint=", ".join(EMITTERS))
+    if plan.framework in _OWN:
+        rules = launchable("megatron-deepspeed" if plan.framework == "eager" else plan.framework)
+        check_startable(rules, case.pools, plan.precision, plan.attention)
     return EMITTERS[target](replace(case, plan=plan), plan)
 
 

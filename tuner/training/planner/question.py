@@ -18,7 +18,9 @@ from controlplane.model.training import (
     TrainingCase,
 )
 from tuner.serving.resolve import find_model
+from tuner.training.names import gpu_id
 from tuner.training.planner.launchable import Launchable, launchable
+from tuner.training.planner.startable import check_startable, usual_attention, usual_precision
 from tuner.training.question import parse_case
 from tuner.training.shapes import catalogue_shape
 
@@ -53,30 +55,36 @@ class PlanQuestion:
 
 
 def read_question(
-    model: str, cluster: Mapping[str, Any] | Sequence[Mapping[str, Any]], *, global_batch: int, seq: int | None = None, precision: str = "bf16",
+    model: str, cluster: Mapping[str, Any] | Sequence[Mapping[str, Any]], *, global_batch: int, seq: int | None = None, precision: str | None = None,
     fix: Sequence[str] = (), framework: str = "megatron-lm",
 ) -> PlanQuestion:  # fmt: skip
     """The question in a user's words. `model`: a catalogue name, or `layers=96,hidden=12288,heads=96,vocab=51200`;
-    `fix`: `tp=8`, `recompute=none`, `tp=4,8`. Raises InvalidSpec, UnknownName or Unsupported naming the field."""
+    `fix`: `tp=8`, `recompute=none`, `tp=4,8`. Without a precision it is bf16, or fp16 where an accelerator has no bf16;
+    attention is flash where its kernels run. Raises InvalidSpec, UnknownName or Unsupported naming the field."""
     fixed = fixes(fix)
     settings = {name: values[0] for name, values in fixed.items() if name in SINGLE}
+    gpus = _accelerators(cluster)
+    if precision is None:
+        precision = usual_precision(gpus)
+    settings.setdefault("attention", usual_attention(framework, gpus))
     case = parse_case({
         "model": _model(model, seq), "cluster": dict(cluster) if isinstance(cluster, Mapping) else list(map(dict, cluster)),
         "global_batch": global_batch, "precision": precision,
         "framework": framework, "gradient_bytes": 4, "overlap_dp": fixed.get("overlap_dp") != (False,), **settings,
     })  # fmt: skip
-    gpus = sum(pool.gpus for pool in case.pools)
-    for name, value, most in (("gpus", gpus, MOST_GPUS), ("global_batch", global_batch, MOST_BATCH)):
+    ranks = sum(pool.gpus for pool in case.pools)
+    for name, value, most in (("gpus", ranks, MOST_GPUS), ("global_batch", global_batch, MOST_BATCH)):
         if value > most:
             raise InvalidSpec("too many to search", field=name, value=value, limit=f"up to {most}")
     for pool in case.pools:
-        if gpus > pool.gpus_per_node and pool.nic is None and pool.inter_gb_s is None:
+        if ranks > pool.gpus_per_node and pool.nic is None and pool.inter_gb_s is None:
             raise InvalidSpec(
                 "how nodes reach each other is not said", field="nic", limit="a NIC class or a rate",
                 hint="for example ib-ndr-400, and how many a node has",
             )  # fmt: skip
     searched = {name: values for name, values in fixed.items() if name not in SINGLE}
     rules = launchable(framework)
+    check_startable(rules, case.pools, case.plan.precision, case.plan.attention)
     if not rules.recompute.get(case.plan.attention):
         raise Unsupported(
             f"{rules.version} has no such attention", field="fix.attention", value=case.plan.attention,
@@ -92,6 +100,12 @@ def read_question(
             hint="give a shape with tied=false",
         )  # fmt: skip
     return PlanQuestion(case, rules, searched)
+
+
+def _accelerators(cluster: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[str]:
+    """Catalogue ids of the pools that name one; what is wrong with the others is told when they are read."""
+    pools = [cluster] if isinstance(cluster, Mapping) else cluster
+    return [gpu_id(name, field="cluster.gpu") for pool in pools if isinstance(name := pool.get("gpu"), str)]
 
 
 def fixes(items: Sequence[str]) -> dict[str, tuple[Any, ...]]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from controlplane.model.errors import UnknownName, Unsupported
 from controlplane.model.launch import LaunchPlan, ParallelSettings
 from controlplane.model.training import ParallelPlan, TrainingCase
+from tuner.training.planner import read_question
 from tuner.training.planner.exports import launch_of, launch_plan, shell
 from tuner.training.question import parse_case
 
@@ -146,6 +147,47 @@ def test_megatron_is_told_of_sharding_offload_exchange_and_unequal_stages() -> N
     assert {"--recompute-method block", "--recompute-num-layers 3"} <= set(partial)
     uneven = said("megatron", case(pp=4, dp=16, layers_per_stage=[5, 9, 9, 9]))
     assert "--pipeline-model-parallel-layout 'Et*5|t*9|t*9|t*9L'" in uneven
+
+
+SMALL = "layers=8,hidden=1024,heads=8,vocab=32000"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "asked", "field", "says"),
+    [
+        ("v100-32", {"precision": "bf16"}, "precision", "fp16"),
+        ("t4", {"precision": "bf16", "framework": "fsdp"}, "precision", "fp16"),
+        ("v100-32", {"fix": ("attention=flash",)}, "attention", "unfused"),
+        ("gaudi-2", {}, "framework", "megatron-deepspeed"),
+        ("gaudi-3", {"framework": "fsdp"}, "framework", "megatron-deepspeed"),
+        ("mi300x", {"framework": "megatron-zero-bubble"}, "framework", "megatron-lm"),
+    ],
+)
+def test_what_an_accelerator_cannot_start_is_refused(gpu: str, asked: dict[str, Any], field: str, says: str) -> None:
+    with pytest.raises(Unsupported) as error:
+        read_question(SMALL, {"gpu": gpu, "gpus": 8}, global_batch=64, seq=1024, **asked)
+    assert error.value.field == field
+    assert says in f"{error.value.limit} {error.value.hint}"
+
+
+def test_an_accelerator_s_own_precision_and_kernel_are_taken_unless_told() -> None:
+    def chosen(gpu: str, **asked: Any) -> tuple[str, str]:
+        plan = read_question(SMALL, {"gpu": gpu, "gpus": 8}, global_batch=64, seq=1024, **asked).case.plan
+        return plan.precision, plan.attention
+
+    assert chosen("v100-32") == ("fp16", "unfused")
+    assert chosen("v100-32", framework="fsdp") == ("fp16", "flash")
+    assert chosen("a100") == ("bf16", "flash")
+    assert chosen("gaudi-2", framework="megatron-deepspeed") == ("bf16", "flash")
+
+
+def test_a_plan_that_its_accelerators_cannot_start_has_no_launch() -> None:
+    asked = case(pools={**POOL, "gpu": "v100-32"}, dp=64, zero=1)
+    with pytest.raises(Unsupported, match="bf16"):
+        launch_of("megatron", asked, asked.plan)
+    assert launch_plan(asked, asked.plan).launch is None
+    narrow = case(pools={**POOL, "gpu": "v100-32"}, dp=64, zero=1, precision="fp16", attention="unfused")
+    assert "--fp16" in said("megatron", narrow)
 
 
 def test_an_unknown_framework_is_told_the_known_ones() -> None:

@@ -49,7 +49,9 @@ def every_case(asked: PlanQuestion) -> Iterator[TrainingCase]:
     """Every plan there is, by trying all of them: pools in blocks, layers in any way."""
     case = asked.case
     model, batch = case.model, case.plan.global_batch
-    modes: tuple[Recompute, ...] = ("none", "full")
+    modes: tuple[Recompute, ...] = (
+        ("none", "selective", "full") if case.plan.attention == "unfused" else ("none", "full")
+    )
     for tp, dp in itertools.product((1, 2, 4), (1, 2, 4, 8)):
         room = [slots(pool, tp) // dp for pool in case.pools]
         for micro, mode, zero, sp in itertools.product((1, 2, 4, 8), modes, (0, 1, 2, 3), (False, True)):
@@ -68,6 +70,7 @@ def every_case(asked: PlanQuestion) -> Iterator[TrainingCase]:
                             tp=tp, dp=dp, pp=len(pools), micro_batch=micro, global_batch=batch, recompute=mode,
                             zero=zero, sp=sp, vpp=vpp, schedule="interleaved" if vpp > 1 else "1f1b",
                             overlap_dp=True, overlap_pp=vpp > 1, layers_per_stage=layers,
+                            attention=case.plan.attention, precision=case.plan.precision,
                         )  # fmt: skip
                         yield replace(case, plan=plan, stage_pools=pools)
 
@@ -351,7 +354,7 @@ def test_what_fits_nowhere_names_the_nearest_plan_and_its_bytes() -> None:
     with pytest.raises(Unsupported, match=r"lacks \d+ bytes .* on stage \d+") as error:
         Planner().plan(question(A100, V100, model=big))
     assert error.value.reason == "PlanDoesNotFit"
-    middle = "layers=8,hidden=12288,heads=96,vocab=51200"
+    middle = "layers=6,hidden=12288,heads=96,vocab=51200"
     with pytest.raises(Unsupported) as error:
         Planner().plan(question(model=middle, fix=("cp=1", "tp=1", "dp=4")))
     assert "dp" in (error.value.hint or "")
