@@ -22,6 +22,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "controlplane.cli.tune:tune",
         "Search settings on real measurements: engines and commands, on this machine.",
     ),
+    "worker": ("controlplane.cli.worker:worker", "Measure trials of tuning jobs, or drive the jobs, over Redis."),
     "calibrate": ("controlplane.cli.calibrate:calibrate", "Refit the predictor from your own measurements."),
 }
 

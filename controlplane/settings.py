@@ -67,6 +67,34 @@ class ApiSettings:
     routers: Mapping[RouterName, InstalledRouter] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """`trimtab worker`. `database`: sqlite or postgresql URL. `broker`: Redis URL. `folder`: locks of this host's
+    hardware, shared by everything on it that measures. `others_pct`: share of the cores that other processes may take
+    during a measurement. `beside_live`: measure on a host that serves."""
+
+    database: str
+    broker: str
+    folder: str = "/run/trimtab"
+    others_pct: int = 25
+    beside_live: bool = False
+    log_level: str = "info"
+    log_format: str = "text"
+
+
+def worker_settings(env: Mapping[str, str]) -> WorkerSettings:
+    """Settings of `trimtab worker`. Raises InvalidSpec."""
+    return WorkerSettings(
+        database=_given(env, "TRIMTAB_DATABASE_URL", "postgresql://USER@HOST/DATABASE"),
+        broker=_given(env, "TRIMTAB_BROKER_URL", "redis://HOST:6379/0"),
+        folder=env.get("TRIMTAB_HARDWARE_DIR") or "/run/trimtab",
+        others_pct=_integer(env, "TRIMTAB_OTHERS_PCT", 25, 0, 100),
+        beside_live=_truth(env, "TRIMTAB_BESIDE_LIVE", False),
+        log_level=_word(env, "TRIMTAB_LOG_LEVEL", "info", LOG_LEVELS),
+        log_format=_word(env, "TRIMTAB_LOG_FORMAT", "text", LOG_FORMATS),
+    )
+
+
 def process_settings(env: Mapping[str, str], *, port: int) -> ProcessSettings:
     """The common part. Raises InvalidSpec."""
     return ProcessSettings(
@@ -105,6 +133,13 @@ def api_settings(env: Mapping[str, str]) -> ApiSettings:
         calibration=env.get("TRIMTAB_CALIBRATION") or None,
         routers=routers_of(env),
     )
+
+
+def _given(env: Mapping[str, str], name: str, example: str) -> str:
+    text = env.get(name, "").strip()
+    if not text:
+        raise InvalidSpec("is not set", field=name, limit=example)
+    return text
 
 
 def _integer(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

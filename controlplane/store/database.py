@@ -48,7 +48,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         ("no such table", "42P01"),
         "StoreNotMigrated",
         "the database has no tables yet",
-        "run `trimtab database upgrade`",
+        "start `trimtab worker driver`: it makes them",
     ),
 )
 

@@ -1,0 +1,77 @@
+"""The composition roots of `trimtab worker`: one process that measures trials, and one that drives the jobs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from controlplane.logs import configure
+from controlplane.loops.tuning import TuningDriver
+from controlplane.loops.tuning_runs import DriverProcess
+from controlplane.model.errors import InvalidSpec
+from controlplane.settings import WorkerSettings
+from controlplane.store.database import open_database
+from controlplane.store.migrate import upgrade
+from controlplane.store.trials import Trials
+from controlplane.tuning_embedded import launchers, utc_now
+from controlplane.tuning_jobs import Confirmation, sampler_of
+from tuner.measure.runner import MeasuringRunner
+from tuner.search.canonical import canonical_of
+from tuner.tasks import JOBS, TRIALS, CeleryQueue, make_app, serve
+from tuner.work import Work
+
+log = logging.getLogger(__name__)
+logging.getLogger("alembic").setLevel(logging.WARNING)  # which dialect it found is no news
+
+
+def serve_trials(settings: WorkerSettings) -> None:
+    """Measure one trial after the other with the engines installed here, until SIGTERM. User commands are not run: on a
+    cluster they belong into pods of their caller."""
+    configure(settings.log_level, settings.log_format)
+    folder = Path(settings.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSpec(
+            f"cannot be made: {error.strerror}", field="TRIMTAB_HARDWARE_DIR", value=str(folder)
+        ) from error
+    database = open_database(settings.database)
+    upgrade(database)
+    engines = launchers(os.environ)
+    log.info("engines installed here: %s", ", ".join(sorted(engines)) or "none")
+    work = Work(
+        store=Trials(database),
+        runner=MeasuringRunner(
+            folder, engines, others_pct_max=settings.others_pct, beside_live=settings.beside_live, commands=False
+        ),
+        queue=CeleryQueue(make_app(settings.broker)),
+        owner=_name(),
+        now=utc_now,
+    )
+    serve(make_app(settings.broker, trial=work.on), TRIALS, name=f"worker-{os.getpid()}")
+    database.close()
+
+
+def serve_jobs(settings: WorkerSettings) -> None:
+    """Drive every tuning job until SIGTERM. Several at once do no harm and no good."""
+    configure(settings.log_level, settings.log_format)
+    database = open_database(settings.database)
+    upgrade(database)
+    driver = TuningDriver(
+        database=database,
+        queue=CeleryQueue(make_app(settings.broker)),
+        sampler=sampler_of,
+        canonical=canonical_of,
+        now=utc_now,
+        closing=Confirmation(),
+    )
+    process = DriverProcess(driver)
+    process.start()
+    serve(make_app(settings.broker, job=process.step), JOBS, name=f"driver-{os.getpid()}")
+    process.close()
+    database.close()
+
+
+def _name() -> str:
+    return f"{os.uname().nodename}:{os.getpid()}"
