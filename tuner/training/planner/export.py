@@ -129,6 +129,8 @@ def _shape(case: TrainingCase) -> list[str]:
         found += ["--group-query-attention", f"--num-query-groups {model.kv_heads}"]
     if model.gated:
         found.append("--swiglu")
+    if model.gated or model.experts or model.kv_rank:  # Llama and what followed; grouped experts refuse a bias
+        found.append("--disable-bias-linear")
     if not model.tied:
         found.append("--untie-embeddings-and-output-weights")
     if not model.dropout:
@@ -139,6 +141,7 @@ def _shape(case: TrainingCase) -> list[str]:
             f"--moe-router-topk {model.top_k}",
             f"--moe-ffn-hidden-size {model.expert_ffn}",
             "--moe-token-dispatcher-type alltoall",
+            "--moe-grouped-gemm",
         ]
         if model.shared_ffn:
             found.append(f"--moe-shared-expert-intermediate-size {model.shared_ffn}")
@@ -148,4 +151,23 @@ def _shape(case: TrainingCase) -> list[str]:
         if model.moe_layers < model.layers:
             dense = model.layers - model.moe_layers
             found.append(f"--moe-layer-freq '([0]*{dense}+[1]*{model.moe_layers})'")
+    return found
+
+
+def left_to_set(case: TrainingCase) -> list[str]:
+    """What the arguments leave to the user, because a shape does not tell it: a note each."""
+    model = case.model
+    found = [
+        "data, tokenizer, position embedding, learning rate and checkpoints are yours",
+        "normalisation is yours: LayerNorm unless --normalization RMSNorm (Llama, Qwen, DeepSeek)",
+    ]
+    if model.gated or model.experts:
+        found.append(
+            "yours where the model has them: --add-qkv-bias (Qwen2), --qk-layernorm (Qwen3, DeepSeek-V2 and V3)"
+        )
+    if model.experts:
+        found.append(
+            "the router is yours: softmax without a bias unless told (DeepSeek-V3: --moe-router-score-function sigmoid "
+            "--moe-router-enable-expert-bias --moe-router-topk-scaling-factor 2.5), and so is its balancing loss"
+        )
     return found

@@ -101,5 +101,5 @@ def _shape(case: TrainingCase) -> list[str]:
     ]  # fmt: skip
     if model.kv_heads != model.heads:
         found += ["--group-query-attention", f"--num-query-groups {model.kv_heads}"]
-    found += ["--swiglu"] * model.gated
+    found += ["--swiglu", "--disable-bias-linear"] * model.gated
     return found + ([] if model.dropout else ["--attention-dropout 0.0", "--hidden-dropout 0.0"])

@@ -11,7 +11,7 @@ from controlplane.model.errors import UnknownName, Unsupported
 from controlplane.model.launch import Launch, LaunchPlan, ParallelSettings
 from controlplane.model.training import ParallelPlan, TrainingCase
 from tuner.training.planner.answer import Ranked, TrainingAnswer
-from tuner.training.planner.export import megatron_flags
+from tuner.training.planner.export import left_to_set, megatron_flags
 from tuner.training.planner.export_deepspeed import deepspeed_launch
 from tuner.training.planner.export_torchtitan import torchtitan_launch
 from tuner.training.planner.export_words import seats, torchrun
@@ -38,7 +38,7 @@ def megatron_launch(case: TrainingCase, plan: ParallelPlan) -> Launch:
         environment=_ONE_CONNECTION if old and plan.tp * plan.cp > 1 and plan.zero < 2 else {},
         notes=(
             *seats(case, plan),
-            "data, tokenizer, normalisation, position embedding, learning rate and checkpoints are yours",
+            *left_to_set(case),
         ),
     )  # fmt: skip
 

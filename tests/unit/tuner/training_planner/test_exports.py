@@ -149,6 +149,19 @@ def test_megatron_is_told_of_sharding_offload_exchange_and_unequal_stages() -> N
     assert "--pipeline-model-parallel-layout 'Et*5|t*9|t*9|t*9L'" in uneven
 
 
+def test_megatron_is_told_of_missing_biases_and_grouped_experts() -> None:
+    plan = {"tp": 2, "dp": 32, "sp": True, "zero": 1}
+    assert {"--swiglu", "--disable-bias-linear"} <= set(said("megatron", case(**plan)))
+    gpt = {**LLAMA_8B, "gated": False, "kv_heads": 32}
+    assert "--disable-bias-linear" not in said("megatron", case(gpt, **plan))
+    mixture = {**LLAMA_8B, "experts": 8, "top_k": 2}
+    asked = case(mixture, **plan, ep=8)
+    assert {"--moe-grouped-gemm", "--disable-bias-linear"} <= set(said("megatron", asked))
+    notes = " ".join(launch_of("megatron", asked, asked.plan).notes)
+    for word in ("--normalization RMSNorm", "--add-qkv-bias", "--qk-layernorm", "--moe-router-score-function sigmoid"):
+        assert word in notes
+
+
 SMALL = "layers=8,hidden=1024,heads=8,vocab=32000"
 
 
