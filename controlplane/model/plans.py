@@ -163,7 +163,9 @@ class Prediction(StatusPart):
     goodput_per_second: float = Field(description="Requests per second that meet the SLO.")
     slo_attained: float = Field(description="Share of requests that meet the SLO.")
     tokens_per_second_per_accelerator: float = Field(description="Output tokens per second and accelerator.")
-    kv_fraction_peak: float = Field(description="Largest share of the KV cache in use.")
+    kv_fraction_peak: float | None = Field(
+        default=None, description="Largest share of the KV cache in use; absent: its size is unknown."
+    )
     memory_bytes_per_accelerator: int | None = Field(
         default=None, description="Weights, KV cache and engine on each accelerator, bytes; absent: unknown."
     )

@@ -47,9 +47,12 @@ def _latencies(prediction: Prediction) -> str:
 
 
 def _summary(plan: PlanStatus) -> str:
-    """The plan in one sentence: what runs, what is expected of it."""
+    """The plan in one sentence: what runs, what is expected of it, and what weakens that."""
     best = plan.candidates[0]
     said = shape_text(best)
     if best.prediction is not None:
         said += f"; predicted {_latencies(best.prediction)}"
-    return f"{said}; {best.reason}"[:_MESSAGE_MAX]
+    said += f"; {best.reason}"
+    if best.prediction is not None:
+        said += "".join(f"; warning: {warning}" for warning in best.prediction.warnings)
+    return said[:_MESSAGE_MAX]

@@ -14,6 +14,7 @@ from controlplane.model.plans import Allowed
 from operators.pools.plannable import Pods, PoolRoom
 from operators.serving.plan_adopt import adopt, choices_of, has_room, in_force, plan_status
 from operators.serving.plan_due import Attempt, AutoSettings, due, revisions
+from operators.serving.plan_outlook import outlook
 from operators.serving.plan_request import ask, held_pods, in_words_of_the_spec
 from operators.serving.plan_runs import runs_on, settled
 from operators.workloads.podview import PodView
@@ -179,6 +180,20 @@ def test_numbers_are_kept_to_the_digits_that_mean_something() -> None:
     shown = kept.candidates[0].prediction
     assert shown is not None
     assert (shown.goodput_per_second, shown.kv_fraction_peak) == (9.418, 0.001465)
+
+
+def test_the_planned_condition_says_what_weakens_the_prediction() -> None:
+    question = asked()
+    plan = answer(question.request)
+    prediction = plan.best[0].prediction
+    assert prediction is not None
+    said = "TPOT p95 is predicted at 38 ms, and the 90 % interval reaches 61 ms: above the SLO of 40 ms"
+    weak = prediction.model_copy(update={"warnings": [said], "kv_fraction_peak": None})
+    best = [plan.best[0].model_copy(update={"prediction": weak})]
+    kept = plan_status(plan.model_copy(update={"best": best}), question, auto(), CATALOG, RENDER, START_S)
+    assert kept.candidates[0].prediction is not None
+    assert kept.candidates[0].prediction.kv_fraction_peak is None
+    assert f"; warning: {said}" in outlook(kept, None, question, "", None).message
 
 
 def test_an_answer_without_candidates_is_no_plan() -> None:

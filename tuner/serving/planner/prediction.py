@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,10 +16,20 @@ from tuner.serving.cost import cost
 from tuner.serving.energy import energy
 from tuner.serving.planner.pieces import Deployment, Group
 from tuner.serving.planner.static import limits
+from tuner.serving.planner.verdict import growing
 from tuner.serving.replay.result import ReplayResult, ReplicaUse
 from tuner.serving.step.table import Floats
 
 Band = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The load of an open loop, whatever is answered of it."""
+
+    requests_per_s: float
+    tokens_per_request: float
+
 
 _NO_PROMISE = (
     "no latency was promised: deployments are ranked by throughput alone; promise one (ttftMs, tpotMs; on the command "
@@ -32,11 +43,14 @@ def prediction_of(
     engines: Sequence[Calibrated],
     request: PlanRequest,
     memory_bytes: int | None,
+    offered: Offered | None = None,
 ) -> Prediction:
-    """`engines` belong to the deployment's groups, in order; replicas in the result follow the groups, too."""
+    """`engines` belong to the deployment's groups, in order; replicas in the result follow the groups, too. `offered`: an
+    open loop's load; None for clients, who only send what is answered."""
     ttft, tpot, e2e = (_band(deployment, engines, metric) for metric in METRICS)
     ttft_ms, tpot_ms = quantiles(result.ttft_ms, ttft), quantiles(result.tpot_ms, tpot)
-    tokens_per_s = result.output_tokens_per_s
+    requests_per_s, tokens_per_s = _rates(result, offered)
+    meeting = float(result.meeting(request.slo).mean())
     power_w, joules = _energy(result, deployment)
     priced = cost(_by_pool(deployment), request.pools, output_tokens_per_second=tokens_per_s)
     warnings = _interval_warnings(request.slo, {"TTFT": (ttft_ms, ttft), "TPOT": (tpot_ms, tpot)})
@@ -51,10 +65,10 @@ def prediction_of(
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
         e2e_ms=quantiles(result.e2e_ms, e2e),
-        goodput_per_second=result.goodput_per_s(request.slo),
-        slo_attained=float(result.meeting(request.slo).mean()),
+        goodput_per_second=requests_per_s * meeting,
+        slo_attained=meeting,
         tokens_per_second_per_accelerator=tokens_per_s / deployment.accelerators,
-        kv_fraction_peak=result.kv_fraction_peak or 0.0,
+        kv_fraction_peak=result.kv_fraction_peak,
         memory_bytes_per_accelerator=memory_bytes,
         power_w=power_w,
         joules_per_output_token=joules,
@@ -65,6 +79,16 @@ def prediction_of(
         ),
         warnings=warnings,
     )
+
+
+def _rates(result: ReplayResult, offered: Offered | None) -> tuple[float, float]:
+    """Requests and output tokens per second. What keeps up with an open loop carries just what is offered: over the replay
+    alone the last answers, with nothing arriving any more, would make the slower of two equals the dearer one."""
+    keeps_up = not result.refused.any() and growing(result.ttft_ms[~np.isnan(result.ttft_ms)]) is None
+    if offered is not None and keeps_up:
+        return offered.requests_per_s, offered.requests_per_s * offered.tokens_per_request
+    requests = len(result.isl) / result.span_s if result.span_s > 0 else 0.0
+    return requests, result.output_tokens_per_s
 
 
 def quantiles(values: Floats, band: Band) -> Quantiles:

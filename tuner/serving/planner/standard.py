@@ -16,7 +16,7 @@ from tuner.serving.energy import clock_factors, phase_power_w
 from tuner.serving.planner import fleets
 from tuner.serving.planner.load import Draws
 from tuner.serving.planner.pieces import Deployment, Outcome, Room
-from tuner.serving.planner.prediction import prediction_of
+from tuner.serving.planner.prediction import Offered, prediction_of
 from tuner.serving.planner.schedulers import schedulers
 from tuner.serving.planner.shape import Scheduler, Shape, Unit
 from tuner.serving.planner.static import Static, estimates, limits
@@ -78,7 +78,9 @@ class StandardPieces:
         )
         result = simulate(self._fleet(deployment, draws), requests, seed=request.seed)
         engines = [self._engine(group.unit.shape) for group in deployment.groups]
-        return prediction_of(result, deployment, engines, request, self._memory_bytes(deployment))
+        rate = draws.rate_per_second
+        offered = None if rate is None or draws.clients is not None else Offered(rate, draws.mean_output)
+        return prediction_of(result, deployment, engines, request, self._memory_bytes(deployment), offered)
 
     def _memory_bytes(self, deployment: Deployment) -> int | None:
         """Of the fullest accelerator: what the engine takes, KV cache included."""

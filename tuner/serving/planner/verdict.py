@@ -33,7 +33,7 @@ def broken(outcome: Outcome, slo: Slo, *, ttft: bool = True, tpot: bool = True) 
             if value > limit:
                 return f"{name} {point} is {value:,.1f} ms, the SLO is {limit:g} ms"
     if ttft and slo.ttft_ms is None:
-        return _growing(outcome.ttft_ms)
+        return growing(outcome.ttft_ms)
     return None
 
 
@@ -42,7 +42,8 @@ def percentile(values: Floats, point: str) -> float:
     return float(np.percentile(values, _SHARES[point])) if len(values) else 0.0
 
 
-def _growing(ttft_ms: Floats) -> str | None:
+def growing(ttft_ms: Floats) -> str | None:
+    """What says that requests wait longer and longer within a replay; None where they do not."""
     count = len(ttft_ms)
     if count < 100:
         return None

@@ -137,3 +137,22 @@ def test_a_plan_on_tables_that_failed_says_so(monkeypatch):
     found = plan(pools=[pool("h100", "h100-sxm-80gb", 8)]).best[0].prediction
     assert found.provenance.tier == "roofline"
     assert any("measured tables failed" in said and "ZeroDivisionError" in said for said in found.warnings)
+
+
+def test_equals_at_one_load_cost_the_same_for_a_token():
+    priced = [pool(free=8, price_per_accelerator_hour=3.2)]
+    load = Workload(rate_per_second=4.0, input=Lengths(tokens=2000), output=Lengths(tokens=300))
+    asked = {"pools": priced, "workload": load, "slo": Slo(tpot_ms=LatencyTarget(p95=50))}
+    best = plan(**asked, objective="goodput-per-cost", allowed=Allowed(engines=["vllm", "sglang"])).best
+    equals = [item.prediction for item in best if item.score == best[0].score]
+    assert len(equals) > 1
+    assert len({item.cost_per_million_output_tokens for item in equals}) == 1
+    assert len({item.tokens_per_second_per_accelerator for item in equals}) == 1
+    assert all(item.goodput_per_second == pytest.approx(4 * item.slo_attained) for item in equals)
+
+
+def test_a_kv_cache_of_unknown_size_has_no_share_in_use(monkeypatch):
+    from tuner.serving.replay.result import ReplayResult
+
+    monkeypatch.setattr(ReplayResult, "kv_fraction_peak", property(lambda _: None))
+    assert plan().best[0].prediction.kv_fraction_peak is None
