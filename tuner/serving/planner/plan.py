@@ -15,6 +15,7 @@ from tuner.serving.planner import answer
 from tuner.serving.planner.checks import check
 from tuner.serving.planner.effort import best_effort
 from tuner.serving.planner.evaluator import Evaluator
+from tuner.serving.planner.idle_network import idle_network
 from tuner.serving.planner.installation import Installation
 from tuner.serving.planner.lineup import line_up
 from tuner.serving.planner.load import Draws, draw
@@ -59,10 +60,12 @@ class Planner:
         candidates = line_up(fitting, evaluator, self.installation)
         found = search(candidates, request.top, progress)
         effort = None if found.done else best_effort(found, evaluator)
+        best, advisory = answer.best_of(found, request, _asked(evaluator)), answer.advisory_of(found)
+        remarks = (_unsearched(found, evaluator), idle_network(request, [*best, *advisory], self.catalog))
         return ServingPlan(
             request=request,
-            best=answer.best_of(found, request, _asked(evaluator)),
-            advisory=answer.advisory_of(found),
+            best=best,
+            advisory=advisory,
             why_not=answer.why_not_of(found, losses, request, effort),
             pareto=answer.pareto_of(found),
             weighed=len(candidates) + len(losses),
@@ -70,7 +73,7 @@ class Planner:
             elapsed_s=time.perf_counter() - started,
             cpu_s=time.process_time() - cpu,
             calibration=self._used(),
-            remarks=[said] if (said := _unsearched(found, evaluator)) is not None else [],
+            remarks=[said for said in remarks if said is not None],
         )
 
     def _used(self) -> CalibrationUsed | None:

@@ -266,6 +266,15 @@ def test_separate_roles_are_deployable_where_all_is_installed():
     assert not any(role.role == "prefill" for item in without.best for role in item.roles)
 
 
+def test_a_network_that_changes_nothing_is_told():
+    stated = [pool(nic="ib-ndr-400", nics_per_node=8)]
+    (said,) = plan(pools=stated).remarks
+    assert "nic has no effect" in said and "h100 (ib-ndr-400)" in said and "no ranked replica spans nodes" in said
+    assert plan().remarks == []
+    small = [pool(nic="ib-ndr-400", nics_per_node=1, per_node=1)]
+    assert plan(pools=small).remarks == [], "replicas over several nodes, timed by a roofline"
+
+
 def test_an_incumbent_is_told_while_it_runs():
     told: list[tuple[str, float]] = []
     Planner(pieces=FakePieces()).plan(request(), progress=lambda what, share: told.append((what, share)))
