@@ -22,16 +22,18 @@ from tuner.training.staged import Staged, StagedTimes, staged_times, with_layers
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Per case: seconds of an iteration, idle share of the pipeline, seconds of traffic that nothing hides."""
+    """Per case: seconds of an iteration, idle share of the pipeline, seconds of traffic that nothing hides, seconds that
+    a device computes on average."""
 
     seconds: Array
     bubble: Array
     exposed_comm_s: Array
+    computing_s: Array
 
 
 def times(cases: Sequence[TrainingCase], constants: Constants) -> Times:
     """Iteration times in the order of the cases."""
-    found = Times(*(np.zeros(len(cases)) for _ in range(3)))
+    found = Times(*(np.zeros(len(cases)) for _ in range(4)))
     plain = [index for index, case in enumerate(cases) if len(case.pools) == 1]
     if plain:
         rows = [(cases[index], 0) for index in plain]
@@ -39,10 +41,11 @@ def times(cases: Sequence[TrainingCase], constants: Constants) -> Times:
         found.seconds[plain] = result.seconds
         found.bubble[plain] = result.bubble
         found.exposed_comm_s[plain] = result.exposed_comm_s
+        found.computing_s[plain] = result.computing_s
     for index in set(range(len(cases))) - set(plain):
         mixed = mixed_times(cases[index], constants)
         found.seconds[index], found.bubble[index] = mixed.seconds[0], mixed.bubble[0]
-        found.exposed_comm_s[index] = mixed.exposed_comm_s[0]
+        found.exposed_comm_s[index], found.computing_s[index] = mixed.exposed_comm_s[0], mixed.computing_s[0]
     return found
 
 

@@ -14,27 +14,31 @@ from tuner.training.hardware import Hardware, hardware
 from tuner.training.offload import optimizer_time, with_activations
 from tuner.training.schedules import pipeline_time
 from tuner.training.sharding import gathered, parts_of, reduced
+from tuner.training.transfers import boundary_bytes, link_seconds, stage_rate
 
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
     """Seconds. `exposed_comm_s`: collectives and transfers that nothing hides; `bubble`: idle share of the slowest
-    stage's devices."""
+    stage's devices; `computing_s`: a device computes on average, its optimizer included."""
 
     seconds: Array
     bubble: Array
     exposed_comm_s: Array
+    computing_s: Array
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Per micro-batch: one layer, the two ends, one hop; per iteration: gradients, optimizer."""
+    """Per micro-batch: one layer, the two ends, one hop, what transfers keep the busiest link occupied for; per
+    iteration: gradients, optimizer."""
 
     layer: LayerTime
     output_forward: Array
     output_backward: Array
     embedding: Array
     hop: Array
+    link: Array
     gradients: Array
     optimizer: Array
 
@@ -51,8 +55,8 @@ def stage_parts(c: Columns, constants: Constants) -> Stages:
     layer = with_activations(c, gathered(c, h, layer, shared, held))
     gradients = reduced(c, h, layer, shared, held) + _tied_ends(c, h)
     return Stages(
-        layer, output_forward, output_backward, embedding, _hop(c, h, constants, tokens), gradients,
-        optimizer_time(c, h, held),
+        layer, output_forward, output_backward, embedding, _hop(c, h, constants), link_seconds(c, h.intra, h.node),
+        gradients, optimizer_time(c, h, held),
     )  # fmt: skip
 
 
@@ -75,25 +79,27 @@ def iteration(c: Columns, constants: Constants) -> Iteration:
     weight = c.most * parts.layer.weight
     passes = c.most * parts.layer.forward, c.most * (parts.layer.backward - parts.layer.weight)
     busy = pipeline_time(
-        c.schedule, c.pp, c.micro_batches, c.vpp, total, slowest, weight, parts.hop, c.overlap_pp, passes
-    )
+        c.schedule, c.pp, c.micro_batches, c.vpp, total, slowest, weight, parts.hop, c.overlap_pp, passes,
+        parts.link,
+    )  # fmt: skip
     seconds = busy + parts.gradients + parts.optimizer
     work = c.micro_batches * total / c.pp
+    moved = np.where(
+        c.overlap_pp < 1, 2.0 * c.vpp * parts.hop, np.maximum(parts.link - slowest, 0.0)
+    )  # per micro-batch, once the pipeline is full
     exposed = (
         c.micro_batches * c.most * parts.layer.exposed
-        + 2.0 * (c.micro_batches * (c.overlap_pp < 1) * c.vpp + c.pp - 1.0) * parts.hop * (c.pp > 1)
+        + (c.micro_batches * moved + 2.0 * (c.pp - 1.0) * parts.hop) * (c.pp > 1)
         + parts.gradients
     )
-    return Iteration(seconds, np.clip(1.0 - work / busy, 0.0, 1.0), exposed)
+    inside = np.minimum(c.micro_batches * c.layers / c.pp * parts.layer.exposed, work)
+    return Iteration(seconds, np.clip(1.0 - work / busy, 0.0, 1.0), exposed, work - inside + parts.optimizer)
 
 
-def _hop(c: Columns, h: Hardware, constants: Constants, tokens: Array) -> Array:
-    """One boundary tensor to the next stage; every tensor-parallel rank sends its share."""
-    stride = c.tp * c.cp * c.dp
-    crosses = stride * c.pp > c.per_node
-    rate = np.where(crosses, np.minimum(h.intra, h.node / np.minimum(stride, c.per_node)), h.intra)
-    volume = c.element_bytes * tokens * c.hidden / c.tp
-    return np.where(c.pp > 1, point_to_point(volume, rate, constants.shared["p2p_sync_s"] * c.handovers), 0.0)
+def _hop(c: Columns, h: Hardware, constants: Constants) -> Array:
+    """One boundary tensor to the next stage."""
+    start_s = constants.shared["p2p_sync_s"] * c.handovers
+    return np.where(c.pp > 1, point_to_point(boundary_bytes(c), stage_rate(c, h.intra, h.node), start_s), 0.0)
 
 
 def _tied_ends(c: Columns, h: Hardware) -> Array:

@@ -45,7 +45,9 @@ class Predictor:
     def answer(self, case: TrainingCase) -> dict[str, Any]:
         """The fields of one answer line; `lo` and `hi` bound 90 % of runs of this pattern."""
         found = times([case], self._constants)
-        seconds, bubble, exposed = (float(part[0]) for part in (found.seconds, found.bubble, found.exposed_comm_s))
+        seconds, bubble, exposed, computing = (
+            float(part[0]) for part in (found.seconds, found.bubble, found.exposed_comm_s, found.computing_s)
+        )
         width = self.half_width(case)
         parts = waterfall(case, self._constants)
         stages = parts.total[0]
@@ -67,7 +69,7 @@ class Predictor:
             "memory": _shown(parts),
             "bubble": bubble,
             "exposed_comm_s": exposed,
-            "energy_j": self._energy(case, seconds, bubble, exposed, model / capacity),
+            "energy_j": self._energy(case, seconds, computing, exposed, model / capacity),
             "energy_basis": "model",
             **_cost(case, seconds),
             "fits": bool((spare >= 0).all()),
@@ -84,7 +86,7 @@ class Predictor:
         """Logarithmic half-width of the case's interval; None without a calibration."""
         return self._widths.get(pattern(case), self._widths.get("other"))
 
-    def _energy(self, case: TrainingCase, seconds: float, bubble: float, exposed: float, mfu: float) -> float | None:
+    def _energy(self, case: TrainingCase, seconds: float, computing: float, exposed: float, mfu: float) -> float | None:
         limits = []
         for index in stage_pools(case):
             pool = case.pools[index]
@@ -94,9 +96,9 @@ class Predictor:
             limits.append(min(known))  # a cap above the accelerator's own limit changes nothing
         watts = sum(limits) / len(limits)
         idle = _IDLE_SHARE * watts
-        waiting = min(exposed, seconds)
-        resting = bubble * (seconds - waiting)
-        computing = seconds - waiting - resting
+        computing = min(computing, seconds)
+        waiting = min(exposed, seconds - computing)
+        resting = seconds - computing - waiting
         busy = idle + (watts - idle) * min(mfu * seconds / max(computing, 1e-12), 1.0) ** _BUSY_EXPONENT
         return float(case.plan.ranks * (busy * computing + _COMM_SHARE * watts * waiting + idle * resting))
 

@@ -37,13 +37,15 @@ def pipeline_time(
     hop: Array,
     hidden: Array,
     passes: tuple[Array, Array] | None = None,
+    link: Array | float = 0.0,
 ) -> Array:
     """Time of m micro-batches: every stage once, the slowest m - 1 times more, hops on the way and in the cycle.
 
     `stages` is the sum over stages of one micro-batch's time, `slowest` its maximum, `weight` the weight-gradient part
     of the slowest stage; `hidden` transfers cost nothing once the pipeline is full. `passes`: forward and input
-    gradients of an inner stage, which folded schedules need (thirds of the slowest where not said). Exact for equal
-    stages but for V-Half and V-Min; a lower bound where the ratio of forward to backward differs.
+    gradients of an inner stage, which folded schedules need (thirds of the slowest where not said). `link`: seconds of a
+    micro-batch's transfers on the busiest link: no cycle is shorter. Exact for equal stages but for V-Half and V-Min; a
+    lower bound where the ratio of forward to backward differs.
     """
     fill = stages - slowest
     cycle = slowest + ((p > 1) & (hidden < 1)) * 2.0 * hop * np.where(schedule == 2, v, 1.0)
@@ -54,7 +56,7 @@ def pipeline_time(
         slow, wait = folded.cycle_and_fill(schedule - FOLDED_CODE, p, m, forward, inputs, weight)
         cycle = np.where(schedule >= FOLDED_CODE, np.maximum(slowest, slow) + cycle - slowest, cycle)
         fill = np.where(schedule >= FOLDED_CODE, wait, fill)
-    return np.asarray(m * cycle + fill + 2.0 * (p - 1.0) * hop)
+    return np.asarray(m * np.maximum(cycle, link) + fill + 2.0 * (p - 1.0) * hop)
 
 
 def in_flight(schedule: Array, p: Array, m: Array, v: Array, stage: Array) -> Array:

@@ -22,6 +22,7 @@ from tuner.training.offload import optimizer_time
 from tuner.training.schedules import pipeline_time
 from tuner.training.sharding import reduced
 from tuner.training.stepped import steppable, stepped_seconds
+from tuner.training.transfers import boundary_bytes, busiest_link_seconds
 
 Ints = NDArray[np.int64]
 
@@ -57,6 +58,11 @@ class StagedTimes:
     gradients: Array
     optimizer: Array
 
+    @property
+    def computing_s(self) -> Array:
+        """Seconds that a device computes on average."""
+        return self.busy - self.collectives + self.optimizer
+
 
 def staged_times(plans: Staged, constants: Constants) -> StagedTimes:
     """Times of every plan."""
@@ -67,7 +73,8 @@ def staged_times(plans: Staged, constants: Constants) -> StagedTimes:
     forward, backward = stage_work(c, plans.layers, parts, shape)
     rate, hops = boundaries(plans, c, h, constants)
     busy = forward + backward
-    whole = _pipeline(plans, c, forward, backward, hops, parts.layer.weight.reshape(shape))
+    link = _links(plans, c, h, rate)
+    whole = _pipeline(plans, c, forward, backward, hops, parts.layer.weight.reshape(shape), link)
     gradients, optimizer = _tails(c, h, parts.layer, shape, constants)
     ends = gradients + optimizer
     last = ends.argmax(axis=1)[:, None]
@@ -76,7 +83,10 @@ def staged_times(plans: Staged, constants: Constants) -> StagedTimes:
     update = np.take_along_axis(optimizer, last, 1)[:, 0]
     work = m * busy.mean(axis=1)
     inside = m * (parts.layer.exposed.reshape(shape) * plans.layers)
-    moved = 0.0 if shape[1] == 1 else 2.0 * (m * (not plans.overlap) + shape[1] - 1.0) * hops[:, :-1].max(axis=1)
+    moved = np.zeros(shape[0])
+    if shape[1] > 1:
+        hop = 2.0 * hops[:, :-1].max(axis=1)
+        moved = m * (np.maximum(link - busy.max(axis=1), 0.0) if plans.overlap else hop) + (shape[1] - 1.0) * hop
     return StagedTimes(
         seconds=whole + after + update,
         bubble=np.clip(1.0 - work / whole, 0.0, 1.0),
@@ -125,7 +135,7 @@ def boundaries(plans: Staged, c: Columns, h: Hardware, constants: Constants) -> 
         plans.pool, plans.nic, stride, c.per_node.reshape(shape), h.intra.reshape(shape), h.node.reshape(shape),
         plans.across,
     )  # fmt: skip
-    volume = (c.element_bytes * c.micro_batch * c.seq / c.cp * c.hidden / c.tp).reshape(shape)
+    volume = boundary_bytes(c).reshape(shape)
     sync = constants.shared["p2p_sync_s"] * c.handovers.reshape(shape)
     return rate, sync + volume / rate
 
@@ -151,16 +161,32 @@ def _next(each: NDArray[Any]) -> NDArray[Any]:
     return np.roll(each, -1, axis=1)
 
 
-def _pipeline(plans: Staged, c: Columns, forward: Array, backward: Array, hops: Array, weight: Array) -> Array:
+def _links(plans: Staged, c: Columns, h: Hardware, rate: Array) -> Array:
+    shape = plans.layers.shape
+    return busiest_link_seconds(
+        plans.pool, plans.nic, (c.tp * c.cp * c.dp).reshape(shape), c.per_node.reshape(shape), h.intra.reshape(shape),
+        boundary_bytes(c).reshape(shape), rate, plans.virtual, closed=bool((c.schedule < FOLDED_CODE).all()),
+    )  # fmt: skip
+
+
+def _pipeline(
+    plans: Staged, c: Columns, forward: Array, backward: Array, hops: Array, weight: Array, link: Array
+) -> Array:
     p, m, v = plans.layers.shape[1], plans.micro_batches, plans.virtual
+    if steppable(plans.schedule, p, m, v) and not plans.overlap:
+        return np.maximum(stepped_seconds(plans.schedule, m, v, forward, backward, hops), m * link)
     if steppable(plans.schedule, p, m, v):
-        return stepped_seconds(plans.schedule, m, v, forward, backward, 0.0 * hops if plans.overlap else hops)
+        # Transfers are hidden once the pipeline is full, as far as the links carry them in that time.
+        full = stepped_seconds(plans.schedule, m, v, forward, backward, 0.0 * hops)
+        late = np.maximum(link - (forward + backward).max(axis=1), 0.0)
+        return np.asarray(full + m * late + 2.0 * hops[:, :-1].sum(axis=1))
     busy, first = forward + backward, slice(None, None, p)
     slowest = busy.argmax(axis=1)[:, None]
     hop = hops[:, :-1].max(axis=1) if p > 1 else np.zeros(len(hops))
     return pipeline_time(
         c.schedule[first], c.pp[first], c.micro_batches[first], c.vpp[first], busy.sum(axis=1), busy.max(axis=1),
         np.take_along_axis(weight * plans.layers, slowest, 1)[:, 0], hop, c.overlap_pp[first],
+        link=link,
     )  # fmt: skip
 
 

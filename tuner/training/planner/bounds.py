@@ -28,6 +28,7 @@ from tuner.training.planner.rows import (
     Table,
     as_columns,
 )
+from tuner.training.transfers import link_seconds
 
 _PASSES = 3.0  # forward, input gradients, weight gradients
 _FLASH_PASSES = 3.5  # two products forward, five backward
@@ -36,8 +37,8 @@ _NO_FILL = SCHEDULE_CODE["zb-h1"]  # from this code on weight passes may fill wa
 
 def least_seconds(c: Columns, constants: Constants, *, spread: bool = False) -> Array:
     """Products of all layers and the output at the fitted share of peak, spread evenly over the stages, plus the
-    emptiest pipeline that the schedule has. Nothing waits for the host, for memory or for a link. `spread`: some leaf
-    shares the output among all stages."""
+    emptiest pipeline that the schedule has; no cycle is shorter than the busiest link takes. Nothing waits for the host
+    or for memory. `spread`: some leaf shares the output among all stages."""
     h = hardware(c, constants)
     tokens = c.micro_batch * c.seq / c.cp
     matrices = np.where(c.gated > 0, 3.0, 2.0)
@@ -54,7 +55,7 @@ def least_seconds(c: Columns, constants: Constants, *, spread: bool = False) -> 
     alone = np.where((c.schedule >= FOLDED_CODE) | spread, 0.0, output)
     slowest = np.maximum((work + output) / c.pp, np.maximum(c.most * (products + attention), alone))
     fill = np.where(c.schedule >= _NO_FILL, 0.0, np.maximum(work + output - slowest, 0.0) / c.vpp)
-    return np.asarray(c.micro_batches * slowest + fill)
+    return np.asarray(c.micro_batches * np.maximum(slowest, link_seconds(c, h.intra, h.node)) + fill)
 
 
 def least_spare_bytes(question: PlanQuestion, cells: Table, constants: Constants, limit: float) -> Array:

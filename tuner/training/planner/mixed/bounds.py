@@ -109,9 +109,25 @@ def _distinct(table: Table) -> tuple[Table, Table]:
     return first, which
 
 
-def bounds(question: PlanQuestion, has: Speeds, stages: Table, virtual: float) -> Array:
+def bounds(question: PlanQuestion, has: Speeds, stages: Table, virtual: float, crossing: Array) -> Array:
     """Seconds that no pipeline of 1, 2, ... stages (columns) with so many chunks each beats, for every cell (rows);
-    infinite where there is no room for so many stages."""
+    infinite where there is no room for so many stages. `crossing`: seconds per cell of one transfer between pools: a
+    pipeline on several pools sends one each way for every chunk, or it stays on one pool."""
+    found = _anywhere(question, has, stages, virtual)
+    chunks = virtual if np.isfinite(virtual) else 1.0
+    apart = (has.micro_batches * chunks * crossing)[:, None]
+    if stages.shape[1] == 1 or not np.any(apart > found):
+        return found
+    alone = np.full(found.shape, np.inf)
+    for pool in range(stages.shape[1]):
+        only = stages * (np.arange(stages.shape[1]) == pool)
+        with np.errstate(divide="ignore"):  # a pool without room for a stage
+            here = _anywhere(question, has, only, virtual)
+        alone[:, : here.shape[1]] = np.minimum(alone[:, : here.shape[1]], here)
+    return np.asarray(np.minimum(alone, np.maximum(found, apart)))
+
+
+def _anywhere(question: PlanQuestion, has: Speeds, stages: Table, virtual: float) -> Array:
     paces, m = _paces(question, has, stages), has.micro_batches[:, None]
     power = (1.0 - 1.0 / (m * virtual)) ** np.arange(paces.shape[1])
     sync = has.sync[:, None] if virtual == 1 else 0.0 * m

@@ -99,7 +99,8 @@ def least_seconds(line: Lines, layers: Table) -> Array:
     warm = np.arange(p - 1, -1, -1.0)
     waits = np.maximum(behind - warm * forward, 0.0) + np.maximum(behind - warm * backward, 0.0)
     waits = np.where((line.virtual[:, None] == 1) & (m > warm + 1.0), waits, 0.0)
-    return np.asarray((before + m * busy + waits).max(axis=1) + least_tail(line, layers))
+    piped = np.maximum((before + m * busy + waits).max(axis=1), line.floor)
+    return np.asarray(piped + least_tail(line, layers))
 
 
 def least_tail(line: Lines, layers: Table) -> Array:

@@ -93,7 +93,8 @@ class Candidates:
             if steppable(schedule, p, m, v):
                 forward = part.forward * counts + part.extra_forward
                 backward = part.backward * counts + part.extra_backward
-                least = stepped_seconds(schedule, m, v, forward, backward, part.hops) + least_tail(part, counts)
+                piped = np.maximum(stepped_seconds(schedule, m, v, forward, backward, part.hops), part.floor)
+                least = piped + least_tail(part, counts)
                 win = np.flatnonzero(least <= self.fastest * (1.0 + 1e-12))
                 part, counts = part.some(win), counts[win]
             if len(counts):

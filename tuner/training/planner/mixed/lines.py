@@ -7,6 +7,7 @@ length are handled together.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from tuner.training.planner.mixed.bounds import Speeds
 from tuner.training.planner.mixed.cells import Table
 from tuner.training.planner.question import PlanQuestion
 from tuner.training.staged import boundary_rates
+from tuner.training.transfers import busiest_link_seconds
 
 _ROUNDING = 1e-9  # of a layer
-_PER_LINE = ("cell", "virtual", "micro_batches", "pipe", "tail", "tied")
+_PER_LINE = ("cell", "virtual", "micro_batches", "pipe", "floor", "tail", "tied")
 _PER_STAGE = ("pools", "most", "forward", "backward", "extra_forward", "extra_backward", "hops", "inner_tail")
 _WHOLE = ("cell", "virtual", "pools", "most")
 
@@ -31,7 +33,8 @@ class Lines:
     """Lines of one length, one row each. Per stage: `pools`, seconds per layer (`forward`, `backward`) and beside its
     layers (`extra_forward`, `extra_backward`), `most`: layers that fit, `hops`: seconds of a transfer to the next
     stage, `inner_tail`: seconds per layer after the last pass. Per line: `micro_batches`, `virtual`; `pipe` and `tail`:
-    what the pipeline takes at least and what ends the iteration at least, `tied` (part of `tail`) the tied embedding."""
+    what the pipeline takes at least and what ends the iteration at least, `tied` (part of `tail`) the tied embedding,
+    `floor`: what hidden transfers take at least."""
 
     cell: Table
     pools: Table
@@ -45,6 +48,7 @@ class Lines:
     micro_batches: Array
     virtual: Table
     pipe: Array
+    floor: Array
     tail: Array
     tied: Array
 
@@ -64,7 +68,7 @@ class Lines:
     @property
     def bound(self) -> Array:
         """No answer of a line is faster."""
-        return self.pipe + self.tail
+        return np.asarray(np.maximum(self.pipe, self.floor) + self.tail)
 
     @classmethod
     def none(cls, p: int) -> Lines:
@@ -106,6 +110,21 @@ class Pools:
         )
 
 
+def crossing_seconds(has: Speeds, pools: Pools) -> Array:
+    """Of every cell: one transfer between the two pools that reach each other quickest, without its hand-over."""
+    cells, rate = len(has.stride), np.zeros(len(has.stride))
+    stride = np.broadcast_to(has.stride[:, None], (cells, 2))
+    for pair in combinations(range(len(pools.nic)), 2):
+        both = np.array(pair)
+        stands = np.broadcast_to(both, (cells, 2))
+        found = boundary_rates(
+            stands, pools.nic[stands], stride, pools.per_node[stands], has.intra[:, both], has.node[:, both],
+            pools.across[stands],
+        )  # fmt: skip
+        rate = np.maximum(rate, found[:, 0])
+    return np.asarray(has.volume / rate)
+
+
 def lines(
     has: Speeds, cells: Table, virtual: Table, room: Table, shapes: list[Table], pools: Pools, layers: int, beat: float
 ) -> Lines:
@@ -138,13 +157,22 @@ def lines(
     rate = boundary_rates(
         stands, pools.nic[stands], stride, pools.per_node[stands], at(has.intra), at(has.node), pools.across[stands]
     )
-    hops = (has.sync[which][:, None] + has.volume[which][:, None] / rate) * (v == 1)[:, None]
+    hops = has.sync[which][:, None] + has.volume[which][:, None] / rate
+    floor, hidden = np.zeros(len(which)), np.flatnonzero(v > 1)
+    if len(hidden):
+        volume = np.broadcast_to(has.volume[which][:, None], stands.shape)
+        link = busiest_link_seconds(
+            stands[hidden], pools.nic[stands[hidden]], stride[hidden], pools.per_node[stands[hidden]],
+            at(has.intra)[hidden], volume[hidden], rate[hidden], v[hidden],
+        )  # fmt: skip
+        floor[hidden] = m[hidden] * link + 2.0 * hops[hidden, :-1].sum(axis=1)
+        hops[hidden] = 0.0
     inner, tied = at(has.inner_tail), has.tied_bytes[which] / rate[:, -1] * (p > 1)
     tail = np.maximum(has.end_tail[which, stands[:, 0]], has.end_tail[which, stands[:, -1]])
     found = Lines(
         cell=cells[which], pools=stands, forward=at(has.forward), backward=at(has.backward), extra_forward=before,
         extra_backward=after, most=np.take(room, (which[:, None] * p + np.arange(p)) * kinds + stands), hops=hops,
-        inner_tail=inner, micro_batches=m, virtual=v, pipe=np.zeros(len(which)),
+        inner_tail=inner, micro_batches=m, virtual=v, pipe=np.zeros(len(which)), floor=floor,
         tail=np.maximum(tail, layers / (1.0 / inner).sum(axis=1)) + tied, tied=tied,
     )  # fmt: skip
     found = replace(found, pipe=_pipe(found, layers))

@@ -22,7 +22,7 @@ from tuner.training.planner.mixed.bounds import (
 from tuner.training.planner.mixed.cells import Table, cells, longest, stages_of
 from tuner.training.planner.mixed.fill import every_answer, first_answers, least_seconds
 from tuner.training.planner.mixed.kept import KEPT, Candidates, MixedFound, MixedPlan
-from tuner.training.planner.mixed.lines import Lines, Pools, joined, lines
+from tuner.training.planner.mixed.lines import Lines, Pools, crossing_seconds, joined, lines
 from tuner.training.planner.mixed.misfits import fastest_misfits
 from tuner.training.planner.mixed.orders import pool_orders
 from tuner.training.planner.mixed.rooms import rooms
@@ -78,7 +78,8 @@ class _Search:
         self.has, self.stages = speeds(question, self.table, constants), stages_of(question, self.table)
         self.rooms, self.tails = rooms(question, self.table, constants), least_tail(self.has, self.stages)
         self.chunks = self._chunks()
-        every = bounds(question, self.has, self.stages, np.inf)
+        self.crossing = crossing_seconds(self.has, self.pools)
+        every = bounds(question, self.has, self.stages, np.inf, self.crossing)
         self.fits = self.rooms.most_in_all(self.pools.limits, self.layers, every.shape[1]) >= self.layers
         self.fits &= np.arange(every.shape[1]) < longest(question, self.table, self.layers)[:, None]
         held = self.rooms.mean_layers(self.pools.limits, self.stages, self.layers)
@@ -113,7 +114,7 @@ class _Search:
     def _full(self, mine: Table, p: int) -> Lines:
         cells, virtual, shapes = [], [], []
         for v in self.chunks:
-            row = bounds(self.question, self.has.some(mine), self.stages[mine], v)
+            row = bounds(self.question, self.has.some(mine), self.stages[mine], v, self.crossing[mine])
             good = self._may_win(mine, v, row)[0][:, p - 1]
             for cell in mine[good]:
                 whole = [np.repeat(order, self.stages[cell][list(order)]) for order in self.orders]
@@ -135,7 +136,7 @@ class _Search:
 
     def _open(self, chunk: Table) -> None:
         has, stages = self.has.some(chunk), self.stages[chunk]
-        rows = {v: bounds(self.question, has, stages, v) for v in self.chunks}
+        rows = {v: bounds(self.question, has, stages, v, self.crossing[chunk]) for v in self.chunks}
         good = {v: self._may_win(chunk, v, row) for v, row in rows.items()}
         least = {}
         for p in range(1, max((row.shape[1] for row in rows.values()), default=0) + 1):
