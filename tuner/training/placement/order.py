@@ -1,4 +1,4 @@
-"""Which device class comes first: the cheapest path over classes, and the split that goes with it.
+"""Which device class comes first: the cheapest path over classes.
 
 A pipeline moves only activations between neighbours, so classes with unlike NICs belong behind one another and never
 into one data-parallel group (Holmes, arXiv 2312.03549). The path of least cost is exact up to 12 classes (Held and
@@ -12,14 +12,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from controlplane.model.errors import InvalidSpec, Refused
-from tuner.training.placement.bound import lower_bounds_s
-from tuner.training.placement.problem import Placement, StageClass, check_hops, check_problem, one_f_one_b
-from tuner.training.placement.split import split
+from controlplane.model.errors import InvalidSpec
 
 EXACT_CLASSES = 12
 _STARTS = 16  # of 2-opt
-_TRY_ALL = 6  # classes whose orders (720) are split one by one, where the order changes what fits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,84 +55,24 @@ def hop_matrix(links: Sequence[Links], transfer_bytes: float) -> tuple[tuple[flo
 def best_path(cost: Sequence[Sequence[float]]) -> tuple[tuple[int, ...], bool]:
     """The cheapest order that visits every class once, and whether it is proven. Ties go to the lower numbers."""
     count = len(cost)
-    check_hops(cost, count)
+    _check_hops(cost, count)
     if count <= 1:
         return tuple(range(count)), True
     return (_held_karp(cost), True) if count <= EXACT_CLASSES else (_two_opt(cost), False)
 
 
-def place(
-    classes: Sequence[StageClass],
-    layers: int,
-    micro_batches: int,
-    hop_s: Sequence[Sequence[float]],
-    *,
-    least_layers: int = 1,
-) -> Placement:
-    """The fastest order of classes (each one block) with its split, under 1F1B. Exact up to 12 classes where time and
-    room of a stage do not depend on its position, up to 6 where they do; beyond, the cheapest path's split, with the
-    gap to `bound_s`. Raises InvalidSpec, and Refused where no order fits."""
-    check_problem(classes, layers, micro_batches)
-    check_hops(hop_s, len(classes))
-    path, proven = best_path(hop_s)
-    anywhere = all(not (c.first_s or c.last_s or c.first_bytes or c.last_bytes or c.activation_bytes) for c in classes)
-    if not anywhere and len(classes) <= _TRY_ALL:
-        orders = sorted(itertools.permutations(range(len(classes))), key=lambda each: (_length(each, hop_s), each))
-        proven = True
-    else:
-        orders, proven = [path], proven and anywhere
-    base = _split_bound(classes, layers, micro_batches) + 2.0 * _inside(classes, hop_s)
-    best: Placement | None = None
-    refusal: Refused | None = None
-    for each in orders:
-        if best is not None and base + 2.0 * _length(each, hop_s) >= best.iteration_s:
-            break  # sorted by path: no later order can win either
-        ordered = [classes[index] for index in each]
-        hops = [[hop_s[left][right] for right in each] for left in each]
-        try:
-            found = split(ordered, layers, micro_batches, hops, least_layers=least_layers)
-        except Refused as refused:
-            refusal = refusal or refused
-            continue
-        if best is None or found.iteration_s < best.iteration_s:
-            best = found
-    if best is None:
-        assert refusal is not None
-        raise refusal
-    if proven:
-        return best
-    bound = min(best.iteration_s, base + 2.0 * _cheapest_edges(hop_s))
-    return Placement(
-        classes=best.classes, layers=best.layers, stage_s=best.stage_s, hops_s=best.hops_s,
-        iteration_s=best.iteration_s, bound_s=bound, exact=False,
-    )  # fmt: skip
-
-
-def _split_bound(classes: Sequence[StageClass], layers: int, micro_batches: int) -> float:
-    """Below every split in every order: caps of the emptiest position, ends for nothing."""
-    least_held = one_f_one_b(1, micro_batches)[0]
-    bound = lower_bounds_s(
-        [[each.stages for each in classes]],
-        [[each.layer_s for each in classes]],
-        [[each.most_layers(least_held, False, False) for each in classes]],
-        layers,
-        micro_batches,
-    )
-    return float(bound[0])
-
-
-def _inside(classes: Sequence[StageClass], hop_s: Sequence[Sequence[float]]) -> float:
-    return sum((each.stages - 1) * hop_s[index][index] for index, each in enumerate(classes))
+def _check_hops(hop_s: Sequence[Sequence[float]], classes: int) -> None:
+    """Raises InvalidSpec unless the matrix is classes x classes of times."""
+    if len(hop_s) != classes or any(len(row) != classes for row in hop_s):
+        raise InvalidSpec("wrong shape", field="hop_s", value=len(hop_s), limit=f"{classes} x {classes}")
+    for row in hop_s:
+        for value in row:
+            if not math.isfinite(value) or value < 0.0:
+                raise InvalidSpec("not a time", field="hop_s", value=value, limit="a finite number, 0 or more")
 
 
 def _length(order: Sequence[int], cost: Sequence[Sequence[float]]) -> float:
     return math.fsum(cost[left][right] for left, right in itertools.pairwise(order))
-
-
-def _cheapest_edges(cost: Sequence[Sequence[float]]) -> float:
-    """Below every path: all but one class are entered, each at best over its cheapest edge."""
-    cheapest = [min(row[j] for i, row in enumerate(cost) if i != j) for j in range(len(cost))]
-    return math.fsum(cheapest) - max(cheapest)
 
 
 def _held_karp(cost: Sequence[Sequence[float]]) -> tuple[int, ...]:
