@@ -1,15 +1,13 @@
-"""The sampler of a job: its space checked against what it may change, and a good start from what is known already."""
+"""What a job searches, checked against what it may change, and a start from what earlier studies found."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from controlplane.model.errors import InvalidSpec, TrimtabError
-from controlplane.model.ports import Sampler
 from controlplane.model.tuning import SearchSpace, Setting
 from controlplane.model.tuning_job import EngineTarget, TuningSpec
-from tuner.search.question import Question, make_sampler
-from tuner.search.space import Space, compile_space
+from tuner.search.space import Space
 from tuner.search.spaces.engine import EngineFacts, engine_space
 
 # Settings of earlier studies that are measured before the sampler chooses.
@@ -35,19 +33,15 @@ def space_of(spec: TuningSpec, facts: EngineFacts | None = None) -> SearchSpace:
     return engine_space(facts)
 
 
-def sampler_of(spec: TuningSpec, space: SearchSpace, earlier: Sequence[Setting] = ()) -> Sampler:
-    """`earlier`: settings that were best in studies like this one, best first; those that this space does not have are
-    passed over. The configuration in use comes before them, where the job names one.
-
-    Raises UnknownName for the sampler, InvalidSpec for the space or the baseline."""
-    compiled = compile_space(space)
-    first = [compiled.checked(spec.baseline, field="baseline")] if spec.baseline else []
+def carried_over(space: Space, earlier: Sequence[Setting]) -> tuple[Setting, ...]:
+    """Of settings that were best in studies like this one, best first, those that this space has, once each: what a
+    question is given as `first`."""
+    out: list[Setting] = []
     for setting in earlier:
-        taken = _translated(compiled, setting)
-        if taken is not None and taken not in first and len(first) < EARLIER_MOST:
-            first.append(taken)
-    question = Question(space=compiled, objectives=tuple(spec.objectives), seed=spec.seed, first=tuple(first))
-    return make_sampler(spec.sampler, question, field="sampler")
+        taken = _translated(space, setting)
+        if taken is not None and taken not in out and len(out) < EARLIER_MOST:
+            out.append(taken)
+    return tuple(out)
 
 
 def _translated(space: Space, setting: Setting) -> Setting | None:

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from controlplane.model.errors import InvalidSpec, UnknownName
+from controlplane.model.errors import InvalidSpec
 from controlplane.model.tuning_job import TuningSpec
+from tuner.search.question import Question, make_sampler
 from tuner.search.space import compile_space
 from tuner.search.spaces.training import training_space
-from tuner.search.study_sampler import sampler_of, space_of
+from tuner.search.study_sampler import EARLIER_MOST, carried_over, space_of
 
 SPACE = {
     "parameters": [
@@ -43,30 +44,25 @@ def test_what_changes_answers_needs_the_users_word():
     assert len(space_of(spec(space=SPACE, mayChangeOutput=["precision"])).parameters) == 2
 
 
-def test_the_baseline_and_earlier_winners_come_first():
-    asked = spec(space=SPACE, mayChangeOutput=["precision"], baseline={"tokens": 64, "precision": "f32"})
+def test_earlier_winners_come_first_where_the_space_has_them():
+    asked = spec(space={**SPACE, "fixed": {"cards": 2}}, mayChangeOutput=["precision"])
+    space = compile_space(space_of(asked))
     earlier = [
-        {"tokens": 64, "precision": "f32"},  # the baseline again
+        {"tokens": 64, "precision": "f32", "cards": 1},
+        {"tokens": 64, "precision": "f32"},  # the same once more
         {"tokens": 9999, "precision": "f32"},  # out of range here
+        {"tokens": 128},  # says too little
         {"tokens": 128, "precision": "bf16", "gone": 3},
     ]
-    sampler = sampler_of(asked, space_of(asked), earlier)
-    assert sampler.ask(0).setting == {"tokens": 64, "precision": "f32"}
-    assert sampler.ask(1).setting == {"tokens": 128, "precision": "bf16"}
+    first = carried_over(space, earlier)
+    assert first == (
+        {"tokens": 64, "precision": "f32", "cards": 2},
+        {"tokens": 128, "precision": "bf16", "cards": 2},
+    )
+    sampler = make_sampler("default", Question(space=space, objectives=tuple(asked.objectives), seed=0, first=first))
+    assert [sampler.ask(number).setting for number in range(2)] == list(first)
     assert sampler.ask(2).reason == "covers the space"
-
-
-def test_a_wrong_baseline_and_an_unknown_sampler_name_their_field():
-    with pytest.raises(InvalidSpec) as error:
-        sampler_of(spec(baseline={"tokens": 1, "precision": "f32"}), compile_input())
-    assert error.value.field == "baseline.tokens"
-    with pytest.raises(UnknownName, match="tpe") as error:
-        sampler_of(spec(sampler="tpee"), compile_input())
-    assert error.value.field == "sampler"
-
-
-def compile_input():
-    return space_of(spec(space=SPACE, mayChangeOutput=["precision"]))
+    assert len(carried_over(space, [{"tokens": 64 + i, "precision": "f32"} for i in range(50)])) == EARLIER_MOST
 
 
 def test_training_runs_are_whole():
