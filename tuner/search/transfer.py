@@ -62,6 +62,23 @@ class CheapLevel:
         return chosen
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Beside:
+    """What the cheap level adds to the model of the measurements: that one learns where it is wrong."""
+
+    cheap: CheapLevel | None
+    weight: float
+
+    @classmethod
+    def of(cls, cheap: CheapLevel | None, rows: Rows, scores: Floats) -> Beside:
+        """Weighed by what was measured."""
+        return cls(cheap, 0.0 if cheap is None else cheap.weight(rows, scores))
+
+    def at(self, rows: Rows) -> Floats | float:
+        """To be added to the model at each row."""
+        return 0.0 if self.cheap is None else self.weight * self.cheap.at(rows)
+
+
 def cheap_level(space: Space, objectives: Sequence[Objective], trials: Sequence[Told]) -> CheapLevel | None:
     """None where too little is known. Settings must belong to the space (`Space.checked`)."""
     known = [told for told in trials if told.verdict is Verdict.OK]

@@ -28,7 +28,7 @@ from tuner.search.objective import scores_of, weights_of
 from tuner.search.one_thread import one_thread
 from tuner.search.question import Question
 from tuner.search.space import Rows, Space
-from tuner.search.transfer import CheapLevel, cheap_level
+from tuner.search.transfer import Beside, CheapLevel, cheap_level
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -142,7 +142,7 @@ class DefaultSampler:
     ) -> Proposal:
         kept = within(scores)
         known = self.space.rows_of([measured[i].setting for i in kept])
-        beside = _Beside.of(self._cheap, known, scores[kept])
+        beside = Beside.of(self._cheap, known, scores[kept])
         x, y = self.space.features(known), scores[kept] - beside.at(known)
         model = fit_averaged(x, y, self._chosen.pairs)
         pending = self._history.pending()
@@ -237,7 +237,7 @@ class DefaultSampler:
         self,
         rows: Rows,
         model: Averaged,
-        beside: _Beside,
+        beside: Beside,
         best: float,
         feasibility: Feasibility | None,
         limits: list[Regression],
@@ -271,21 +271,6 @@ class DefaultSampler:
 
     def _join(self, a: Rows, b: Rows) -> Rows:
         return self.space.rows_of_points(np.vstack((a.unit, b.unit)))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Beside:
-    """What the cheap level adds to the model of the measurements: that one learns where it is wrong."""
-
-    cheap: CheapLevel | None
-    weight: float
-
-    @classmethod
-    def of(cls, cheap: CheapLevel | None, rows: Rows, scores: Floats) -> _Beside:
-        return cls(cheap, 0.0 if cheap is None else cheap.weight(rows, scores))
-
-    def at(self, rows: Rows) -> Floats | float:
-        return 0.0 if self.cheap is None else self.weight * self.cheap.at(rows)
 
 
 def make(question: Question) -> Sampler:
