@@ -40,6 +40,9 @@ _OPTIONS: Options = (
     click.option(
         "--cross", type=float, metavar="GB/S", help="Of a node towards pools with other NICs (Ethernet, 3.1)."
     ),
+    click.option(
+        "--reserve", type=float, metavar="SHARE", help="Of the memory that plans leave free (0.05, the model's own error)."
+    ),
     click.option("--pools", metavar="NAME[,NAME]", help="Take only these of the pools."),
     click.option("--precision", help="(bf16; fp16 where an accelerator has no bf16)"),
     click.option("--framework", help="What is to launch it (megatron-lm, or what --export is for)."),
@@ -68,14 +71,18 @@ def asked_of(options: dict[str, Any], export: str | None = None) -> Asked:
         raise click.UsageError(f"say {', '.join(missing)}{'' if given else ' (or --pool)'}; --help has examples")
     if given:
         from tuner.serving.planner.pooltext import parse_pool  # noqa: PLC0415
+        from tuner.training.names import gpu_id  # noqa: PLC0415
 
         said = [f"--{name.replace('_', '-')}" for name, value in single.items() if value is not None]
         if said:
             raise InvalidSpec("says the pool twice", field=", ".join(said), hint="say it inside --pool")
-        pools = [training_pool(parse_pool(text, field="--pool")) for text in given]
+        pools = [training_pool(parse_pool(text, field="--pool", find=gpu_id)) for text in given]
     else:
         named = {_SINGLE.get(name, name): value for name, value in single.items() if value is not None}
         pools = [with_nics(named)]
+    reserve = options.pop("reserve")
+    if reserve is not None:
+        pools = [{**pool, "memory_reserve": reserve} for pool in pools]
     if cross is not None:
         pools = [{**pool, "cross_gb_s": cross} for pool in pools]
     fix = [f"{name}={value}" for name in _CHOICES if (value := options.pop(name)) is not None]

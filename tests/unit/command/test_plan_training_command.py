@@ -184,3 +184,48 @@ def test_the_network_between_unlike_pools_is_said_or_assumed() -> None:
     assert fast["iteration_s"] < slow["iteration_s"]
     assert any("Ethernet" in text for text in slow["warnings"])
     assert not any("Ethernet" in text for text in fast["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--fix", "micro_bach=1"), ("'micro_bach'", "did you mean micro_batch?")),
+        (("--framework", "deepspeed"), ("did you mean megatron-deepspeed?",)),
+        (("--fix", "vocab_parallel=vocab-2"), ("does not launch vocab_parallel=vocab-2", "--theoretical")),
+        (("--schedule", "zb-h1"), ("does not launch schedule=zb-h1", "megatron-zero-bubble")),
+        (("--fix", "optimizer_offload=nvme"), ("does not launch", "megatron-deepspeed")),
+        (("--what-if", "tp=8,pb=2"), ("pb=2",)),
+    ],
+)
+def test_what_cannot_be_chosen_says_what_can(arguments: tuple[str, ...], says: tuple[str, ...]) -> None:
+    told = str(run(*arguments).exception)
+    for text in says:
+        assert text in told
+
+
+def test_a_what_if_may_change_several_things() -> None:
+    found = json.loads(run("--what-if", "tp=2,4,pp=4,gpus=64", "--top", "1", "-o", "json").output)["what_if"][0]
+    assert found["accelerators"][1] == 64
+    assert "pp 4" in found["after"]
+    assert any(text in found["after"] for text in ("tp 2", "tp 4"))
+
+
+@pytest.mark.parametrize("name", ["a100-80", "a100", "v100", "v100-32", "h100-80", "mi300x"])
+def test_a_pool_knows_the_names_that_gpu_knows(name: str) -> None:
+    arguments = [
+        "plan",
+        "training",
+        *ASKED[:6],
+        "--top",
+        "1",
+        "-o",
+        "json",
+        "--quiet",
+        "--tp",
+        "2",
+        "--micro-batch",
+        "1",
+    ]
+    one = CliRunner().invoke(cli, [*arguments, "--gpu", name, "--gpus", "8"])
+    two = CliRunner().invoke(cli, [*arguments, "--pool", f"own={name}:8"])
+    assert json.loads(one.stdout)["cluster"]["gpu"] == json.loads(two.stdout)["cluster"]["gpu"]

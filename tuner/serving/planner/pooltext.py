@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from controlplane.catalog import load
@@ -19,8 +21,9 @@ _WORDS: dict[str, tuple[str, type]] = {
 }
 
 
-def parse_pool(text: str, *, field: str) -> dict[str, Any]:
-    """`NAME=ACCELERATOR:COUNT[,word=value]...` as fields of a PlannablePool. Raises InvalidSpec or UnknownName on
+def parse_pool(text: str, *, field: str, find: Callable[..., str] | None = None) -> dict[str, Any]:
+    """`NAME=ACCELERATOR:COUNT[,word=value]...` as fields of a PlannablePool. `find(name, field=)`: the
+    accelerator's catalogue id, where other short names than serving's are known. Raises InvalidSpec or UnknownName on
     `field`."""
     head, *words = text.split(",")
     name, equals, rest = head.partition("=")
@@ -34,7 +37,9 @@ def parse_pool(text: str, *, field: str) -> dict[str, Any]:
         )
     out: dict[str, Any] = {
         "name": name,
-        "accelerator": find_accelerator(load(), accelerator, field=field).id,
+        "accelerator": find_accelerator(load(), accelerator, field=field).id
+        if find is None
+        else find(accelerator, field=field),
         "free": int(count),
     }
     for word in words:
@@ -48,4 +53,6 @@ def parse_pool(text: str, *, field: str) -> dict[str, Any]:
             out[name_of] = kind(value)
         except ValueError:
             raise InvalidSpec(f"{key} must be a number", field=field, value=text[:80]) from None
+        if kind is not str and not (math.isfinite(out[name_of]) and out[name_of] >= 0):
+            raise InvalidSpec(f"{key} must be a number from 0 on", field=field, value=text[:80])
     return out

@@ -24,7 +24,7 @@ _POOL = {
 }  # fmt: skip
 WHAT_IF = (
     "gpus=128, gpu=h100, nic=ndr, cross=12.5, power-cap=500, price=2.5, global-batch=512, seq=8192, precision=fp8, framework=fsdp, "
-    "pool=NAME=GPU:COUNT[,nic=..], without-pool=NAME, a choice (recompute=none, tp=4,8) or free=CHOICE"
+    "pool=NAME=GPU:COUNT[,nic=..], without-pool=NAME, a choice (recompute=none, tp=4,8) or free=CHOICE; several at once: tp=8,pp=8"
 )
 
 
@@ -85,7 +85,25 @@ def with_nics(pool: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed(asked: Asked, change: str) -> Asked:
-    """The question after a change written as WORD=VALUE. Raises InvalidSpec or UnknownName."""
+    """The question after a change written as WORD=VALUE, or several with commas between them; a pool takes all that
+    follows it. Raises InvalidSpec or UnknownName."""
+    for one in _changes(change):
+        asked = _changed(asked, one)
+    return asked
+
+
+def _changes(text: str) -> list[str]:
+    """`tp=4,8,pp=2` as tp=4,8 and pp=2."""
+    found: list[str] = []
+    for part in text.split(","):
+        if found and ("=" not in part or found[-1].partition("=")[0].strip() == "pool"):
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
+
+
+def _changed(asked: Asked, change: str) -> Asked:
     word, equals, value = change.partition("=")
     word = word.strip()
     if not equals or not value:
@@ -109,7 +127,9 @@ def changed(asked: Asked, change: str) -> Asked:
         return replace(asked, framework=value)
     name = (value if word == "free" else word).strip().replace("-", "_")
     if name not in _CHOICES:
-        raise UnknownName("unknown change", field="what-if", value=change[:80], hint=f"known: {WHAT_IF}")
+        raise UnknownName(
+            f"unknown change {change[:80]!r}", field="what-if", value=change[:80], hint=f"known: {WHAT_IF}"
+        )
     others = tuple(item for item in asked.fix if item.partition("=")[0].strip().replace("-", "_") != name)
     return replace(asked, fix=others if word == "free" else (*others, f"{name}={value}"))
 
@@ -117,7 +137,7 @@ def changed(asked: Asked, change: str) -> Asked:
 def _pools(asked: Asked, word: str, value: str) -> Asked:
     names = [str(pool.get("name", pool["gpu"])) for pool in asked.pools]
     if word == "pool":
-        added = training_pool(parse_pool(value, field="what-if"))
+        added = training_pool(parse_pool(value, field="what-if", find=gpu_id))
         kept = [pool for pool, name in zip(asked.pools, names, strict=True) if name != added["name"]]
         return replace(asked, pools=(*kept, added))
     if value not in names:

@@ -20,6 +20,7 @@ from controlplane.model.training import (
 from tuner.serving.resolve import find_model
 from tuner.training.names import gpu_id
 from tuner.training.planner.launchable import Launchable, launchable
+from tuner.training.planner.launched_choices import check_framework_name, check_launched
 from tuner.training.planner.startable import check_startable, usual_attention, usual_precision
 from tuner.training.question import parse_case
 from tuner.training.shapes import catalogue_shape
@@ -61,6 +62,7 @@ def read_question(
     """The question in a user's words. `model`: a catalogue name, or `layers=96,hidden=12288,heads=96,vocab=51200`;
     `fix`: `tp=8`, `recompute=none`, `tp=4,8`. Without a precision it is bf16, or fp16 where an accelerator has no bf16;
     attention is flash where its kernels run. Raises InvalidSpec, UnknownName or Unsupported naming the field."""
+    check_framework_name(framework)
     fixed = fixes(fix)
     settings = {name: values[0] for name, values in fixed.items() if name in SINGLE}
     gpus = _accelerators(cluster)
@@ -99,6 +101,7 @@ def read_question(
             f"{framework} keeps embedding and output apart", field="model.tied", value=True, limit="false",
             hint="give a shape with tied=false",
         )  # fmt: skip
+    check_launched(rules, searched, case.plan.attention)
     return PlanQuestion(case, rules, searched)
 
 
@@ -116,8 +119,9 @@ def fixes(items: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         name, equals, text = item.partition("=")
         name = name.strip().replace("-", "_")
         if name not in known:
-            close = nearest(name, known) or sorted(known)
-            raise UnknownName("is no choice of a plan", field="fix", value=item[:60], hint=f"known: {', '.join(close)}")
+            close = nearest(name, known)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}"
+            raise UnknownName(f"{name[:60]!r} is no choice of a plan", field="fix", value=item[:60], hint=hint)
         values = tuple(dict.fromkeys(_value(name, part.strip().lower()) for part in text.split(",")))
         if not equals or (name in SINGLE and len(values) > 1):
             raise InvalidSpec("must be name=value", field="fix", value=item[:60], limit="tp=8, tp=4,8, recompute=none")

@@ -73,7 +73,8 @@ def test_theoretical_plans_are_faster_apart_and_have_no_framework() -> None:
 
 
 def test_asked_for_is_searched_even_where_it_never_wins() -> None:
-    wide = replace(question(BIG, ("optimizer_offload=nvme", "vocab_parallel=vocab-1"), gpus=16), rules=theoretical())
+    wanted = {"optimizer_offload": ("nvme",), "vocab_parallel": ("vocab-1",)}
+    wide = replace(question(BIG, gpus=16), rules=theoretical(), fixed=wanted)
     found = search(wide, shipped())
     assert len(found.rows)
     plan = plan_of(wide, found.rows[0])
