@@ -56,7 +56,7 @@ class OperatorSettings:
 class ApiSettings:
     """`trimtab api`. `audience` None: tokens for the API server itself are accepted. `planners`: processes that answer
     planning questions, started when first needed. `engine_images`, `calibration`, `routers`: as for the operator, so
-    that both plan alike."""
+    that both plan alike. `database_url` None: tuning jobs are not offered."""
 
     process: ProcessSettings = field(default_factory=lambda: ProcessSettings(port=8000))
     audience: str | None = "trimtab"
@@ -65,6 +65,7 @@ class ApiSettings:
     engine_images: Mapping[str, str] = field(default_factory=dict)
     calibration: str | None = None
     routers: Mapping[RouterName, InstalledRouter] = field(default_factory=dict)
+    database_url: str | None = field(default=None, repr=False)  # it may hold a password
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ def api_settings(env: Mapping[str, str]) -> ApiSettings:
         engine_images=_images(env, "TRIMTAB_ENGINE_IMAGES"),
         calibration=env.get("TRIMTAB_CALIBRATION") or None,
         routers=routers_of(env),
+        database_url=env.get("TRIMTAB_DATABASE_URL") or None,
     )
 
 

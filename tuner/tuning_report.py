@@ -167,7 +167,7 @@ def _timeline(trials: Sequence[TrialRecord]) -> str:
             continue
         kind = trial.purpose.value if trial.state is TrialState.DONE else trial.state.value
         begin, end = trial.leased_at.timestamp() - origin, trial.ended_at.timestamp() - origin
-        bars.setdefault(kind, []).append((row, begin / 60, max(end, begin) / 60))
+        bars.setdefault(kind, []).append((row, begin / 60, max(end, begin + 0.1) / 60))
     return gantt("Trials on the clock", "min", "trial", [str(trial.number) for trial in ran], bars)
 
 

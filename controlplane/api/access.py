@@ -10,6 +10,7 @@ from controlplane.api.cache import CachedDocument, ClusterCache, Document
 from controlplane.api.plan_jobs import PlanJobs
 from controlplane.api.problem import Problem
 from controlplane.kube import KubeClient, Resource
+from controlplane.store.database import Database
 from operators.runtime import Informer
 from telemetry.collectors.scrape import EngineMetrics
 
@@ -23,6 +24,7 @@ class Backend:
     cache: ClusterCache
     engine_metrics: EngineMetrics
     plans: PlanJobs
+    tuning: Database | None = None  # None: this installation has no database
 
 
 def backend_of(request: Request) -> Backend:

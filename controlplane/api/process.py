@@ -27,6 +27,8 @@ from controlplane.logs import configure
 from controlplane.planner_metrics import CountedDesk
 from controlplane.planning import PlannerPool, PlannerProcess, planner_options
 from controlplane.settings import ApiSettings
+from controlplane.store.database import open_database
+from controlplane.store.migrate import upgrade
 from operators.runtime import Informer
 from telemetry.collectors.scrape import EngineMetrics
 
@@ -107,10 +109,15 @@ def build(settings: ApiSettings) -> FastAPI:
             options = planner_options(settings)
             pool = PlannerPool([PlannerProcess(options=options) for _ in range(settings.planners)])
             plans = PlanJobs(CountedDesk(pool, registry))
+            database = None if settings.database_url is None else open_database(settings.database_url)
+            if database is not None:
+                await asyncio.to_thread(upgrade, database)
             try:
-                yield Backend(client, authority, cache, metrics, plans)
+                yield Backend(client, authority, cache, metrics, plans, database)
             finally:
                 await plans.close()
+                if database is not None:
+                    database.close()
                 for task in tasks:
                     task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

@@ -110,9 +110,14 @@ def _on_this_machine(spec: TuningSpec) -> TuningSpec:
             limit=", ".join(sorted(launchers(os.environ))) or "none is",
             hint=f"name the Python of its environment: TRIMTAB_{name}_PYTHON",
         )
-    if spec.target.engine == "openvino" and not Path(spec.target.model).is_dir():
-        raise InvalidSpec("no such folder", field="target.model", value=spec.target.model, hint="a model's folder")
-    if not Path(spec.target.model).is_dir():
+    if spec.target.engine == "openvino" and not Path(spec.target.model).exists():
+        raise InvalidSpec(
+            "no such file or folder",
+            field="target.model",
+            value=spec.target.model,
+            hint="a GGUF file, or a model folder",
+        )
+    if not Path(spec.target.model).exists():
         return spec
     target = spec.target.model_copy(update={"model": str(Path(spec.target.model).resolve())})
     return spec.model_copy(update={"target": target})

@@ -91,7 +91,7 @@ def decision_text(decision: TuningDecision, metrics: Sequence[str]) -> str:
     judged += [(f"trial {one.number}", one) for one in decision.confirmed]
     rows = [
         [
-            ("* " if one is decision.best else "  ") + name,
+            ("* " if one == decision.best else "  ") + name,
             *(interval_text(value) for value in one.objectives),
             *["no result"] * (len(metrics) - len(one.objectives)),
             "" if name == "in use" else interval_text(one.gain_pct, unit=" %", sign=True),

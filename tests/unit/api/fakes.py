@@ -21,6 +21,7 @@ from controlplane.kube import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, KubeClient,
 from controlplane.model.errors import TrimtabError
 from controlplane.model.plans import PlanRequest, ServingPlan
 from controlplane.model.training_plans import TrainingPlan, TrainingPlanRequest
+from controlplane.store.database import Database
 from controlplane.testing.fake_planner import FakePlanner
 from operators.runtime import Informer
 from telemetry.collectors.scrape import EngineMetrics
@@ -131,7 +132,7 @@ class HandClock:
 class Setup:
     """An application over a fake cluster; put objects into its caches with `put`."""
 
-    def __init__(self, log_capacity: int = 50) -> None:
+    def __init__(self, log_capacity: int = 50, tuning: Database | None = None) -> None:
         self.cluster = FakeCluster()
         self.clock = HandClock()
         client = cast(KubeClient, self.cluster)
@@ -145,7 +146,7 @@ class Setup:
         self.metrics = EngineMetrics(no_engine)
         self.planner = FakePlanning()
         self.plans = PlanJobs(self.planner)
-        self._backend = Backend(client, self.authority, self.cache, self.metrics, self.plans)
+        self._backend = Backend(client, self.authority, self.cache, self.metrics, self.plans, tuning)
         for informer in self.cache.informers:
             informer.list_started()
             informer.list_finished("1")
