@@ -62,11 +62,6 @@ class Run:
         return _DAY_S / rate if rate > 0.0 else math.inf
 
 
-def young_interval_s(run: Run) -> float:
-    """First-order best training time between checkpoints, sqrt(2 C M) (Young 1974; Kokolis et al. 2024 use it too)."""
-    return math.sqrt(2.0 * run.checkpoint_s * run.mtbf_s)
-
-
 def daly_interval_s(run: Run) -> float:
     """Higher-order best training time between checkpoints (Daly 2006, eq. 37): M itself where C >= 2 M."""
     mtbf, cost = run.mtbf_s, run.checkpoint_s
@@ -112,16 +107,6 @@ def ettr(run: Run, interval_s: float) -> float:
     return interval / (mtbf * math.exp(run.restart_s / mtbf) * math.expm1(exponent))
 
 
-def ettr_linear(run: Run, interval_s: float) -> float:
-    """First order: 1 - (u0 + D/2) N r - C/D, at least 0 (the form of Kokolis et al. 2024, carried from secondary
-    sources: an estimate). Below `ettr` by second-order terms while failures are rare; use it to compare with papers."""
-    interval = _interval(interval_s)
-    if math.isinf(interval):
-        return ettr(run, interval)
-    lost = (run.restart_s + interval / 2.0) / run.mtbf_s + run.checkpoint_s / interval
-    return max(0.0, 1.0 - lost)
-
-
 def goodput_tokens_per_s(tokens_per_iteration: float, iteration_s: float, ratio: float) -> float:
     """Tokens that stay trained per second of wall-clock time; `ratio` is an ETTR."""
     if not (iteration_s > 0.0 and math.isfinite(iteration_s)):
@@ -137,8 +122,7 @@ def goodput_tokens_per_s(tokens_per_iteration: float, iteration_s: float, ratio:
 
 def spare_nodes(nodes: int, failures_per_node_day: float, repair_s: float, *, confidence: float = 0.99) -> int:
     """Spare nodes so that with this probability no more are in repair: the binomial quantile over nodes and spares
-    together, each away for `repair_s` after a failure; spares fail as often as nodes at work. For many nodes and few
-    failures it is the Poisson quantile (`poisson_quantile`)."""
+    together, each away for `repair_s` after a failure; spares fail as often as nodes at work."""
     if not 0.0 < confidence < 1.0:
         raise InvalidSpec("not a probability", field="confidence", value=confidence, limit="between 0 and 1")
     run = Run(nodes=nodes, failures_per_node_day=failures_per_node_day, checkpoint_s=1.0, restart_s=0.0)
@@ -161,20 +145,6 @@ def spare_nodes(nodes: int, failures_per_node_day: float, repair_s: float, *, co
         else:
             high = middle
     return high
-
-
-def poisson_quantile(mean: float, confidence: float) -> int:
-    """Smallest k with P(Poisson(mean) <= k) >= confidence."""
-    if not (0.0 <= mean <= 1e6):
-        raise InvalidSpec("out of range", field="mean", value=mean, limit="0 to 1e6")
-    if not 0.0 < confidence < 1.0:
-        raise InvalidSpec("not a probability", field="confidence", value=confidence, limit="between 0 and 1")
-    total, count = 0.0, 0
-    while True:
-        total += math.exp(count * math.log(mean) - mean - math.lgamma(count + 1)) if mean else 1.0
-        if total >= confidence or count > mean + 40.0 * math.sqrt(mean + 1.0):
-            return count
-        count += 1
 
 
 def _binomial_at_most(most: int, count: int, share: float) -> float:
