@@ -13,13 +13,38 @@ from controlplane.model.training import ParallelPlan
 from tuner.training.constants import Constants
 from tuner.training.iteration import iteration, stage_parts
 from tuner.training.planner.question import PlanQuestion
-from tuner.training.planner.rows import ETP, PP, Table, as_columns, plan_of
+from tuner.training.planner.rows import (
+    AGAIN,
+    AWAY,
+    CP,
+    EP,
+    ETP,
+    GROUPS,
+    MICRO,
+    MODE,
+    OFFLOAD,
+    PP,
+    RECOMPUTE,
+    SCHEDULE,
+    SP,
+    TP,
+    VOCAB,
+    VPP,
+    ZERO,
+    Table,
+    as_columns,
+    plan_of,
+)
 from tuner.training.planner.search import Found, nearest_to_fitting, spare_bytes
 from tuner.training.planner.space import cells, leaves
 
 TERMS = ("compute", "collectives in layers", "pipeline: bubble, transfers, uneven stages", "gradient traffic",
          "optimizer")  # fmt: skip
 _GIB = 2**30
+_ROUNDING = 1e-12  # of an iteration: less is what subtraction leaves of nothing
+# Columns that belong to one choice.
+_CHOICES = ((TP,), (PP,), (CP, MODE), (EP, ETP), (SCHEDULE, VPP), (MICRO,), (RECOMPUTE, AGAIN), (ZERO, GROUPS), (SP,),
+            (OFFLOAD, AWAY), (VOCAB,))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +78,18 @@ def terms(question: PlanQuestion, rows: Table, constants: Constants) -> np.ndarr
     busy = whole.seconds - parts.gradients - parts.optimizer
     work = (1.0 - whole.bubble) * busy
     collectives = np.minimum(c.micro_batches * c.layers / c.pp * parts.layer.exposed, work)
-    return np.stack([work - collectives, collectives, busy - work, parts.gradients, parts.optimizer], axis=1)
+    found = np.stack([work - collectives, collectives, busy - work, parts.gradients, parts.optimizer], axis=1)
+    return np.where(np.abs(found) > _ROUNDING * whole.seconds[:, None], found, 0.0)
 
 
 def why_not(question: PlanQuestion, found: Found, constants: Constants, top: int, count: int) -> list[WhyNot]:
-    """`count` plans that lost, one of each way to split the work: the fastest that do not fit, at most half of them,
-    and the next that do."""
+    """`count` plans that lost, one of each way to differ from the winner: of the fastest that do not fit, at most half
+    of them, and of the next that do."""
     if not len(found.rows):
         return []
-    seen = {_split(row) for row in found.rows[:top]}
-    short = _distinct(found.losers, seen, count // 2)
-    next_ones = [top + at for at in _distinct(found.rows[top:], seen, count - len(short))]
+    seen: set[tuple[bool, ...]] = set()
+    short = _diverse(found.losers, found.rows[0], seen, count // 2)
+    next_ones = [top + at for at in _diverse(found.rows[top:], found.rows[0], seen, count - len(short))]
     rows = np.vstack([found.losers[short], found.rows[next_ones]])
     times = np.concatenate([found.loser_seconds[short], found.seconds[next_ones]])
     if not len(rows):
@@ -85,18 +111,20 @@ def why_not(question: PlanQuestion, found: Found, constants: Constants, top: int
     return answers
 
 
-def _split(row: Table) -> tuple[int, ...]:
-    return tuple(int(value) for value in row[: ETP + 1])
-
-
-def _distinct(rows: Table, seen: set[tuple[int, ...]], count: int) -> list[int]:
-    """The first row of each new way to split the work; `seen` grows."""
+def _diverse(rows: Table, winner: Table, seen: set[tuple[bool, ...]], count: int) -> list[int]:
+    """`count` rows, ways to differ from the winner that were not seen first: for each choice the fastest of those that
+    differ in it and in the fewest others, then the fastest. `seen` grows."""
+    unlike = rows != winner
+    ways = np.stack([unlike[:, list(columns)].any(axis=1) for columns in _CHOICES], axis=1)
+    others = ways.sum(axis=1)
+    nearest = [np.flatnonzero(way)[others[way].argmin()] for way in ways.T if way.any()]
     found: list[int] = []
-    for at, row in enumerate(rows):
-        if len(found) < count and _split(row) not in seen:
-            seen.add(_split(row))
-            found.append(at)
-    return found
+    for at in (*nearest, *range(len(rows))):
+        way = tuple(bool(word) for word in ways[at])
+        if len(found) < count and way not in seen:
+            seen.add(way)
+            found.append(int(at))
+    return sorted(found)
 
 
 def impossible(question: PlanQuestion, constants: Constants) -> InvalidSpec | Unsupported:

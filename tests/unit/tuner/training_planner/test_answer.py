@@ -58,8 +58,19 @@ def test_why_not_gives_each_loser_its_first_reason(answer) -> None:
             assert not said["fits"]
             assert said["memory_bytes"][lost.stage] == max(said["memory_bytes"])
             assert f"stage {lost.stage}" in lost.message
-    splits = [(lost.plan.tp, lost.plan.pp, lost.plan.cp, lost.plan.dp) for lost in answer.why_not]
-    assert len(set(splits)) == len(splits)
+
+
+def test_why_not_tells_of_unlike_plans(answer) -> None:
+    choices = [("tp",), ("pp",), ("cp", "cp_mode"), ("schedule", "vpp"), ("micro_batch",),
+               ("recompute", "recompute_layers"), ("zero",), ("sp",), ("optimizer_offload", "offload_layers")]  # fmt: skip
+    winner = answer.best[0].plan
+    ways = [
+        tuple(any(getattr(lost.plan, name) != getattr(winner, name) for name in names) for names in choices)
+        for lost in answer.why_not
+    ]
+    assert len(set(ways)) == len(ways)
+    for at in range(5):  # tensor, pipeline and context parallelism, schedule, micro-batch
+        assert any(way[at] for way in ways)
 
 
 def test_launch_arguments_of_an_interleaved_plan_with_both_ends_counted() -> None:
