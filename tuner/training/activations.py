@@ -40,11 +40,6 @@ def held(c: Columns) -> Held:
     return Held(np.asarray(kept), plain, np.asarray(working))
 
 
-def layer_bytes(c: Columns) -> Array:
-    """`held(c).kept`."""
-    return held(c).kept
-
-
 def plain_bytes(c: Columns) -> Array:
     """`held(c).plain`."""
     return held(c).plain

@@ -43,11 +43,6 @@ _SCHEDULES, _RECOMPUTE, _MODES = _names(SCHEDULE_CODE), _names(RECOMPUTE_CODE), 
 _OFFLOADS, _VOCABULARY = _names(OFFLOAD_CODE), _names(VOCABULARY_CODE)
 
 
-def schedule_name(code: int) -> str:
-    """The schedule's word."""
-    return str(_SCHEDULES[code])
-
-
 def node_ranks(question: PlanQuestion, tp: NDArray[Any]) -> Table:
     """Data-parallel neighbours that share a node."""
     return np.asarray(np.maximum(question.case.pools[0].gpus_per_node // tp, 1), dtype=np.int64)

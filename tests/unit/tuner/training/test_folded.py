@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from tests.unit.tuner.training.cases import case
+from tests.unit.tuner.training.closed_forms import equal_stages
 from tuner.training.columns import FOLDED_CODE, columns
 from tuner.training.constants import shipped
 from tuner.training.evaluate import times
 from tuner.training.folded import cycle_and_fill, folded_order, held
 from tuner.training.iteration import stage_parts
-from tuner.training.schedules import equal_stages, in_flight
+from tuner.training.schedules import in_flight
 from tuner.training.simulate import Stage, simulate
 from tuner.training.timeline import picture
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.unit.tuner.training.cases import case, one
-from tuner.training.activations import layer_bytes
+from tuner.training.activations import held as held_bytes
 from tuner.training.columns import Columns
 from tuner.training.constants import shipped
 from tuner.training.evaluate import waterfall
@@ -55,14 +55,16 @@ def test_figure_1_is_exact(row: dict[str, str]) -> None:
     states = sum(part[0] for part in state_bytes(c, parameters, np.zeros(1)))
     assert states / 2**30 == pytest.approx(float(row["param_opt_GiB"]), rel=1e-12)
     flight = in_flight(c.schedule, c.pp, c.micro_batches, c.vpp, np.zeros(1))[0, 0]
-    held = flight * c.first[0] * layer_bytes(c)[0]
+    held = flight * c.first[0] * held_bytes(c).kept[0]
     assert held / 2**30 == pytest.approx(float(row["activation_GiB"]), rel=1e-12)
 
 
 @pytest.mark.parametrize("row", figure("fig7.csv"), ids=lambda row: f"{row['model']} {row['mode']}")
 def test_figure_7_within_a_fifth_of_a_point(row: dict[str, str]) -> None:
     share = (
-        100.0 * layer_bytes(published(row["model"], row["mode"]))[0] / layer_bytes(published(row["model"], "none"))[0]
+        100.0
+        * held_bytes(published(row["model"], row["mode"])).kept[0]
+        / held_bytes(published(row["model"], "none")).kept[0]
     )
     assert share == pytest.approx(float(row["pct_of_tp_baseline"]), abs=0.2)
 

@@ -9,7 +9,8 @@ import pytest
 
 from controlplane.model.errors import InvalidSpec, Unsupported
 from tests.unit.tuner.training.cases import case, one
-from tuner.training.activations import layer_bytes, plain_bytes
+from tuner.training.activations import held as held_bytes
+from tuner.training.activations import plain_bytes
 from tuner.training.constants import shipped
 from tuner.training.evaluate import times, waterfall
 from tuner.training.experts import exchange
@@ -90,7 +91,7 @@ def test_partial_recomputation_lies_between_none_and_full() -> None:
     assert took[1] - took[0] == pytest.approx((took[2] - took[0]) / 4, rel=0.02)
     c = one(**base, recompute="full", recompute_layers=3)
     found = memory(c, shipped(), 4).activations[0, 0]
-    by_hand = 4 * (9 * plain_bytes(c)[0] + 3 * layer_bytes(c)[0]) + plain_bytes(c)[0] + 64 * 2**20
+    by_hand = 4 * (9 * plain_bytes(c)[0] + 3 * held_bytes(c).kept[0]) + plain_bytes(c)[0] + 64 * 2**20
     assert found == pytest.approx(by_hand)
     assert stage_totals(c, shipped(), 4) == pytest.approx(memory(c, shipped(), 4).total)
     every = case(**base, recompute="full", recompute_layers=12)
@@ -224,5 +225,5 @@ def test_recomputed_layers_of_a_stage_that_has_more_than_the_inner_ones() -> Non
     ends = case(**base, model={"layers": 24}, layers_per_stage=[8, 4, 4, 8])
     held = waterfall(ends, shipped()).activations[0]
     c = one(**base, model={"layers": 24})
-    by_hand = 4 * (4 * plain_bytes(c)[0] + 4 * layer_bytes(c)[0]) + plain_bytes(c)[0] + 64 * 2**20
+    by_hand = 4 * (4 * plain_bytes(c)[0] + 4 * held_bytes(c).kept[0]) + plain_bytes(c)[0] + 64 * 2**20
     assert held[0] == pytest.approx(by_hand)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tuner.training.schedules import equal_stages, in_flight, pipeline_time
+from tests.unit.tuner.training.closed_forms import equal_stages
+from tuner.training.schedules import in_flight, pipeline_time
 
 CODES = {"gpipe": 0.0, "1f1b": 1.0, "interleaved": 2.0, "zb-h1": 3.0, "zb-h2": 4.0}
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from tuner.training.schedules import equal_stages
+from tests.unit.tuner.training.closed_forms import equal_stages
 from tuner.training.simulate import Stage, Timeline, delayed_order, fixed_order, simulate, zero_bubble
 
 
