@@ -22,6 +22,8 @@ Word = Literal["faster", "slower", "no evidence"]
 
 _DRAWS = 2000
 _LEAST_PAIRS = 3  # below, one stalled run is the interval
+# Stopping at the first narrow interval favours the ones that are narrow by chance, the more the fewer pairs there are.
+_LEAST_TO_STOP = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,9 @@ def judge_apart(metric: str, new: Sequence[float], old: Sequence[float], *, maxi
 
 def enough_pairs(pairs: Sequence[tuple[float, float]], *, maximize: bool, width_pct: float, most: int) -> bool:
     """Whether more pairs are not needed: the whole width of the interval is at most `width_pct`, or they are used up."""
-    if len(pairs) >= most:
-        return True
-    gain = gain_of(pairs, maximize=maximize) if len(pairs) >= _LEAST_PAIRS else None
+    if len(pairs) >= most or len(pairs) < _LEAST_TO_STOP:
+        return len(pairs) >= most
+    gain = gain_of(pairs, maximize=maximize)
     return gain is not None and gain.lo is not None and gain.hi is not None and gain.hi - gain.lo <= width_pct
 
 
