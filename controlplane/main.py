@@ -13,11 +13,14 @@ from controlplane.model.errors import TrimtabError
 _COMMANDS: dict[str, tuple[str, str]] = {
     "api": ("controlplane.cli.api:api", "Serve the REST API and event streams."),
     "operator": ("controlplane.cli.operator:operator", "Run the operator: pools, placement, serving deployments."),
-    "plan": ("controlplane.cli.plan:plan", "Rank the deployments that keep a promise on the accelerators there are."),
-    "predict": ("controlplane.cli.predict:predict", "Predict a serving deployment before it is deployed."),
+    "plan": (
+        "controlplane.cli.plan:plan",
+        "Rank serving deployments, or parallel plans for training, on the accelerators there are.",
+    ),
+    "predict": ("controlplane.cli.predict:predict", "Predict a serving deployment or a training plan before it runs."),
     "simulate": ("controlplane.cli.simulate:simulate", "Replay a trace against a deployment; table and HTML report."),
     "accuracy": ("controlplane.cli.accuracy:accuracy", "Score predictions against measured runs."),
-    "catalog": ("controlplane.cli.catalog:catalog", "List the models, accelerators and engines that are known."),
+    "catalog": ("controlplane.cli.catalog:catalog", "List the models, accelerators, NICs and engines that are known."),
     "tune": (
         "controlplane.cli.tune:tune",
         "Search settings on real measurements: engines and commands, on this machine.",

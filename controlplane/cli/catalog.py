@@ -11,14 +11,14 @@ import click
 if TYPE_CHECKING:
     from controlplane.catalog import Catalog
 
-_KINDS = ("models", "accelerators", "engines")
+_KINDS = ("models", "accelerators", "nics", "engines")
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(_KINDS))
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def catalog(kind: str, output: str) -> None:
-    """List the models, accelerators or engines that are known, by the name that every command takes."""
+    """List the models, accelerators, NICs or engines that are known, by the name that every command takes."""
     from controlplane.catalog import load  # noqa: PLC0415 - reads the data files: not for --help
     from controlplane.cli.answer_table import aligned  # noqa: PLC0415
 
@@ -45,6 +45,15 @@ def _accelerators(known: Catalog) -> list[dict[str, Any]]:
     ]
 
 
+def _nics(known: Catalog) -> list[dict[str, Any]]:
+    """Classes between nodes; fabrics inside them belong to the accelerator."""
+    return [
+        {"name": item.id, "product": item.name, "protocol": item.protocol,
+         "line_rate_gbit_per_s": None if item.line_rate_bits_per_s is None else round(item.line_rate_bits_per_s / 1e9)}
+        for item in sorted(known.nics.values(), key=lambda one: one.id) if item.kind == "scale-out"
+    ]  # fmt: skip
+
+
 def _engines(known: Catalog) -> list[dict[str, Any]]:
     return [
         {"name": item.id, "version": item.version, "vendors": ", ".join(item.accelerator_vendors)}
@@ -55,5 +64,6 @@ def _engines(known: Catalog) -> list[dict[str, Any]]:
 _ROWS: dict[str, Callable[[Catalog], list[dict[str, Any]]]] = {
     "models": _models,
     "accelerators": _accelerators,
+    "nics": _nics,
     "engines": _engines,
 }

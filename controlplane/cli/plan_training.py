@@ -15,6 +15,7 @@ from controlplane.model.errors import TrimtabError
 
 if TYPE_CHECKING:
     from tuner.training.planner import Planner, TrainingAnswer
+    from tuner.training.planner.answer import Ranked
     from tuner.training.planner.asked import Asked
     from tuner.training.planner.goodput import Failures
     from tuner.training.planner.whatif import Difference
@@ -109,6 +110,8 @@ def training(
                                 *rest.texts()]))  # fmt: skip
     else:
         found = answer.as_dict()
+        for shown, item in zip(found["best"], answer.best, strict=True):
+            shown.update(_launched(answer, item))
         if differences:
             found["what_if"] = [item.as_dict() for _, item in differences]
         found |= rest.documents()
@@ -151,6 +154,14 @@ class _Beyond:
         found: dict[str, Any] = {} if self.theoretical is None else {"theoretical": self.theoretical.as_dict()}
         found |= {} if self.sizes is None else {"sizes": [size.as_dict() for size in self.sizes]}
         return found if self.failures is None else {**found, "failures": self.failures}
+
+
+def _launched(answer: TrainingAnswer, item: Ranked) -> dict[str, Any]:
+    """Where ranks sit and how the plan is started; launch is null where its framework has no words for it."""
+    from tuner.training.planner.exports import case_of, launch_plan  # noqa: PLC0415
+
+    found = launch_plan(case_of(answer, item), item.plan).model_dump(mode="json")
+    return {name: found[name] for name in ("stages", "rank_map", "launch")}
 
 
 def _plan(planner: Planner, asked: Asked, top: int, limit_s: float | None, quiet: bool) -> TrainingAnswer:

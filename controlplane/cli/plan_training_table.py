@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tuner.training.planner.whatif import Difference
 
 _GIB = 2**30
-_HEAD = ("iteration", "90 % of runs", "MFU", "memory", "bubble", "energy", "cost of 1e9 tokens", "plan")
+_HEAD = ("iteration", "90 % of runs", "MFU", "memory", "bubble", "exposed", "energy", "cost of 1e9 tokens", "plan")
 _COST = _HEAD.index("cost of 1e9 tokens")
 
 
@@ -33,8 +33,9 @@ def table(answer: TrainingAnswer) -> str:
             f"{first}{f' to {last}' if last > first else ''} on {names[pool]}"
             for pool, first, last in _blocks(winner.stage_pools)
         ))  # fmt: skip
+    lines.append(_memory(answer))
     whole = winner.predicted["iteration_s"]
-    lines.append("The winner's iteration:")
+    lines.append("The winner's iteration (exposed: communication that nothing hides):")
     lines += [f"  {100 * took / whole:5.1f} %  {took:8.3g} s  {name}" for name, took in winner.terms_s.items()]
     assert proof.gap is not None and proof.bound_s is not None
     if proof.cells_left:
@@ -53,6 +54,27 @@ def table(answer: TrainingAnswer) -> str:
         lines += ["  " + line for line in _aligned([(summary(item.plan), item.message) for item in answer.why_not])]
     lines += [f"warning: {text}" for text in winner.predicted["warnings"]]
     return "\n".join(lines)
+
+
+def _memory(answer: TrainingAnswer) -> str:
+    """The winner's fullest stage against what it may fill, and what is left free."""
+    from tuner.training.room import reserve_basis, reserve_share  # noqa: PLC0415
+
+    said = answer.best[0].predicted
+    stage = max(
+        range(len(said["memory_bytes"])), key=lambda at: said["memory_bytes"][at] - said["memory_limit_bytes"][at]
+    )
+    needs, low, high, limit = (said[name][stage] / _GIB for name in _MEMORY)
+    shares = sorted({reserve_share(pool) for pool in answer.case.pools})
+    default = all(pool.memory_reserve is None for pool in answer.case.pools)
+    return (
+        f"Its memory, stage {stage}: {needs:.1f} GiB ({low:.1f} to {high:.1f}) of {limit:.1f} that a plan may fill; "
+        f"{', '.join(f'{100 * share:.3g}' for share in shares)} % stay free"
+        f"{f' ({reserve_basis()})' if default else ''}."
+    )
+
+
+_MEMORY = ("memory_bytes", "memory_lo_bytes", "memory_hi_bytes", "memory_limit_bytes")
 
 
 def _blocks(stage_pools: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -103,8 +125,9 @@ def _row(item: Ranked) -> tuple[str, ...]:
         f"{said['iteration_s']:.4g} s",
         "-" if low is None else f"{low:.3g} to {high:.3g} s",
         f"{100 * said['mfu']:.1f} %",
-        f"{max(said['memory_bytes']) / _GIB:.1f} GiB",
+        f"{max(said['memory_bytes']) / _GIB:.1f} GiB{' tight' if said['tight'] else ''}",
         f"{100 * said['bubble']:.1f} %",
+        f"{said['exposed_comm_s']:.3g} s",
         "-" if energy is None else f"{energy / 1e6:.4g} MJ" if energy >= 1e5 else f"{energy / 1e3:.4g} kJ",
         f"{said['cost_per_billion_tokens']:,.4g} {said['currency']}" if "currency" in said else "-",
         summary(item.plan),

@@ -23,8 +23,11 @@ from controlplane.model.training import (
     TrainingPool,
 )
 from tuner.serving.fields import Fields
+from tuner.serving.resolve import find_model
 from tuner.training.checks import check
 from tuner.training.names import gpu_id, nic_id
+from tuner.training.room import MOST_RESERVE
+from tuner.training.shapes import catalogue_shape
 
 _MODEL = {
     "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq", "head_dim", "gated", "dropout", "tied", "experts", "top_k",
@@ -39,13 +42,14 @@ _POOL = {
     "intra_gb_s",
     "inter_gb_s",
     "power_cap_w",
+    "memory_reserve",
     "cross_gb_s",
     "price_per_accelerator_hour",
     "currency",
     "name",
 }
 _LINE = {
-    "id", "model", "cluster", "tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "global_batch",
+    "id", "model", "seq", "cluster", "tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "global_batch",
     "recompute", "zero", "sp", "vocab_parallel", "layers_per_stage", "precision", "framework", "attention",
     "gradient_bytes", "optimizer", "overlap_dp", "overlap_tp", "overlap_pp", "stage_pools", "recompute_layers",
     "cp_mode", "weight_group", "gradient_group", "secondary_group", "optimizer_offload", "offload_layers",
@@ -72,7 +76,7 @@ def parse_case(data: object) -> TrainingCase:
 
 
 def _model(line: Fields) -> TrainingModel:
-    fields = line.inside("model", _MODEL)
+    fields = _named(line) if isinstance(line.raw("model"), str) else line.inside("model", _MODEL)
     if fields is None:
         line.need("model")
 
@@ -119,6 +123,16 @@ def _model(line: Fields) -> TrainingModel:
     )
 
 
+def _named(line: Fields) -> Fields:
+    """The shape of a model of the catalogue, with the line's own `seq`."""
+    name, seq = line.text("model", 200), line.raw("seq")
+    if seq is None:
+        raise InvalidSpec(
+            "is missing", field="seq", limit=f"1 to {_MAX_WIDTH}", hint="tokens per sequence, beside a model's name"
+        )
+    return Fields({**catalogue_shape(find_model(load(), name or "")), "seq": seq}, _MODEL, "model")
+
+
 def _pools(line: Fields) -> tuple[TrainingPool, ...]:
     value = line.raw("cluster")
     if value is None:
@@ -152,6 +166,7 @@ def _pool(item: object, path: str) -> TrainingPool:
         currency=_currency(fields),
         name=fields.text("name", 63),
         cross_gb_s=fields.number("cross_gb_s", 0, 1e5, open_low=True),
+        memory_reserve=fields.number("memory_reserve", 0, MOST_RESERVE),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 import subprocess
 import sys
@@ -32,6 +33,8 @@ _HEAVY = ("aiohttp", "fastapi", "kubernetes", "msgspec", "numpy", "pydantic", "u
         ["accuracy", "serving", "--help"],
         ["calibrate", "serving", "--help"],
         ["catalog", "--help"],
+        ["tune", "--help"],
+        ["tune", "run", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
@@ -49,10 +52,13 @@ def test_every_command_is_listed_with_its_help() -> None:
     shown = CliRunner().invoke(cli, ["--help"]).output
     assert "operator" in shown
     assert "api" in shown
+    for name in ("plan", "predict"):
+        assert re.search(rf"^  {name} .*\n?.*training", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("models", "llama-3.1-70b"), ("accelerators", "h100-sxm-80gb"), ("engines", "vllm")]
+    ("kind", "name"),
+    [("models", "llama-3.1-70b"), ("accelerators", "h100-sxm-80gb"), ("nics", "ib-hdr-200"), ("engines", "vllm")],
 )
 def test_the_catalogue_is_listed(kind: str, name: str) -> None:
     listed = json.loads(CliRunner().invoke(cli, ["catalog", kind, "-o", "json"]).output)

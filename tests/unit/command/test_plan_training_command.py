@@ -26,7 +26,7 @@ def run(*arguments: str) -> Result:
 def test_the_table_has_plan_proof_and_reasons() -> None:
     result = run("--top", "2")
     assert result.exit_code == 0, result.output
-    for text in ("32 x a100-sxm-80gb", "micro-batch", "Proven", "The winner's iteration:", "Why not:", "MFU"):
+    for text in ("32 x a100-sxm-80gb", "micro-batch", "Proven", "The winner's iteration", "exposed", "Why not:", "MFU"):
         assert text in result.output
 
 
@@ -229,3 +229,11 @@ def test_a_pool_knows_the_names_that_gpu_knows(name: str) -> None:
     one = CliRunner().invoke(cli, [*arguments, "--gpu", name, "--gpus", "8"])
     two = CliRunner().invoke(cli, [*arguments, "--pool", f"own={name}:8"])
     assert json.loads(one.stdout)["cluster"]["gpu"] == json.loads(two.stdout)["cluster"]["gpu"]
+
+
+def test_json_says_where_ranks_sit_and_how_the_plan_is_started() -> None:
+    best = json.loads(run("-o", "json", "--top", "1", "--tp", "2").output)["best"][0]
+    assert sum(part["ranks"] for part in best["rank_map"]) == 32
+    assert best["launch"]["framework"] == "megatron-lm"
+    assert "--tensor-model-parallel-size 2" in best["launch"]["arguments"]
+    assert [stage["layers"] for stage in best["stages"]] == [24 // best["plan"]["pp"]] * best["plan"]["pp"]

@@ -7,7 +7,6 @@ from html import escape
 
 import numpy as np
 
-from controlplane.catalog import load
 from controlplane.model.errors import Unsupported
 from controlplane.model.training import TrainingCase
 from tuner.axes import Floats
@@ -21,6 +20,7 @@ from tuner.training.planner.exports import EMITTERS, case_of, launch_of, shell
 from tuner.training.planner.launchable import launchable
 from tuner.training.planner.ranks import launch_stages, rank_runs
 from tuner.training.planner.sources import sources
+from tuner.training.room import usable_bytes
 from tuner.training.seats import stage_pools
 from tuner.training.timeline import picture
 
@@ -57,7 +57,7 @@ def html_report(
 
 def _plans(answer: TrainingAnswer) -> str:
     joules, unit = _joules(answer.best)
-    times = ("iteration, s", "90 % of runs, s", "MFU, %", "fullest stage, GiB", "bubble, %")
+    times = ("iteration, s", "90 % of runs, s", "MFU, %", "fullest stage, GiB", "bubble, %", "exposed communication, s")
     rows = [_row(item, joules) for item in answer.best]
     note = (
         "<p>The interval holds 90 % of measured runs of this pattern. Energy is a model, not a measurement. Runners-up "
@@ -81,6 +81,7 @@ def _row(item: Ranked, joules: float) -> Sequence[object]:
         f"{100 * said['mfu']:.1f}",
         f"{max(said['memory_bytes']) / _GIB:.1f}",
         f"{100 * said['bubble']:.1f}",
+        f"{said['exposed_comm_s']:.3g}",
         None if energy is None else f"{energy / joules:.4g}",
         f"{said['cost_per_iteration']:.4g} {said['currency']}" if "cost_per_iteration" in said else None,
         summary(item.plan),
@@ -107,9 +108,7 @@ def _time(answer: TrainingAnswer) -> str:
 
 def _memory(case: TrainingCase, winner: Ranked) -> str:
     parts = {name: np.array(values) / _GIB for name, values in winner.predicted["memory"].items()}
-    gpus = [load().accelerators[case.pools[place].gpu] for place in stage_pools(case)]
-    limits = [gpu.plannable_memory_bytes for gpu in gpus]
-    limit = None if None in limits else np.array([float(value or 0) for value in limits]) / _GIB
+    limit = np.array([usable_bytes(case.pools[place]) for place in stage_pools(case)]) / _GIB
     stages = [str(stage) for stage in range(case.plan.pp)]
     drawn = stacked("Memory of the fullest rank", "stage", "memory, GiB", stages, parts, limit=limit)
     rows = [
@@ -117,7 +116,7 @@ def _memory(case: TrainingCase, winner: Ranked) -> str:
         for stage, total in enumerate(winner.predicted["memory_bytes"][:MAX_BARS])
     ]
     head = ("stage", *(f"{name}, GiB" for name in parts), "all, GiB")
-    note = "<p>The dashed line is what a plan may fill.</p>" if limit is not None else ""
+    note = "<p>The dashed line is what a plan may fill: the memory less the reserve.</p>"
     return f"<h2>Memory</h2>{drawn}{note}{table(head, rows)}"
 
 

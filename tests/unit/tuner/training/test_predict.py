@@ -21,7 +21,8 @@ from tuner.training.question import parse_case
 
 ANSWER = {
     "id", "iteration_s", "lo", "hi", "tokens_per_s", "mfu", "hfu", "memory_bytes", "memory", "bubble",
-    "exposed_comm_s", "energy_j", "energy_basis", "fits", "pattern", "warnings",
+    "exposed_comm_s", "energy_j", "energy_lo_j", "energy_hi_j", "energy_basis", "fits", "tight", "pattern", "warnings", "memory_lo_bytes",
+    "memory_hi_bytes", "memory_limit_bytes",
 }  # fmt: skip
 
 
@@ -151,6 +152,19 @@ def test_a_cap_above_the_accelerator_s_own_limit_changes_nothing() -> None:
     assert said(power_cap_w=200)["energy_j"] < said()["energy_j"]
 
 
+def test_utilisation_under_a_cap_is_told_against_the_peak_without() -> None:
+    free, capped = (Predictor().answer(case(cluster=cluster)) for cluster in ({}, {"power_cap_w": 200}))
+    for name in ("mfu", "hfu"):
+        assert capped[name] / free[name] == pytest.approx(free["iteration_s"] / capped["iteration_s"])
+
+
+def test_energy_has_an_interval_wider_than_that_of_the_time() -> None:
+    found = Predictor().answer(case())
+    assert found["energy_lo_j"] / found["energy_j"] < found["lo"] / found["iteration_s"]
+    assert found["energy_hi_j"] / found["energy_j"] > found["hi"] / found["iteration_s"]
+    assert found["energy_basis"] == "model"
+
+
 def test_hardware_utilisation_counts_what_is_recomputed() -> None:
     def extra(**changes: Any) -> float:
         said = Predictor().answer(case(**changes))
@@ -180,3 +194,17 @@ def test_constants_that_are_none_are_refused(tmp_path: Path, group: str, path: t
     file.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(InvalidSpec, match="is no file of constants"):
         predictor_of(file)
+
+
+def test_a_model_of_the_catalogue_is_its_shape() -> None:
+    rest = {"cluster": {"gpu": "h100", "gpus": 8}, "tp": 8, "global_batch": 8, "zero": 1}
+    shape = {"layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 8, "ffn": 14336, "vocab": 128256, "seq": 8192,
+             "gated": True, "dropout": False}  # fmt: skip
+    named, said, short, wrong = answers(
+        {"id": 1, "model": "llama-3.1-8b", "seq": 8192, **rest}, {"id": 1, "model": shape, **rest},
+        {"id": 1, "model": "llama-3.1-8b", **rest}, {"id": 1, "model": "llama-3.1-9b", "seq": 8192, **rest},
+    )  # fmt: skip
+    assert named == said
+    assert "error" not in named
+    assert short["error"]["field"] == "seq"
+    assert wrong["error"]["field"] == "model"
