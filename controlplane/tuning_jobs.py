@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from controlplane.catalog import load
 from controlplane.catalog.knobs import check_knobs
 from controlplane.catalog.loader import unknown
-from controlplane.model.errors import InvalidSpec, Unsupported
+from controlplane.model.errors import InvalidSpec, TrimtabError, Unsupported
 from controlplane.model.ports import Sampler
 from controlplane.model.tuning import Setting, TrialPurpose
 from controlplane.model.tuning_decision import Importance, TuningDecision
@@ -72,7 +72,7 @@ def sampler_of(spec: TuningSpec) -> Sampler:
     if spec.baseline:
         try:
             first = (space.checked({**space.fixed, **spec.baseline}),)
-        except (InvalidSpec, KeyError):
+        except TrimtabError:
             first = ()  # it is measured for comparison all the same
     question = Question(space=space, objectives=tuple(spec.objectives), seed=spec.seed, first=first)
     return make_sampler(spec.sampler, question)
@@ -183,4 +183,7 @@ def _check_baseline(spec: TuningSpec) -> None:
             raise error
         return
     space = space_of(spec)
-    space.checked({**space.fixed, **spec.baseline}, field="baseline")
+    known = {axis.name for axis in space.axes} | set(space.fixed)
+    for name in spec.baseline:
+        if name not in known:
+            raise unknown("parameter", name, known, field=f"baseline.{name}")

@@ -176,8 +176,13 @@ def _verdict(spec: TuningSpec, best: Judged | None, baseline: Judged | None, con
         return "no-baseline", f"best by {metric}; there is no baseline to compare it with"
     gain = best.gain_pct
     if gain.lo is None or gain.hi is None:
-        return "no-evidence", f"{metric} {gain.mean:+.1f} % in one round: more rounds are needed for an interval"
-    span = f"{metric} {gain.mean:+.1f} %, 90 % interval {gain.lo:+.1f} to {gain.hi:+.1f} % over {gain.runs} rounds"
+        return (
+            "no-evidence",
+            f"gain in {metric} {gain.mean:+.1f} % in one round: more rounds are needed for an interval",
+        )
+    span = (
+        f"gain in {metric} {gain.mean:+.1f} %, 90 % interval {gain.lo:+.1f} to {gain.hi:+.1f} % over {gain.runs} rounds"
+    )
     if gain.lo > 0:
         return "better", f"better than the configuration in use: {span}"
     if gain.hi < 0:

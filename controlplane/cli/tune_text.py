@@ -39,14 +39,15 @@ def jobs_text(jobs: Sequence[TuningJobRecord]) -> str:
             job.name,
             job.id,
             job.state.value,
-            f"{job.counts.done}/{job.budget}",
+            str(job.counts.asked),
+            str(job.budget),
             str(job.counts.infeasible),
             job.spec.objectives[0].metric,
             f"{job.created_at:%Y-%m-%d %H:%M}",
         ]
         for job in jobs
     ]
-    return columns(["NAME", "ID", "STATE", "DONE", "INFEASIBLE", "OBJECTIVE", "CREATED"], rows)
+    return columns(["NAME", "ID", "STATE", "TRIALS", "BUDGET", "INFEASIBLE", "OBJECTIVE", "CREATED"], rows)
 
 
 def trials_text(trials: Sequence[TrialRecord], metrics: Sequence[str]) -> str:
