@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from controlplane.cli.plan_export import EXPORTS, check_export, exported
 from controlplane.cli.plan_options import plan_options, request_of
 from controlplane.cli.plan_training import training
 
 if TYPE_CHECKING:
     from controlplane.model.plans import PlanRequest, ServingPlan
 
-_EXPORTS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm-serve", "openvino": "openvino"}
 _SILENT_S = 2.0
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -34,7 +34,7 @@ plan.add_command(training)
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="(table)")
 @click.option(
     "--export",
-    type=click.Choice([*_EXPORTS, "manifest", "kubernetes"]),
+    type=click.Choice([*EXPORTS, "manifest", "kubernetes"]),
     help="Print the winner ready to be started: command lines, a ServingDeployment (manifest), or plain Deployments.",
 )
 @click.option("--source", help="Where the weights are, for --export: hf:ORG/REPO, pvc:CLAIM/PATH or image:/PATH.")
@@ -74,10 +74,11 @@ def serving(
     installation has what they need.
     """
     request = request_of(file, options)
-    if export in _EXPORTS and not request.allowed.engines:
-        allowed = request.allowed.model_copy(update={"engines": [_EXPORTS[export]]})
+    if export in EXPORTS and not request.allowed.engines:
+        allowed = request.allowed.model_copy(update={"engines": [EXPORTS[export]]})
         request = request.model_copy(update={"allowed": allowed})
     changes = [(change, _changed(request, change)) for change in what_if]  # a typo is told before anything is planned
+    check_export(source, name)
     if export is not None and (what_if or daily is not None):
         raise click.UsageError(
             "--export prints what is started, and nothing beside it: leave out --what-if and --daily"
@@ -86,7 +87,7 @@ def serving(
     with _Told(quiet) as told:
         answer = planner.plan(request, progress=told)
     if export is not None:
-        click.echo(_exported(answer, export, source, name, _images(options)))
+        click.echo(exported(answer, export, source, name, _images(options)))
     else:
         _say(answer, planner, changes, daily, startup_s, output, quiet=quiet)
     if not answer.best:
@@ -111,43 +112,6 @@ def _planner(options: dict[str, Any], calibration: Path | None) -> Any:
 
 def _images(options: dict[str, Any]) -> dict[str, str]:
     return dict(item.split("=", 1) for item in options["image"] if "=" in item)
-
-
-def _exported(answer: ServingPlan, export: str, source: str | None, name: str | None, images: dict[str, str]) -> str:
-    from controlplane.catalog import load  # noqa: PLC0415
-    from controlplane.model.errors import Unsupported  # noqa: PLC0415
-    from tuner.serving.planner.export import launch_lines, manifest, object_name  # noqa: PLC0415
-    from tuner.serving.resolve import find_model  # noqa: PLC0415
-
-    if not answer.best:
-        nearest = answer.why_not[0].message if answer.why_not else "nothing fits"
-        raise Unsupported(f"there is no plan to export: {nearest}", field="export", value=export)
-    catalog = load()
-    model = find_model(catalog, answer.request.model)
-    if export == "manifest":
-        import yaml  # noqa: PLC0415
-
-        text: str = yaml.safe_dump(manifest(answer.best[0], answer.request, model, source, name), sort_keys=False)
-        return text.rstrip("\n")
-    if export == "kubernetes":
-        import yaml  # noqa: PLC0415
-
-        from tuner.serving.planner.export_nodes import unplaced  # noqa: PLC0415
-        from tuner.serving.planner.export_plain import plain_manifests  # noqa: PLC0415
-
-        for said in unplaced(answer.best[0].roles, catalog):
-            click.echo(f"warning: {said}", err=True)
-        title = object_name(model, name)
-        objects = plain_manifests(answer.best[0], answer.request, model, source, catalog, title, images)
-        plain: str = yaml.safe_dump_all(objects, sort_keys=False)
-        return plain.rstrip("\n")
-    wanted = _EXPORTS[export]
-    for candidate in answer.best:
-        if all(role.choice.engine == wanted for role in candidate.roles):
-            return "\n".join(launch_lines(candidate, model, source, catalog, answer.request.routing))
-    raise Unsupported(
-        f"no ranked deployment runs {wanted}", field="export", value=export, hint=f"allow it alone: --engine {wanted}"
-    )
 
 
 def _changed(request: PlanRequest, change: str) -> PlanRequest:

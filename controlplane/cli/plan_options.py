@@ -91,14 +91,28 @@ def request_of(file: Path | None, options: dict[str, Any]) -> PlanRequest:
         missing += missing_of(data["workload"])
     if missing:
         raise click.UsageError(f"say {'; '.join(missing)} (or give a request with -f); --help has examples")
+    if options["arrivals"] == "gamma" and "cv" not in data["workload"]:
+        raise InvalidSpec(
+            "gamma arrivals without --cv have one of 1, which is Poisson",
+            field="--arrivals",
+            value="gamma",
+            hint="say how much the gaps vary: --cv 2 for bursts, --cv 0.5 for a steadier stream",
+        )
     try:
         return PlanRequest.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = "".join(_step(part) for part in first["loc"]).lstrip(".")
         raise InvalidSpec(
             first["msg"].removeprefix("Value error, "), field=place or None, value=_short(first.get("input"))
         ) from None
+
+
+def _step(part: int | str) -> str:
+    """One step into a request, as fields are named everywhere: `[0]`, `.pricePerAcceleratorHour`."""
+    from pydantic.alias_generators import to_camel  # noqa: PLC0415
+
+    return f"[{part}]" if isinstance(part, int) else f".{to_camel(part) if '_' in part else part}"
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -114,6 +128,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise InvalidSpec(
             "must be an object", field="--file", value=str(file), limit="model, slo, workload, pools, ..."
         )
+    asked = data.get("request")
+    if isinstance(asked, dict) and "best" in data:
+        return asked  # a whole answer: the question that it repeats
     return data
 
 

@@ -63,8 +63,11 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """The shapes, without replicas."""
-        return self.deployment.label if self.deployment else " + ".join(part.shape.label for part in self.parts)
+        """The shapes with their roles, without replicas."""
+        if self.deployment is not None:
+            return self.deployment.label
+        named = ((part.shape.label, "" if part.role == "aggregated" else f" {part.role}") for part in self.parts)
+        return " + ".join(f"{shape}{role}" for shape, role in named)
 
     def tentative(self) -> Deployment:
         """The counts last looked at (one replica each before that), with the engine's usual settings."""

@@ -110,6 +110,17 @@ def manifest(
     }
 
 
+def lost_split(candidate: ServingCandidate) -> str | None:
+    """What a mix of pools loses as explicit choices, which are an order of preference; None where nothing is lost."""
+    if is_split(candidate) or len(candidate.roles) < 2:
+        return None
+    shares = " + ".join(f"{role.replicas} in {role.pool}" for role in candidate.roles)
+    return (
+        f"the plan splits its replicas, {shares}; explicit choices are tried in order, so all of them go to the first "
+        "with room: use spec.auto, which keeps the split, or --export kubernetes, a Deployment for each share"
+    )
+
+
 def object_name(model: ModelShape, name: str | None) -> str:
     """The name given, or the model's as an object may be called."""
     return name or re.sub(r"[^a-z0-9]+", "-", model.id.lower()).strip("-")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +52,4 @@ def parse_pool(text: str, *, field: str, find: Callable[..., str] | None = None)
             out[name_of] = kind(value)
         except ValueError:
             raise InvalidSpec(f"{key} must be a number", field=field, value=text[:80]) from None
-        if kind is not str and not (math.isfinite(out[name_of]) and out[name_of] >= 0):
-            raise InvalidSpec(f"{key} must be a number from 0 on", field=field, value=text[:80])
     return out

@@ -18,7 +18,7 @@ from operators.serving.validate import validate
 from tests.unit.serving.cases import SETTINGS
 from tests.unit.tuner.planner.fakes import FakePieces, request
 from tuner.serving.planner import Planner
-from tuner.serving.planner.export import launch_lines, manifest
+from tuner.serving.planner.export import launch_lines, lost_split, manifest
 from tuner.serving.planner.export_nodes import unplaced
 from tuner.serving.planner.export_plain import plain_manifests
 
@@ -110,6 +110,17 @@ def test_an_accelerator_without_a_node_label_is_warned_of():
     assert "affinity" not in pod
     (said,) = unplaced(chosen.roles, CATALOG)
     assert "gaudi-3" in said and "any node" in said and "nodeSelector" in said
+
+
+def test_a_mix_that_loses_its_split_as_choices_is_told():
+    one, other = candidate("vllm", aggregated=2).roles[0], candidate("vllm", aggregated=3, accelerator="l40s").roles[0]
+    mix = candidate("vllm", aggregated=2).model_copy(
+        update={"roles": [one, other.model_copy(update={"pool": "cheap"})]}
+    )
+    said = lost_split(mix)
+    assert said is not None and "2 in h100 + 3 in cheap" in said and "spec.auto" in said
+    assert lost_split(candidate("vllm", aggregated=2)) is None
+    assert lost_split(candidate("vllm", prefill=1, decode=2)) is None
 
 
 def test_a_revision_is_a_flag_of_its_own():

@@ -79,6 +79,38 @@ def test_a_request_file_takes_options_on_top(run, tmp_path):
     assert len(json.loads(said.stdout)["best"]) == 2
 
 
+def test_a_whole_answer_is_asked_again(run, tmp_path):
+    file = tmp_path / "answer.json"
+    file.write_text(run("-o", "json").stdout)
+    said = CliRunner().invoke(plan_command, ["serving", "-f", str(file), "-o", "json"], catch_exceptions=False)
+    assert json.loads(said.stdout)["request"] == json.loads(file.read_text())["request"]
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (("--arrivals", "gamma"), "--arrivals"),
+        (("--source", "nonsense"), "--source"),
+        (("--name", "Bad_Name"), "--name"),
+        (("--pool", "a=h100:8,price=nan"), "pools[1].pricePerAcceleratorHour"),
+    ],
+)
+def test_a_word_that_cannot_be_meant_is_refused_before_planning(run, words, field):
+    with pytest.raises(InvalidSpec) as caught:
+        run(*words)
+    assert caught.value.field == field
+
+
+def test_a_number_in_a_request_file_is_named_as_elsewhere(tmp_path):
+    asked = request().model_dump(mode="json", by_alias=True, exclude_none=True)
+    asked["pools"][0]["pricePerAcceleratorHour"] = -1
+    file = tmp_path / "request.yaml"
+    file.write_text(yaml.safe_dump(asked))
+    with pytest.raises(InvalidSpec) as caught:
+        CliRunner().invoke(plan_command, ["serving", "-f", str(file)], catch_exceptions=False)
+    assert caught.value.field == "pools[0].pricePerAcceleratorHour"
+
+
 def test_nothing_that_keeps_the_promise_ends_with_1_and_says_what_comes_nearest(run):
     said = run("--tpot-p95", "1")
     assert said.exit_code == 1

@@ -275,6 +275,12 @@ def test_a_network_that_changes_nothing_is_told():
     assert plan(pools=small).remarks == [], "replicas over several nodes, timed by a roofline"
 
 
+def test_pairs_say_which_half_prefills():
+    answer = plan(allowed=Allowed(engines=["vllm"], disaggregated=True), top=1)
+    pairs = [item for item in (*answer.why_not, *answer.advisory) if " + " in item.message]
+    assert pairs and all(" prefill + " in item.message and " decode" in item.message for item in pairs)
+
+
 def test_an_incumbent_is_told_while_it_runs():
     told: list[tuple[str, float]] = []
     Planner(pieces=FakePieces()).plan(request(), progress=lambda what, share: told.append((what, share)))
