@@ -41,7 +41,10 @@ _OPTIONS: Options = (
         "--cross", type=float, metavar="GB/S", help="Of a node towards pools with other NICs (Ethernet, 3.1)."
     ),
     click.option(
-        "--reserve", type=float, metavar="SHARE", help="Of the memory that plans leave free (0.05, the model's own error)."
+        "--reserve",
+        type=float,
+        metavar="SHARE",
+        help="Of the memory that plans leave free (0.05, the model's own error).",
     ),
     click.option("--pools", metavar="NAME[,NAME]", help="Take only these of the pools."),
     click.option("--precision", help="(bf16; fp16 where an accelerator has no bf16)"),

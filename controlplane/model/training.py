@@ -79,6 +79,7 @@ class TrainingPool:
     price_per_accelerator_hour: float | None = None
     currency: str = "USD"
     name: str | None = None  # as the user calls it
+    memory_reserve: float | None = None  # share of the memory that plans leave free; None: the default
     cross_gb_s: float | None = None  # per node towards nodes of another NIC class; None: 25 Gb/s Ethernet is assumed
 
 

@@ -13,20 +13,19 @@ import numpy as np
 from controlplane.catalog import load
 from controlplane.model.errors import InvalidSpec
 from controlplane.model.training import TrainingCase
-from tuner.training.columns import columns
+from tuner.training.columns import columns, peaks
 from tuner.training.constants import Constants, document, from_document, shipped
+from tuner.training.energy import IterationEnergy, case_energy
 from tuner.training.evaluate import times, waterfall
 from tuner.training.flops import model_flops, recompute_flops
 from tuner.training.memory import Waterfall
 from tuner.training.networks import assumes_ethernet
 from tuner.training.offload import host_bytes
 from tuner.training.patterns import FITTED, pattern
+from tuner.training.room import between, total_bytes, usable_bytes
 from tuner.training.seats import seat_warnings, stage_pools, stands_on
 
-_IDLE_SHARE = 0.15  # of the power limit, with nothing to do
-_BUSY_EXPONENT = 0.8  # power between idle and limit against utilisation, 0.6 to 1 in published models
 _MOST_BYTES = 4 << 20  # of a constants file
-_COMM_SHARE = 0.45  # of the power limit while waiting for the network
 
 
 class Predictor:
@@ -51,12 +50,17 @@ class Predictor:
         width = self.half_width(case)
         parts = waterfall(case, self._constants)
         stages = parts.total[0]
-        pools, used = np.unique(stage_pools(case), return_inverse=True)
-        limits = np.array([min(_limit(case, pool) for pool in stands) for stands in stands_on(case)])
+        limits = np.array([min(usable_bytes(case.pools[pool]) for pool in stands) for stands in stands_on(case)])
+        totals = np.array([min(total_bytes(case.pools[pool]) for pool in stands) for stands in stands_on(case)])
+        least, most = between(stages)
         ranks, batch = case.plan.ranks, case.plan.global_batch
-        peaks = columns([(case, int(pool)) for pool in pools], tuple(self._constants.accelerators)).peak
-        capacity = seconds * ranks * float(np.mean(peaks[used]))
+        # A power cap lowers what is reached, not the peak it is told against.
+        nominal = [
+            peaks(load().accelerators[case.pools[pool].gpu], case.plan.precision)[0] for pool in stage_pools(case)
+        ]
+        capacity = seconds * ranks * float(np.mean(nominal))
         model = model_flops(case.model, batch)
+        hardware = model + recompute_flops(case.model, case.plan)
         spare = limits - stages
         answer: dict[str, Any] = {
             "iteration_s": seconds,
@@ -64,49 +68,45 @@ class Predictor:
             "hi": None if width is None else seconds * math.exp(width),
             "tokens_per_s": batch * case.model.seq / seconds,
             "mfu": model / capacity,
-            "hfu": (model + recompute_flops(case.model, case.plan)) / capacity,
+            "hfu": hardware / capacity,
             "memory_bytes": [round(float(value)) for value in stages],
+            "memory_lo_bytes": [round(float(value)) for value in least],
+            "memory_hi_bytes": [round(float(value)) for value in most],
+            "memory_limit_bytes": [round(float(value)) for value in limits],
             "memory": _shown(parts),
             "bubble": bubble,
             "exposed_comm_s": exposed,
-            "energy_j": self._energy(case, seconds, computing, exposed, model / capacity),
+            **_energy(case_energy(case, seconds, computing, exposed, hardware / capacity), width),
             "energy_basis": "model",
             **_cost(case, seconds),
             "fits": bool((spare >= 0).all()),
+            "tight": bool((spare >= 0).all() and (most > totals).any()),
             "pattern": pattern(case),
         }
         plan = case.plan
         if plan.optimizer_offload == "cpu" or plan.offload_layers:
             host = host_bytes(columns([(case, 0)], tuple(self._constants.accelerators)))
             answer["host_memory_bytes"] = round(float(host[0]))
-        answer["warnings"] = self._warnings(case, spare)
+        answer["warnings"] = self._warnings(case, spare, totals - most)
         return answer
 
     def half_width(self, case: TrainingCase) -> float | None:
         """Logarithmic half-width of the case's interval; None without a calibration."""
         return self._widths.get(pattern(case), self._widths.get("other"))
 
-    def _energy(self, case: TrainingCase, seconds: float, computing: float, exposed: float, mfu: float) -> float | None:
-        limits = []
-        for index in stage_pools(case):
-            pool = case.pools[index]
-            known = [float(w) for w in (pool.power_cap_w, load().accelerators[pool.gpu].tdp_w) if w is not None]
-            if not known:
-                return None
-            limits.append(min(known))  # a cap above the accelerator's own limit changes nothing
-        watts = sum(limits) / len(limits)
-        idle = _IDLE_SHARE * watts
-        computing = min(computing, seconds)
-        waiting = min(exposed, seconds - computing)
-        resting = seconds - computing - waiting
-        busy = idle + (watts - idle) * min(mfu * seconds / max(computing, 1e-12), 1.0) ** _BUSY_EXPONENT
-        return float(case.plan.ranks * (busy * computing + _COMM_SHARE * watts * waiting + idle * resting))
-
-    def _warnings(self, case: TrainingCase, spare: np.ndarray[Any, Any]) -> list[str]:
+    def _warnings(self, case: TrainingCase, spare: np.ndarray[Any, Any], sure: np.ndarray[Any, Any]) -> list[str]:
         found = []
         worst = int(np.argmin(spare))
         if spare[worst] < 0:
-            found.append(f"stage {worst} needs {-spare[worst] / 2**30:.2f} GiB more than its accelerator has")
+            found.append(
+                f"stage {worst} needs {-spare[worst] / 2**30:.2f} GiB more than its accelerator has beside the reserve"
+            )
+        elif sure.min() < 0:
+            tight = int(np.argmin(sure))
+            found.append(
+                f"memory is tight: of runs like this 10 % may need up to {-sure[tight] / 2**30:.2f} GiB more on stage "
+                f"{tight} than its accelerator has; a larger reserve asks for leaner plans"
+            )
         names = {load().accelerators[pool.gpu].architecture for pool in case.pools}
         unfitted = sorted(name for name in names if name.lower() not in FITTED)
         if unfitted:
@@ -156,8 +156,14 @@ def predictor_of(path: Path) -> Predictor:
         ) from None  # fmt: skip
 
 
-def _limit(case: TrainingCase, pool: int) -> float:
-    return float(load().accelerators[case.pools[pool].gpu].plannable_memory_bytes or math.nan)
+def _energy(found: IterationEnergy | None, width: float | None) -> dict[str, float | None]:
+    """Low: the least power in the shortest iteration; high: the most in the longest."""
+    known = found is not None and width is not None
+    return {
+        "energy_j": None if found is None else found.joules,
+        "energy_lo_j": found.low * math.exp(-width) if known else None,
+        "energy_hi_j": found.high * math.exp(width) if known else None,
+    }
 
 
 def _cost(case: TrainingCase, seconds: float) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controlplane.catalog import load
 from tuner.training.columns import Array
 from tuner.training.constants import Constants
 from tuner.training.iteration import iteration
@@ -19,6 +18,7 @@ from tuner.training.planner.fewest import leanest, open_rows, settled
 from tuner.training.planner.question import PlanQuestion
 from tuner.training.planner.rows import CELL_WIDTH, PP, WIDTH, Table, as_columns
 from tuner.training.planner.space import cells, leaves
+from tuner.training.room import usable_bytes
 
 KEPT = 128  # fastest plans that fit, all of them exact: the front and the runners-up come from these
 LOSERS = 512  # fastest plans met that do not fit: many of them split the work alike
@@ -124,7 +124,7 @@ def nearest_to_fitting(question: PlanQuestion, constants: Constants) -> tuple[Ta
 
 def memory_limit(question: PlanQuestion) -> float:
     """Bytes that a plan may fill on each accelerator of the pool."""
-    return float(load().accelerators[question.case.pools[0].gpu].plannable_memory_bytes or 0.0)
+    return usable_bytes(question.case.pools[0])
 
 
 def _open(question: PlanQuestion, rows: Table, constants: Constants, kept: _Best, lost: _Best) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from controlplane.catalog import load
 from controlplane.model.errors import InvalidSpec, TrimtabError, Unsupported
 from controlplane.model.training import TrainingCase
 from tuner.training.constants import Constants
@@ -18,6 +17,7 @@ from tuner.training.planner.mixed.kept import MixedFound, MixedPlan
 from tuner.training.planner.mixed.misfits import nearest_to_fitting
 from tuner.training.planner.mixed.search import search
 from tuner.training.planner.question import PlanQuestion
+from tuner.training.room import usable_bytes
 
 _SEARCHED = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "micro_batch", "schedule", "recompute", "zero", "sp",
              "overlap_dp")  # fmt: skip
@@ -98,9 +98,7 @@ def _misfits(
 
 
 def _over_bytes(case: TrainingCase, constants: Constants) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    limits = [
-        float(load().accelerators[case.pools[pool].gpu].plannable_memory_bytes or 0.0) for pool in case.stage_pools
-    ]
+    limits = [usable_bytes(case.pools[pool]) for pool in case.stage_pools]
     return np.asarray(waterfall(case, constants).total[0] - np.array(limits))
 
 

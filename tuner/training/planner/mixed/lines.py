@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from controlplane.catalog import load
 from tuner.training.columns import Array
 from tuner.training.constants import Constants
 from tuner.training.networks import across_bytes_per_s, nic_class
 from tuner.training.planner.mixed.bounds import Speeds
 from tuner.training.planner.mixed.cells import Table
 from tuner.training.planner.question import PlanQuestion
+from tuner.training.room import usable_bytes
 from tuner.training.staged import boundary_rates
 from tuner.training.transfers import busiest_link_seconds
 
@@ -103,7 +103,7 @@ class Pools:
         pools = question.case.pools
         names = [nic_class(pool) for pool in pools]
         return cls(
-            np.array([float(load().accelerators[pool.gpu].plannable_memory_bytes or 0.0) for pool in pools]),
+            np.array([usable_bytes(pool) for pool in pools]),
             np.array([sorted(set(names)).index(name) for name in names]),
             np.array([across_bytes_per_s(pool, constants) for pool in pools]),
             np.array([float(pool.gpus_per_node) for pool in pools]),
