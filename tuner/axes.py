@@ -89,9 +89,10 @@ def figure(title: str, body: str, caption: str = "", height: int = HEIGHT) -> st
     )
 
 
-def legend(names: Sequence[str]) -> str:
-    """Names in the colours of their series."""
-    return "".join(f'<span class="s{number}">{escape(name)}</span>' for number, name in enumerate(names))
+def legend(names: Sequence[str], numbers: Sequence[int] | None = None) -> str:
+    """Names in the colours of their series, numbered as they stand unless told."""
+    places = range(len(names)) if numbers is None else numbers
+    return " ".join(f'<span class="s{place}">{escape(name)}</span>' for place, name in zip(places, names, strict=True))
 
 
 def linear(label: str, low: float, high: float, *, tight: bool = False) -> Axis:

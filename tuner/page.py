@@ -8,9 +8,9 @@ from html import escape
 _CSS = """
 :root{color-scheme:light dark;--text:#1b1f24;--back:#fff;--line:#d8dee4;--c0:#0b62c4;--c1:#b35900;--c2:#1a7f37;--c3:#8250df;--c4:#bf3989;--c5:#57606a;--c6:#0f7f86;--c7:#9a6700}
 @media(prefers-color-scheme:dark){:root{--text:#e6edf3;--back:#0d1117;--line:#30363d;--c0:#6cb0ff;--c1:#f0a05a;--c2:#6bd18a;--c3:#c5a3ff;--c4:#ff8fc7;--c5:#9da7b1;--c6:#5fd0d6;--c7:#e3b341}}
-body{font:15px/1.45 system-ui,sans-serif;color:var(--text);background:var(--back);max-width:820px;margin:2em auto;padding:0 1em}
-table{border-collapse:collapse;margin:.6em 0 1.4em;display:block;overflow-x:auto}td,th{border-bottom:1px solid var(--line);padding:.25em .8em;text-align:right}
-td:first-child,th:first-child{text-align:left}.words td,.words th{text-align:left;vertical-align:top}figure{margin:1.4em 0}svg{width:100%;height:auto}
+body{font:15px/1.45 system-ui,sans-serif;color:var(--text);background:var(--back);max-width:1180px;margin:2em auto;padding:0 1em;overflow-wrap:anywhere}p,figure,figcaption{max-width:820px}
+table{border-collapse:collapse;margin:.6em 0 1.4em;display:block;overflow-x:auto}td,th{border-bottom:1px solid var(--line);padding:.25em .7em;text-align:right;overflow-wrap:normal}
+td:first-child,th:first-child{text-align:left}.words td,.words th{text-align:left;vertical-align:top}@media(max-width:600px){td,th{padding:.2em .4em;font-size:13px;overflow-wrap:anywhere}}figure{margin:1.4em 0}svg{width:100%;height:auto}
 svg text{fill:var(--text);font:11px system-ui,sans-serif}svg .title{font-size:13px;font-weight:600}
 .grid{stroke:var(--line);stroke-width:1}.curve{fill:none;stroke-width:1.6}.dots{fill:none;stroke-width:3;stroke-linecap:round;opacity:.55}
 .limit{fill:none;stroke:var(--text);stroke-width:1.6;stroke-dasharray:4 2}

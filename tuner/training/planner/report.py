@@ -112,10 +112,10 @@ def _memory(case: TrainingCase, winner: Ranked) -> str:
     stages = [str(stage) for stage in range(case.plan.pp)]
     drawn = stacked("Memory of the fullest rank", "stage", "memory, GiB", stages, parts, limit=limit)
     rows = [
-        (stage, *(f"{values[stage]:.2f}" for values in parts.values()), f"{total / _GIB:.2f}")
+        (stage, f"{total / _GIB:.2f}", *(f"{values[stage]:.2f}" for values in parts.values()))
         for stage, total in enumerate(winner.predicted["memory_bytes"][:MAX_BARS])
     ]
-    head = ("stage", *(f"{name}, GiB" for name in parts), "all, GiB")
+    head = ("stage", "all, GiB", *(f"{name}, GiB" for name in parts))
     note = "<p>The dashed line is what a plan may fill: the memory less the reserve.</p>"
     return f"<h2>Memory</h2>{drawn}{note}{table(head, rows)}"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from tests.unit.tuner.training_planner.questions import question
@@ -123,3 +124,19 @@ def test_a_long_pipeline_is_drawn_in_part_and_a_huge_one_not() -> None:
 def test_figures_without_data_say_so() -> None:
     assert "nothing to show" in stacked("t", "x", "y", [], {}, limit=None)
     assert "nothing to show" in gantt("t", "x", "y", [], {"a": []})
+
+
+def test_a_part_has_its_colour_whatever_else_is_shown() -> None:
+    one, none = np.ones(1), np.zeros(1)
+    both = stacked("t", "x", "y", ["1"], {"first": one, "second": one}, limit=None)
+    alone = stacked("t", "x", "y", ["1"], {"first": none, "second": one}, limit=None)
+    assert '<span class="s1">second</span>' in both
+    assert '<span class="s1">second</span>' in alone
+    assert "s0" not in alone
+    drawn = gantt("t", "time, s", "stage", ["0"], {"forward": [], "backward": [(0, 0.0, 1.0)]})
+    assert '<span class="s1">backward</span>' in drawn
+
+
+def test_the_total_of_memory_is_beside_its_stage(page: str) -> None:
+    heads = [[cell.text for cell in row.findall("th")] for row in ElementTree.fromstring(page).iter("tr")]
+    assert any(head[:2] == ["stage", "all, GiB"] for head in heads)
