@@ -26,7 +26,7 @@ from controlplane.model.tuning_job import (
 )
 from tuner.measure.crosscheck import Bands
 from tuner.measure.engine.launch import Launcher
-from tuner.measure.engine.process import _marked
+from tuner.measure.engine.process import GuardedProcess, _marked
 from tuner.measure.leases import Hardware, NotLeased, hold, live_engines
 from tuner.measure.runner import MeasuringRunner
 
@@ -35,11 +35,18 @@ LOOSE = Bands(ttft=(0.3, 4.0), tpot=(0.3, 2.5), occupancy=(0.3, 1.3), slack_ms=3
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    before = set(_marked())
+def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of what a test started: other measurements of this machine are none of its business."""
+    marks = []
+    begin = GuardedProcess.__init__
+
+    def noted(self: GuardedProcess, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        marks.append(self._mark)
+
+    monkeypatch.setattr(GuardedProcess, "__init__", noted)
     yield
-    left = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in set(_marked()) - before}
-    assert not left
+    assert not [pid for pid, mark in _marked().items() if mark in marks]
 
 
 def runner(tmp_path: Path, *flags: str, any_port: bool = True, **fields: Any) -> MeasuringRunner:
