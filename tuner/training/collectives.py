@@ -37,14 +37,6 @@ def point_to_point(size: Numbers, rate: Numbers, start_s: Numbers = 0.0) -> Arra
     return np.asarray(np.asarray(start_s) + np.asarray(size) / np.asarray(rate))
 
 
-def hierarchical_all_reduce(
-    size: Numbers, inside: Numbers, nodes: Numbers, intra: Numbers, share: Numbers, start_s: Numbers = 0.0
-) -> Array:
-    """Reduce-scatter inside the node, all-reduce of each shard between nodes at its NIC share, all-gather inside."""
-    within = 2.0 * reduce_scatter(size, inside, intra, start_s)
-    return np.asarray(within + all_reduce(np.asarray(size) / inside, nodes, share, start_s))
-
-
 @dataclass(frozen=True, slots=True)
 class Span:
     """Where a group of ranks lies: `inside` of them in one node, `rate` of the slowest link of its ring."""

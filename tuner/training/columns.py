@@ -145,10 +145,8 @@ def _row(case: TrainingCase, pool: TrainingPool) -> tuple[tuple[float, ...], tup
             f"the catalogue does not know the link between {pool.gpu} and host memory", field="optimizer_offload"
             if plan.optimizer_offload != "none" else "offload_layers", value=plan.optimizer_offload, limit="no offload",
         )  # fmt: skip
-    if pool.power_cap_w is not None and gpu.tdp_w is not None:
-        # Dynamic power goes with the cube of the clock where voltage follows it.
-        slower = min(pool.power_cap_w / gpu.tdp_w, 1.0) ** (1.0 / 3.0)
-        peak, wide_peak = slower * peak, slower * wide_peak
+    slower = clock_under_cap(gpu, pool.power_cap_w)
+    peak, wide_peak = slower * peak, slower * wide_peak
     first, most, last = stage_layers(case)
     intra, intra_kind = _intra(pool)
     node, inter_kind = _node(pool, intra)
@@ -173,6 +171,11 @@ def _row(case: TrainingCase, pool: TrainingPool) -> tuple[tuple[float, ...], tup
         np.nan if host is None else host, pool.gpus_per_node, gpu.tdp_w or np.nan,
     )  # fmt: skip
     return values, (gpu.architecture.lower().replace(" ", "-"), intra_kind, inter_kind)
+
+
+def clock_under_cap(gpu: Accelerator, cap_w: float | None) -> float:
+    """Clock under a power cap over that without: dynamic power goes with its cube where voltage follows it."""
+    return 1.0 if cap_w is None or gpu.tdp_w is None else float(min(cap_w / gpu.tdp_w, 1.0) ** (1.0 / 3.0))
 
 
 _NARROW = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}

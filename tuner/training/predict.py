@@ -158,11 +158,12 @@ def predictor_of(path: Path) -> Predictor:
 
 def _energy(found: IterationEnergy | None, width: float | None) -> dict[str, float | None]:
     """Low: the least power in the shortest iteration; high: the most in the longest."""
-    known = found is not None and width is not None
+    if found is None:
+        return {"energy_j": None, "energy_lo_j": None, "energy_hi_j": None}
     return {
-        "energy_j": None if found is None else found.joules,
-        "energy_lo_j": found.low * math.exp(-width) if known else None,
-        "energy_hi_j": found.high * math.exp(width) if known else None,
+        "energy_j": found.joules,
+        "energy_lo_j": None if width is None else found.low * math.exp(-width),
+        "energy_hi_j": None if width is None else found.high * math.exp(width),
     }
 
 

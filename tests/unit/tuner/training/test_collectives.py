@@ -21,11 +21,6 @@ def test_one_rank_communicates_nothing() -> None:
         assert getattr(collectives, name)(1e9, 1, 100e9, 5e-6) == 0
 
 
-def test_hierarchical_with_one_node_is_the_intra_node_one() -> None:
-    found = collectives.hierarchical_all_reduce(1e9, 8, 1, 200e9, 10e9, 5e-6)
-    assert found == pytest.approx(collectives.all_reduce(1e9, 8, 200e9, 5e-6))
-
-
 def test_groups_in_a_node_share_its_nics() -> None:
     per_node, intra, node = (np.array([value]) for value in (8.0, 200e9, 100e9))
 
