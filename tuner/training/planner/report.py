@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -82,10 +83,15 @@ def _row(item: Ranked, joules: float) -> Sequence[object]:
         f"{max(said['memory_bytes']) / _GIB:.1f}",
         f"{100 * said['bubble']:.1f}",
         f"{said['exposed_comm_s']:.3g}",
-        None if energy is None else f"{energy / joules:.4g}",
+        None if energy is None else f"{energy / joules:.4g}{_span(said, joules)}",
         f"{said['cost_per_iteration']:.4g} {said['currency']}" if "cost_per_iteration" in said else None,
         summary(item.plan),
     )
+
+
+def _span(said: Mapping[str, Any], joules: float) -> str:
+    low, high = said["energy_lo_j"], said["energy_hi_j"]
+    return "" if low is None else f" ({low / joules:.3g} to {high / joules:.3g})"
 
 
 def _proof(answer: TrainingAnswer) -> str:
