@@ -129,6 +129,7 @@ class ServingController:
             render=settings.render,
             wake=self.controller.enqueue,
             clock=self._clock,
+            seeds=self._seeds,
         )
         self.run_planner = self._planning.run
         self.calibration_changed = self._planning.pools_changed

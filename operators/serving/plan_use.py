@@ -31,6 +31,7 @@ def with_plan(
         return prepared, deployment, None
     known = list(pods)
     if not prepared.plannable:
+        planning.seen(row.key)
         word = prepared.errors[0] if prepared.errors else None
         said = Outlook(deployment.status.plan, "False", Reason.PLAN_FAILED, str(word))
         spec = _without_loss(in_force(deployment.spec, said.plan), deployment.metadata.uid, known)

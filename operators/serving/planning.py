@@ -26,6 +26,7 @@ from operators.runtime.clock import Timer
 from operators.serving.plan_adopt import adopt, has_room, plan_status, where
 from operators.serving.plan_claims import claims_of, together, told
 from operators.serving.plan_due import Attempt, AutoSettings, Due, due, revisions
+from operators.serving.plan_first_looks import FirstLooks
 from operators.serving.plan_outlook import outlook
 from operators.serving.plan_request import Asked, ask, in_words_of_the_spec
 from operators.serving.plan_runs import runs_on, settled
@@ -80,7 +81,9 @@ class Planning:
         wake: Callable[[Key], None],
         clock: Clock,
         settings: AutoSettings | None = None,
+        seeds: Callable[[], Iterable[Key]] = tuple,
     ) -> None:
+        self._first_looks = FirstLooks(seeds)
         self._service, self._rooms, self._calibration = service, rooms, calibration
         self._catalog, self._render = catalog, render
         self._wake, self._clock = wake, clock
@@ -92,6 +95,7 @@ class Planning:
     def look(self, key: Key, deployment: ServingDeployment, pods: Iterable[PodView]) -> Outlook:
         """What is planned for a valid `auto` deployment now; starts the planner when it is due. Never raises."""
         now_s = self._clock.utc_now().timestamp()
+        self.seen(key)
         known = self._of(key, deployment)
         known.deployment, known.own = deployment, [pod for pod in pods if pod.owner_uid == known.uid]
         own = known.own
@@ -115,6 +119,8 @@ class Planning:
                 return self._outlook(known, missing, None)
             if wanted.at_s > now_s:
                 again_s = wanted.at_s - now_s
+            elif self._first_looks.outstanding(now_s):
+                again_s = _AGAIN_S  # after a start: what the plans of others count on is not all known yet
             elif known.task is None:
                 log.info("%s: planning: %s", key, wanted.why)
                 known.taken.clear()
@@ -138,8 +144,13 @@ class Planning:
         """Questions that wait for their turn."""
         return self._turns.waiting
 
+    def seen(self, key: Key) -> None:
+        """It had its first look since the start."""
+        self._first_looks.seen(key, self._clock.utc_now().timestamp())
+
     def forget(self, key: Key) -> None:
         """The deployment is gone, or plans no more."""
+        self.seen(key)
         known = self._known.pop(key, None)
         if known is None:
             return

@@ -33,6 +33,7 @@ class Bench:
         self.service = FakeService(**options)
         self.rooms: Sequence[PoolRoom] = ROOMS
         self.woken: list[str] = []
+        self.seeds: list[str] = []
         self.planning = Planning(
             self.service,
             lambda: self.rooms,
@@ -41,6 +42,7 @@ class Bench:
             wake=self.woken.append,
             clock=self.clock,
             settings=AutoSettings(),
+            seeds=lambda: self.seeds,
         )
 
     def look(self, key: str = "prod/chat", **spec: Any) -> Any:
@@ -65,6 +67,32 @@ async def test_the_answer_comes_with_the_next_look() -> None:
     assert outlook.news == "1 x h100-sxm-80gb sglang tp1 in pool big: first plan"
     assert "predicted TTFT p95 350 ms, TPOT p95 28.0 ms (roofline" in outlook.message
     assert bench.look().news is None
+
+
+async def test_after_a_start_nobody_asks_before_all_had_their_first_look() -> None:
+    bench = Bench()
+    bench.seeds = ["prod/chat", "prod/other", "prod/explicit", "prod/wrong"]
+    assert bench.look().again_s == 1.0
+    bench.look("prod/other")
+    bench.planning.forget("prod/explicit")
+    await asyncio.sleep(0)
+    assert bench.service.requests == []
+    bench.planning.seen("prod/wrong")
+    bench.look()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(bench.service.requests) == 1 and bench.look().reason == "Planned"
+
+
+async def test_one_that_never_has_its_first_look_keeps_nobody_for_ever() -> None:
+    bench = Bench()
+    bench.seeds = ["prod/chat", "prod/stuck"]
+    bench.look()
+    await bench.clock.advance(31)
+    bench.look()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(bench.service.requests) == 1
 
 
 async def test_one_at_a_time_and_looks_never_wait() -> None:
