@@ -177,8 +177,9 @@ def _check_baseline(spec: TuningSpec) -> None:
     if isinstance(spec.target, EngineTarget):
         engine = load().engine(spec.target.engine, field="target.engine")
         shapes = {knob.field for knob in engine.shape}
-        knobs = {name: value for name, value in spec.baseline.items() if name not in shapes}
-        shape = {name: value for name, value in spec.baseline.items() if name in shapes}
+        whole = {**(spec.space.fixed if spec.space is not None else {}), **spec.baseline}
+        knobs = {name: value for name, value in whole.items() if name not in shapes}
+        shape = {name: value for name, value in whole.items() if name in shapes}
         for error in check_knobs(engine, knobs, {**spec.target.shape, **shape}, field="baseline"):
             raise error
         return

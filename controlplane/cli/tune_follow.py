@@ -37,7 +37,7 @@ class Follower:
                 self._told(event)
             elif event.kind not in {"asked", "leased"}:
                 self._line(f"job {event.kind}{': ' + str(event.data['message']) if event.data.get('message') else ''}")
-        if self._terminal or any(event.kind in {"asked", "told"} for event in events):
+        if self._terminal or any(event.kind == "asked" for event in events):
             self._status()
 
     def close(self) -> None:
