@@ -24,6 +24,7 @@ from tuner.training.offload import host_bytes
 from tuner.training.patterns import FITTED, pattern
 from tuner.training.room import between, total_bytes, usable_bytes
 from tuner.training.seats import seat_warnings, stage_pools, stands_on
+from tuner.training.widths import widenings
 
 _MOST_BYTES = 4 << 20  # of a constants file
 
@@ -92,7 +93,8 @@ class Predictor:
 
     def half_width(self, case: TrainingCase) -> float | None:
         """Logarithmic half-width of the case's interval; None without a calibration."""
-        return self._widths.get(pattern(case), self._widths.get("other"))
+        width = self._widths.get(pattern(case), self._widths.get("other"))
+        return None if width is None else max([width, *(item.half_width for item in widenings(case, width))])
 
     def _warnings(self, case: TrainingCase, spare: np.ndarray[Any, Any], sure: np.ndarray[Any, Any]) -> list[str]:
         found = []
@@ -113,6 +115,8 @@ class Predictor:
             found.append(f"{', '.join(unfitted)}: constants of this architecture are not fitted to measurements")
         if pattern(case) not in self._widths:
             found.append(f"no measured runs of pattern {pattern(case)}: the interval is a guess, twice the pooled one")
+        width = self._widths.get(pattern(case), self._widths.get("other"))
+        found += [] if width is None else [f"wider interval: {item.reason}" for item in widenings(case, width)]
         if assumes_ethernet(tuple(case.pools[index] for index in sorted(set(stage_pools(case))))):
             found.append(
                 "pools of unlike NICs: 25 Gb/s Ethernet per node between them is assumed; cross_gb_s says more"
