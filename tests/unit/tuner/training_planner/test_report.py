@@ -46,6 +46,13 @@ def test_the_page_is_well_formed_and_brings_everything_with_it(page: str) -> Non
         assert head in heads
 
 
+def test_energy_stands_with_what_it_may_be_off_by(page: str) -> None:
+    found = re.search(r">([0-9.]+) \(([0-9.]+) to ([0-9.]+)\)<", page)
+    assert found is not None
+    middle, low, high = (float(text) for text in found.groups())
+    assert low < middle < high
+
+
 def test_every_axis_has_its_unit(page: str) -> None:
     axes = [item.text or "" for item in ElementTree.fromstring(page).iter("text") if item.get("class") == "axis"]
     assert len(axes) == 10
