@@ -14,7 +14,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
-@click.option("--data", type=_FOLDER, required=True, help="Folder of published tables (docs/training-model.md).")
+@click.option("--data", type=_FOLDER, required=True, help="Folder of published tables (docs/training-tables.md).")
 @click.option(
     "--refit", is_flag=True, help="Judge fitted tables by constants that never saw a row's group (half a minute)."
 )
@@ -51,7 +51,6 @@ def _table(found: dict[str, Any]) -> str:
             )
         if report["dropped"]:
             lines.append(f"  {report['dropped']} rows dropped, the reasons with -o json")
-    if found["unknown_files"]:
-        lines.append("no loader: " + ", ".join(found["unknown_files"]))
+    lines += [f"not read: {text}" for text in found["unknown_files_lack"]]
     lines.append(f"constants: {found['constants']}; errors in percent")
     return "\n".join(lines)

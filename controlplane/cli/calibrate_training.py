@@ -15,7 +15,7 @@ from controlplane.cli.progress import Progress
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     required=True,
-    help="Folder of tables in the published schemas (docs/training-model.md), yours beside the published ones.",
+    help="Folder of tables in the published schemas (docs/training-tables.md), yours beside the published ones.",
 )
 @click.option(
     "--out",

@@ -21,7 +21,7 @@ from tuner.training.constants import shipped
 from tuner.training.evaluate import times, waterfall
 from tuner.training.hardware import hardware
 from tuner.training.loaders.rows import Row, Table
-from tuner.training.loaders.tables import tables
+from tuner.training.loaders.tables import lacking, tables
 from tuner.training.loaders.variants import VARIANTS, Variant
 from tuner.training.patterns import pattern
 from tuner.training.predict import Predictor
@@ -51,6 +51,7 @@ def score_folder(folder: Path, *, refit: bool = False, progress: Callable[[int],
         "constants": "refitted without the group that is judged" if refit else "as shipped",
         "tables": reports,
         "unknown_files": unknown,
+        "unknown_files_lack": [lacking(folder / name) for name in unknown],
         "interval": _pooled(reports),
     }
 

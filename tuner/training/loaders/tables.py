@@ -39,7 +39,8 @@ _LOADERS: tuple[tuple[frozenset[str], Loader], ...] = (
 
 
 def tables(folder: Path) -> tuple[list[tuple[str, Table]], list[str]]:
-    """Tables of a folder by file name, and the CSV files no loader knows. Raises InvalidSpec without any file."""
+    """Tables of a folder by file name, and the CSV files no loader knows. Raises InvalidSpec without
+    any file, or where none of them is such a table: with the columns that were looked for."""
     files = sorted(path for path in folder.glob("*.csv") if path.is_file())
     if not files:
         raise InvalidSpec("holds no CSV files", field="data", value=folder.name, hint="name a folder of tables")
@@ -50,10 +51,27 @@ def tables(folder: Path) -> tuple[list[tuple[str, Table]], list[str]]:
             unknown.append(path.name)
         else:
             found.append((path.name, loader(path)))
+    if not found:
+        raise InvalidSpec(
+            f"no table of a known schema: {'; '.join(map(lacking, files[:3]))}", field="data", value=folder.name,
+            limit="the schemas of docs/training-tables.md",
+        )  # fmt: skip
     return found, unknown
 
 
-def _loader(path: Path) -> Loader | None:
+def lacking(path: Path) -> str:
+    """What a file would need to be a table of the schema that it comes nearest to."""
+    header = _header(path)
+    columns, loader = min(_LOADERS, key=lambda item: (len(item[0] - header), -len(item[0] & header)))
+    missing = ", ".join(repr(name) for name in sorted(columns - header))
+    return f"{path.name} has no column {missing}, by which a table of {loader.__name__} is known"
+
+
+def _header(path: Path) -> set[str]:
     with path.open(encoding="utf-8", newline="") as file:
-        header = set(next(csv.reader([file.readline(65536)]), []))
+        return set(next(csv.reader([file.readline(65536)]), []))
+
+
+def _loader(path: Path) -> Loader | None:
+    header = _header(path)
     return next((loader for columns, loader in _LOADERS if columns <= header), None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +176,22 @@ def test_errors_on_published_rows() -> None:
     assert set(HELD_OUT_BY) <= set(found)
     with (FOLDER / "ptdp_table1.csv").open(encoding="utf-8") as file:
         assert found["ptdp"]["n"] == len(list(csv.DictReader(file)))
+
+
+def test_a_table_of_one_s_own_is_told_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("Parameters (billion),iteration time\n8,100\n")
+    with pytest.raises(InvalidSpec, match=r"own.csv has no column 'iteration time \(ms\)'") as error:
+        score_folder(tmp_path)
+    assert error.value.field == "data"
+
+
+def test_the_example_rows_of_the_page_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "training-tables.md").read_text(encoding="utf-8")
+    examples = re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)
+    for number, example in enumerate(examples):
+        (tmp_path / f"{number:02}.csv").write_text(textwrap.dedent(example), encoding="utf-8")
+    found, unknown = tables(tmp_path)
+    assert not unknown
+    assert len(found) == len(examples) > 10
+    for _, table in found:
+        assert table.rows, (table.name, table.dropped)
