@@ -59,7 +59,7 @@ def calibrate(case: EngineCase, table: StepTable, calibration: Calibration | Non
     request_ms, launch_ms = bounded("request_ms", found["request_ms"]), bounded("launch_ms", found["launch_ms"])
     entry_token_ms = bounded("entry_token_ms", found["entry_token_ms"])
     notes = (
-        f"calibration {chosen.name}, {distance}: prefill x{prefill:.2f}, decode x{decode:.2f}, host {step_ms:.2f} ms a "
+        f"calibration {chosen.name}, {_standing(chosen, case, distance)}: prefill x{prefill:.2f}, decode x{decode:.2f}, host {step_ms:.2f} ms a "
         f"step, {sequence_ms * 1e3:.0f} us a sequence, {request_ms:.1f} ms a request, {entry_token_ms * 1e3:.1f} us a "
         f"prompt token, {launch_ms:.0f} ms at least with prompts",
         *held,
@@ -89,6 +89,14 @@ def corrected(table: StepTable, found: Mapping[Knob, float]) -> StepTable:
         decode_ms=table.decode_ms * decode,
         decode_attention_ms=table.decode_attention_ms * decode,
     )
+
+
+def _standing(chosen: Calibration, case: EngineCase, distance: Distance) -> str:
+    """How near the fit is, in words: one may be of exactly this engine, and its intervals not proven."""
+    exactly = {("engine", case.engine), ("accelerator", case.accelerator), ("model", case.model)}
+    if distance != "known" and any(exactly <= set(effect.when.items()) for effect in chosen.effects):
+        return "fitted to runs of it, intervals not proven on loads left out"
+    return distance
 
 
 def interval(calibration: Calibration, tier: str, distance: Distance, metric: Metric) -> tuple[float, float]:

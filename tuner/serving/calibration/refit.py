@@ -45,6 +45,7 @@ class Refit:
     after: Mapping[str, Score]
     left_out: Mapping[str, Score] | None
     groups: Mapping[str, Mapping[str, float]]  # group -> knob -> change
+    unproven: Sequence[str] = ()  # groups that keep wide intervals: a load left out lay outside the narrow ones
 
     @property
     def worse(self) -> list[str]:
@@ -112,6 +113,7 @@ def refit(
         before=before,
         after=after,
         left_out=_scored(left_out) if left_out else None,
+        unproven=["/".join(group) for group in few],
         groups={
             "/".join(group): {str(knob): value for knob, value in values.items()} for group, values in found.items()
         },

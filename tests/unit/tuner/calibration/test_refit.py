@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.cli.refit_table import refit_dict, refit_table
 from controlplane.model.errors import InvalidSpec
 from tuner.serving.calibration.measurement import Measurement
 from tuner.serving.calibration.parameters import FACTORS, Calibration, Effect, dump_calibration, load_calibration
@@ -121,7 +122,14 @@ def test_an_engine_whose_unseen_loads_fall_outside_keeps_its_wide_intervals() ->
     odd = [
         replace(run, tpot_ms={"mean": run.tpot_ms["mean"] * (6 if index % 2 else 1)}) for index, run in enumerate(runs)
     ]
-    assert _refit(odd).calibration.support == load_calibration().support
+    found = _refit(odd)
+    assert found.calibration.support == load_calibration().support
+    group = "vllm/mi300x-192gb/llama-3.1-8b"
+    assert f"intervals of {group} stay wide: of the loads left out one lay outside" in refit_table(found, None)
+    assert refit_dict(found, None)["unproven"] == [group]
+    again = Predictor(calibration=found.calibration).answer(parse_question(LINE | {"arrivals": {"closed": 4}}))
+    (note,) = [one for one in again["provenance"]["notes"] if one.startswith("calibration ")]
+    assert "fitted to runs of it, intervals not proven" in note and ", unknown:" not in note
 
 
 def test_separate_roles_are_refused() -> None:
