@@ -106,8 +106,8 @@ class Predictor:
         elif sure.min() < 0:
             tight = int(np.argmin(sure))
             found.append(
-                f"memory is tight: of runs like this 10 % may need up to {-sure[tight] / 2**30:.2f} GiB more on stage "
-                f"{tight} than its accelerator has; a larger reserve asks for leaner plans"
+                f"memory is tight: where the model errs as far as it was seen to, stage {tight} needs "
+                f"{-sure[tight] / 2**30:.2f} GiB more than its accelerator has; a larger reserve asks for leaner plans"
             )
         names = {load().accelerators[pool.gpu].architecture for pool in case.pools}
         unfitted = sorted(name for name in names if name.lower() not in FITTED)

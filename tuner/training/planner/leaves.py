@@ -24,6 +24,7 @@ from tuner.training.planner.rows import (
     GROUP_CODE,
     GROUPS,
     MODE,
+    OFFLOAD,
     OVERLAP,
     PP,
     RECOMPUTE,
@@ -113,7 +114,8 @@ def _allowed(question: PlanQuestion, rows: Table) -> np.ndarray[tuple[int], np.d
     keep = (rows[:, SP] == 0) | ((tp > 1) & (case.model.seq // cp % tp == 0))
     if case.model.experts or case.plan.overlap_tp:
         keep &= (tp == 1) | (rows[:, SP] == 1)
-    keep &= (zero == 0) | (ranks > 1)
+    # The offloaded optimizer is the distributed one, which a single rank may have, too.
+    keep &= (zero == 0) | (ranks > 1) | ((rows[:, OFFLOAD] > 0) & (zero == 1))
     keep &= np.isin(zero, rules.zero) | (pp == 1)
     keep &= np.isin(zero, rules.zero_beside_cp) | (cp == 1)
     inside = (node > 1) & (node < ranks) & (ranks % node == 0)
