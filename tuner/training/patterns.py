@@ -5,9 +5,6 @@ from __future__ import annotations
 from controlplane.catalog import load
 from controlplane.model.training import TrainingCase
 
-PATTERNS = ("one-node", "data-parallel", "pipeline", "tp-across-nodes", "fsdp", "mixed-pools", "experts", "eager",
-            "unfitted-accelerator")  # fmt: skip
-
 FITTED = ("ampere", "hopper")  # architectures whose constants rest on measurements
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from controlplane.model.errors import InvalidSpec
 
-EXACT_CLASSES = 12
+_EXACT_CLASSES = 12
 _STARTS = 16  # of 2-opt
 
 
@@ -52,13 +52,13 @@ def hop_matrix(links: Sequence[Links], transfer_bytes: float) -> tuple[tuple[flo
     )
 
 
-def best_path(cost: Sequence[Sequence[float]]) -> tuple[tuple[int, ...], bool]:
-    """The cheapest order that visits every class once, and whether it is proven. Ties go to the lower numbers."""
+def best_path(cost: Sequence[Sequence[float]]) -> tuple[int, ...]:
+    """The cheapest order that visits every class once. Ties go to the lower numbers."""
     count = len(cost)
     _check_hops(cost, count)
     if count <= 1:
-        return tuple(range(count)), True
-    return (_held_karp(cost), True) if count <= EXACT_CLASSES else (_two_opt(cost), False)
+        return tuple(range(count))
+    return _held_karp(cost) if count <= _EXACT_CLASSES else _two_opt(cost)
 
 
 def _check_hops(hop_s: Sequence[Sequence[float]], classes: int) -> None:

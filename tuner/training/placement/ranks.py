@@ -33,38 +33,17 @@ class NodeGroup:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class RankMap:
-    """Per rank: its pipeline stage, the group, the node in that group and the accelerator in that node."""
+    """Per rank: the group, the node in that group and the accelerator in that node."""
 
-    tp: int
-    cp: int
-    dp: int
-    pp: int
-    stage: _Ints
     group: _Ints
     node: _Ints
     gpu: _Ints
-    hops_across_nics: int  # neighbouring stages that talk between NIC classes
-
-    def _grid(self) -> _Ints:
-        return np.arange(self.stage.size).reshape(self.pp, self.dp, self.cp, self.tp)
-
-    def tensor_groups(self) -> _Ints:
-        """Ranks that split one layer, a row per group."""
-        return self._grid().reshape(-1, self.tp)
-
-    def data_groups(self) -> _Ints:
-        """Ranks that share a gradient, a row per group; context parallel ranks among them."""
-        return np.moveaxis(self._grid(), 3, 1).reshape(-1, self.dp * self.cp)
-
-    def pipelines(self) -> _Ints:
-        """Ranks that hand over activations, a row per pipeline, first stage first."""
-        return np.moveaxis(self._grid(), 0, 3).reshape(-1, self.pp)
 
     def nodes_in_rank_order(self) -> list[tuple[int, int, int, int]]:
         """(group, node, first rank, ranks) of every run of ranks on one node: the order in which to start hosts."""
         places = np.stack((self.group, self.node), axis=1)
         starts = np.flatnonzero(np.any(places[1:] != places[:-1], axis=1)) + 1
-        bounds = [0, *starts.tolist(), self.stage.size]
+        bounds = [0, *starts.tolist(), self.group.size]
         return [
             (int(self.group[low]), int(self.node[low]), low, high - low) for low, high in itertools.pairwise(bounds)
         ]
@@ -100,18 +79,7 @@ def rank_map(
     per_node = np.array([each.gpus_per_node // tp for each in groups])[group]
     ranks = np.arange(pp * dp * cp * tp)
     unit, local = ranks // tp, ranks % tp
-    crossings = sum(not _one_class(groups, (left[0], right[0])) for left, right in itertools.pairwise(stage_groups))
-    return RankMap(
-        tp=tp,
-        cp=cp,
-        dp=dp,
-        pp=pp,
-        stage=unit // (dp * cp),
-        group=group[unit],
-        node=(slot // per_node)[unit],
-        gpu=(slot % per_node)[unit] * tp + local,
-        hops_across_nics=crossings,
-    )
+    return RankMap(group=group[unit], node=(slot // per_node)[unit], gpu=(slot % per_node)[unit] * tp + local)
 
 
 def _check(groups: Sequence[NodeGroup], stage_groups: Sequence[Sequence[int]], tp: int, dp: int, cp: int) -> None:

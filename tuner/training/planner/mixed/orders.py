@@ -27,6 +27,6 @@ def pool_orders(question: PlanQuestion, pools: Pools, constants: Constants) -> O
         )
         for index, pool in enumerate(each)
     ]  # fmt: skip
-    path, _ = best_path(hop_matrix(links, _TRANSFER_BYTES))
+    path = best_path(hop_matrix(links, _TRANSFER_BYTES))
     roomy = tuple(sorted(path, key=lambda pool: -float(pools.limits[pool] / h.gemm[pool])))
     return tuple(dict.fromkeys((roomy, path, path[::-1])))
