@@ -12,6 +12,7 @@ from controlplane.model.errors import InvalidSpec, UnknownName
 from tuner.serving.planner.pooltext import parse_pool
 from tuner.training.names import gpu_id
 from tuner.training.planner.question import FLAGS, NUMBERS, WORDS, PlanQuestion, read_question
+from tuner.training.planner.startable import usual_precision
 
 _CHOICES = (*NUMBERS, *FLAGS, *WORDS)
 _FIELDS = {
@@ -57,9 +58,10 @@ class Asked:
             words = [f"{pool['gpus']} x {pool['gpu']}"]
             words += [f"{name} {value}" for name, value in pool.items() if name not in ("gpu", "gpus", "name")]
             said[f"pool {pool.get('name', number + 1)}"] = ", ".join(words)
+        gpus = [gpu_id(pool["gpu"], field="gpu") for pool in self.pools]
         said |= {
             "sequences per iteration": self.global_batch,
-            "precision": self.precision or "usual",
+            "precision": self.precision or usual_precision(gpus),
             "framework": self.framework,
         }
         return said | {"choices already made": list(self.fix)}
