@@ -43,11 +43,11 @@ RIGHTS: dict[tuple[str, str], set[Right]] = {
     ),
     ("ClusterRole", "trimtab-view"): _rights(
         OURS,
-        "gpupools gpupools/status servingdeployments servingdeployments/status servingdeployments/scale",
+        "gpupools gpupools/status servingdeployments servingdeployments/status servingdeployments/scale tuningjobs",
         READ,
     ),
     ("ClusterRole", "trimtab-edit"): (
-        _rights(OURS, "servingdeployments", "create update patch delete deletecollection")
+        _rights(OURS, "servingdeployments tuningjobs", "create update patch delete deletecollection")
         | _rights(OURS, "servingdeployments/scale", "update patch")
     ),
     ("ClusterRole", "trimtab-admin"): _rights(OURS, "gpupools", "create update patch delete deletecollection"),
