@@ -76,8 +76,9 @@ def savings(asked: PlanQuestion, pp: int, ranks: int) -> list[dict[str, Any]]:
     modes += [{"recompute": "full", "recompute_layers": count} for count in range(most)]
     modes += [{"offload_layers": count} for count in range(1, most) if pp == 1]
     shards: list[dict[str, Any]] = [{"zero": 0}]
+    shards.append({"zero": 1, "optimizer_offload": "cpu"})
     if ranks > 1:
-        shards += [{"zero": 1}, {"zero": 1, "optimizer_offload": "cpu"}]
+        shards.append({"zero": 1})
         shards += [{"zero": level} for level in (2, 3) if pp == 1]
     return [{**mode, **shard} for mode, shard in itertools.product(modes, shards)]
 
@@ -210,7 +211,7 @@ def test_what_fits_nowhere_names_the_nearest_plan_its_bytes_and_the_choice_in_th
 
 
 def test_the_bytes_of_the_nearest_plan_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = question(BIG, gpus=4, batch=8)
+    asked = question(BIG, ("optimizer_offload=none",), gpus=4, batch=8)
     with pytest.raises(Unsupported) as error:
         Planner().plan(asked)
     limit = memory_limit(asked)
