@@ -27,7 +27,10 @@ _NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command()
 @training_options
 @click.option("--top", type=int, default=3, help="Plans to show (3).")
-@click.option("--limit", "limit_s", type=click.FloatRange(0), help="Stop after so many seconds, with a bound.")
+@click.option(
+    "--limit", "limit_s", type=click.FloatRange(0), default=30.0, metavar="S",
+    help="Stop after so many seconds, with a bound (30; inf: never).",
+)  # fmt: skip
 @click.option("--constants", type=_FILE, help="Constants refitted by `trimtab calibrate training`.")
 @click.option("--what-if", multiple=True, metavar="CHANGE", help="Plan again with a change and say what it makes.")
 @click.option("--theoretical", is_flag=True, help="Show apart what papers describe and no framework launches.")

@@ -39,7 +39,8 @@ def table(answer: TrainingAnswer) -> str:
     lines += [f"  {100 * took / whole:5.1f} %  {took:8.3g} s  {name}" for name, took in winner.terms_s.items()]
     assert proof.gap is not None and proof.bound_s is not None
     if proof.cells_left:
-        lines.append(f"Stopped early: a plan may be up to {100 * proof.gap:.1f} % faster ({proof.bound_s:.4g} s).")
+        why = "early" if answer.stopped_after_s is None else f"after {answer.stopped_after_s:g} s (--limit)"
+        lines.append(f"Stopped {why}: a plan may be up to {100 * proof.gap:.1f} % faster ({proof.bound_s:.4g} s).")
     else:
         lines.append("Proven: no plan of the space is faster in this model.")
     lines.append(

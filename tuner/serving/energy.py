@@ -151,11 +151,18 @@ def clock_share(accelerator: Accelerator, cap_w: float, wanted_share: float) -> 
     return min(1.0, max(float(clock["least_clock_share"]["value"]), ratio))
 
 
+def least_cap_w(accelerator: Accelerator) -> float | None:
+    """The lowest power limit that an accelerator keeps: the vendor's, else what it draws idle. None: TDP unknown."""
+    if accelerator.tdp_w is None:
+        return None
+    return accelerator.min_power_limit_w or accelerator.tdp_w * _share(accelerator, "idle", 0.0)
+
+
 def _check_cap(accelerator: Accelerator, cap_w: float | None) -> None:
     if cap_w is None or accelerator.tdp_w is None:
         return
-    least = accelerator.min_power_limit_w or accelerator.tdp_w * _share(accelerator, "idle", 0.0)
-    if cap_w < least:
+    least = least_cap_w(accelerator)
+    if least is not None and cap_w < least:
         raise InvalidSpec(
             f"{accelerator.name} cannot be held below {least:g} W",
             field="power_cap_w",

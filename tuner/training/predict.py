@@ -113,6 +113,10 @@ class Predictor:
         unfitted = sorted(name for name in names if name.lower() not in FITTED)
         if unfitted:
             found.append(f"{', '.join(unfitted)}: constants of this architecture are not fitted to measurements")
+        for pool in case.pools:
+            tdp_w = load().accelerators[pool.gpu].tdp_w
+            if pool.power_cap_w is not None and tdp_w is not None and pool.power_cap_w > tdp_w:
+                found.append(f"a power cap of {pool.power_cap_w:g} W is above {pool.gpu}'s own {tdp_w:g} W: no cap")
         if pattern(case) not in self._widths:
             found.append(f"no measured runs of pattern {pattern(case)}: the interval is a guess, twice the pooled one")
         width = self._widths.get(pattern(case), self._widths.get("other"))

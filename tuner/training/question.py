@@ -22,6 +22,7 @@ from controlplane.model.training import (
     TrainingModel,
     TrainingPool,
 )
+from tuner.serving.energy import least_cap_w
 from tuner.serving.fields import Fields
 from tuner.serving.resolve import find_model
 from tuner.training.checks import check
@@ -153,6 +154,12 @@ def _pool(item: object, path: str) -> TrainingPool:
         fields.need("gpus")
     nic = fields.text("nic", 63)
     accelerator = load().accelerators[gpu_id(gpu, field=fields.at("gpu"))]
+    least, cap_w = least_cap_w(accelerator), fields.number("power_cap_w", 0, 1e4, open_low=True)
+    if cap_w is not None and least is not None and cap_w < least:
+        raise InvalidSpec(
+            f"{accelerator.id} cannot be held so low", field=fields.at("power_cap_w"), value=cap_w,
+            limit=f"{least:g} to {accelerator.tdp_w:g} W", hint="raise it or leave it out",
+        )  # fmt: skip
     return TrainingPool(
         gpu=accelerator.id,
         gpus=gpus,
@@ -161,7 +168,7 @@ def _pool(item: object, path: str) -> TrainingPool:
         nics_per_node=fields.whole("nics_per_node", 1, 64),
         intra_gb_s=fields.number("intra_gb_s", 0, 1e5, open_low=True),
         inter_gb_s=fields.number("inter_gb_s", 0, 1e5, open_low=True),
-        power_cap_w=fields.number("power_cap_w", 0, 1e4, open_low=True),
+        power_cap_w=cap_w,
         price_per_accelerator_hour=fields.number("price_per_accelerator_hour", 0, 1e6),
         currency=_currency(fields),
         name=fields.text("name", 63),

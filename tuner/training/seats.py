@@ -54,7 +54,11 @@ def seat_warnings(case: TrainingCase) -> list[str]:
         return []
     if case.stage_pools:
         each, counts = case.plan.ranks // case.plan.pp, Counter(case.stage_pools)
-        return [
+        idle = [
+            f"{pool.gpus - each * counts[index]} of the {pool.gpus} accelerators of pool {pool.name or index} stay idle"
+            for index, pool in enumerate(case.pools) if each * counts[index] < pool.gpus
+        ]  # fmt: skip
+        return idle + [
             f"stages on pool {index} take {each * count} accelerators of the {case.pools[index].gpus} it has: all count "
             "at its pace, with its memory and NICs"
             for index, count in sorted(counts.items()) if each * count > case.pools[index].gpus

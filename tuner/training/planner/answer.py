@@ -51,6 +51,7 @@ class TrainingAnswer:
     cells_out_of_memory: int
     plans_costed: int
     kept: tuple[Ranked, ...] = ()
+    stopped_after_s: float | None = None  # the limit, where it ended the search
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -64,7 +65,7 @@ class TrainingAnswer:
             "proof": {
                 "incumbent_s": proof.incumbent_s, "bound_s": proof.bound_s, "gap": proof.gap,
                 "complete": proof.cells_left == 0, "groups": self.cells, "groups_out_of_memory":
-                self.cells_out_of_memory, "groups_left": proof.cells_left, "plans_costed": self.plans_costed,
+                self.cells_out_of_memory, "groups_left": proof.cells_left, "plans_costed": self.plans_costed, "stopped_after_s": self.stopped_after_s,
             },
             "best": [_ranked(item) for item in self.best],
             "front": {"of_fastest": self.front_of, "plans": [_ranked(item) for item in self.front]},
@@ -95,6 +96,8 @@ class Planner:
         InvalidSpec where nothing divides."""
         if not 1 <= top <= MOST_TOP:
             raise InvalidSpec("out of range", field="top", value=top, limit=f"1 to {MOST_TOP}")
+        if limit_s is not None and not limit_s >= 0.0:  # not a number, too
+            raise InvalidSpec("is no time", field="limit_s", value=str(limit_s), limit="0 s or more", hint="say 30")
         if len(question.case.pools) > 1:
             return self._plan_mixed(question, top, progress, limit_s)
         found = search(question, self._constants, progress=progress, limit_s=limit_s)
@@ -115,6 +118,7 @@ class Planner:
             cells=found.cells,
             cells_out_of_memory=found.cells_out_of_memory,
             plans_costed=found.leaves_costed,
+            stopped_after_s=limit_s if found.snapshot.cells_left else None,
         )
 
     def _plan_mixed(
@@ -144,6 +148,7 @@ class Planner:
             cells=len(found.table),
             cells_out_of_memory=len(found.table) - found.cells,
             plans_costed=found.plans_costed,
+            stopped_after_s=limit_s if found.late else None,
         )
 
     def _ranked(self, question: PlanQuestion, found: Found) -> list[Ranked]:

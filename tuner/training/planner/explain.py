@@ -41,6 +41,7 @@ from tuner.training.planner.space import cells, leaves
 TERMS = ("compute", "collectives in layers", "pipeline: bubble, transfers, uneven stages", "gradient traffic",
          "optimizer")  # fmt: skip
 _GIB = 2**30
+_FEWER = 64  # smaller numbers of nodes that are tried
 _ROUNDING = 1e-12  # of an iteration: less is what subtraction leaves of nothing
 # Columns that belong to one choice.
 _CHOICES = ((TP,), (PP,), (CP, MODE), (EP, ETP), (SCHEDULE, VPP), (MICRO,), (RECOMPUTE, AGAIN), (ZERO, GROUPS), (SP,),
@@ -182,12 +183,25 @@ def _empty(question: PlanQuestion) -> InvalidSpec:
     hint = None
     if freed:
         hint = f"there are some without {' or without '.join(_spelled(question, name) for name in freed)}"
+    elif (fewer := _fewer(question)) is not None:
+        hint = f"{fewer} accelerators would do: give --gpus {fewer} and leave {pool.gpus - fewer} idle"
     return InvalidSpec(
         f"no combination divides {pool.gpus} accelerators, {question.case.model.layers} layers and {batch} sequences",
         field="fix" if question.fixed else "gpus", value=[_spelled(question, name) for name in question.fixed] or pool.gpus,
         limit=f"what {question.rules.framework} {question.rules.version} launches on all accelerators",
         hint=hint or "take a batch and a number of accelerators with common divisors", code="NoPlan",
     )  # fmt: skip
+
+
+def _fewer(question: PlanQuestion) -> int | None:
+    """The nearest smaller number of accelerators, whole nodes of them, that something divides."""
+    pool = question.case.pools[0]
+    step = pool.gpus_per_node if pool.gpus > pool.gpus_per_node else 1
+    for gpus in range(pool.gpus - step, 0, -step)[:_FEWER]:
+        smaller = replace(question.case, pools=(replace(pool, gpus=gpus),))
+        if _any(replace(question, case=smaller)):
+            return gpus
+    return None
 
 
 def _without(question: PlanQuestion, name: str) -> PlanQuestion:

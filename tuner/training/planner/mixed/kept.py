@@ -33,7 +33,7 @@ class MixedPlan:
 @dataclass(frozen=True, slots=True)
 class MixedFound:
     """Plans that fit, fastest first, over the cells of `table`, and `misfits` that may not and would be faster; how
-    many cells there are, how many were opened, and how many plans were costed in full."""
+    many cells there are, how many were opened, how many plans were costed in full, and whether time ran out."""
 
     table: Table
     plans: tuple[MixedPlan, ...]
@@ -42,6 +42,7 @@ class MixedFound:
     cells: int
     cells_opened: int
     plans_costed: int
+    late: bool = False
 
 
 class Candidates:

@@ -103,6 +103,8 @@ class _Search:
         pools, then the best of them in all orders."""
         total = self.stages.sum(axis=1)
         for p in np.unique(total[total <= self.layers]).tolist():
+            if self._is_enough():
+                return
             if p and self.question.free("pp", p):
                 mine = self.order[total[self.order] == p][:_DIVED]
                 self._try_first(self._full(mine, p) if len(mine) else Lines.none(p))
@@ -144,6 +146,9 @@ class _Search:
             if np.isfinite(found) and self.question.free("pp", p):
                 least[p] = found
         for p in sorted(least, key=lambda p: (least[p], p)):
+            if self._is_enough():
+                self.outside = min(self.outside, least[p])
+                break
             part = self._lines(chunk, p, rows, good)
             self._try_first(part)
             self.open.append(part.some(np.flatnonzero(part.bound < self.kept.fastest)))
@@ -274,6 +279,10 @@ class _Search:
             self.kept.step(line.some(part), layers[part])
         return True
 
+    def _is_enough(self) -> bool:
+        """Out of time with a plan to show."""
+        return bool(np.isfinite(self.kept.fastest)) and self._is_late()
+
     def _is_late(self) -> bool:
         self.late |= time.monotonic() > self.until
         return self.late
@@ -296,4 +305,6 @@ class _Search:
             misfits = fastest_misfits(
                 self.question, self.table, self.has, self.stages, self.pools, self.orders, plans[0].seconds
             )
-        return MixedFound(self.table, plans, misfits, self.snapshot(), len(self.order), self.at, self.kept.costed)
+        return MixedFound(
+            self.table, plans, misfits, self.snapshot(), len(self.order), self.at, self.kept.costed, self.late
+        )
