@@ -165,7 +165,7 @@ def test_theoretical_plans_and_sizes_are_shown_apart() -> None:
 
 def test_two_pools_share_one_plan_and_failures_are_priced() -> None:
     asked = ["--model", "layers=12,hidden=4096,heads=32,vocab=51200", "--seq", "2048", "--global-batch", "64",
-             "--pool", "new=a100:16,nic=hdr", "--pool", "old=v100:16,nic=edr", "--quiet"]  # fmt: skip
+             "--pool", "new=a100:16,nic=hdr", "--pool", "old=v100-32:16,nic=edr", "--quiet"]  # fmt: skip
     result = CliRunner().invoke(cli, ["plan", "training", *asked, "--failures", "llama3"])
     assert result.exit_code == 0, result.output
     for text in ("Its stages:", "layers ", "Proven", "of the time trains", "spare nodes", "Planned anew"):
