@@ -136,7 +136,7 @@ async def test_who_may_not_list_pools_may_not_plan(setup: Setup, http: httpx.Asy
         ({"fixed": {"tp": [3]}}, "fixed"),
         ({"seq": None}, "model.seq"),
         ({"failures": "often"}, "failures"),
-        ({"model": "layers=80,hidden=8192,heads=64,vocab=51200"}, "memory"),
+        ({"model": "layers=96,hidden=20480,heads=160,vocab=51200"}, "memory"),
     ],
 )
 async def test_the_planner_s_no_names_the_field_of_the_request(
