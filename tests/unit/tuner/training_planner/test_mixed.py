@@ -26,6 +26,7 @@ from tuner.training.planner.mixed.bounds import counts_bound
 from tuner.training.planner.mixed.cells import slots, stages_of
 from tuner.training.planner.mixed.fill import every_answer, first_answers, least_seconds
 from tuner.training.planner.mixed.search import _Search, search
+from tuner.training.planner.mixed.seating import seated, that_seat
 from tuner.training.planner.mixed.sequences import counts, neighbours, ways
 from tuner.training.predict import Predictor
 
@@ -164,6 +165,36 @@ def test_every_way_to_line_up_pools() -> None:
     assert rows.tolist() == [[0, 0, 2], [2, 0, 0]]
     _, whole = ways((1,) * 7, (tuple(range(7)),))
     assert not whole
+
+
+def test_ways_to_take_stages_are_all_there_where_a_length_has_few() -> None:
+    for stages, p in (((4, 4, 4, 8, 8), 28), ((4, 4, 4, 8, 8), 3), ((3, 0, 2), 4), ((2, 2), 5), ((40, 60), 70)):
+        taken, whole = counts(stages, p, (tuple(range(len(stages))),))
+        ranges = (range(min(count, p) + 1) for count in stages)
+        assert whole
+        assert list(map(tuple, taken.tolist())) == [row for row in itertools.product(*ranges) if sum(row) == p]
+    assert counts((4, 4, 4, 4, 8, 8), 32, (tuple(range(6)),))[1]  # a pipeline of every stage there is
+    assert not counts((8, 8, 8, 8, 16, 16), 32, (tuple(range(6)),))[1]
+
+
+def test_layers_seated_at_most_are_those_of_the_best_order() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        taken = draw.integers(0, 4, (3, int(draw.integers(1, 5))))
+        taken = taken[(taken.sum(axis=1) == taken[0].sum()) & (taken[0].sum() > 0)]
+        if not len(taken):
+            continue
+        held = draw.integers(0, 6, (int(taken[0].sum()), taken.shape[1]))
+        best = [max(_seats(held, row) for row in ways(tuple(way), ())[0].tolist()) for way in taken.tolist()]
+        found = seated(held, taken)
+        assert np.maximum(found, -1).tolist() == best
+        enough = [row for row, seats in enumerate(best) if seats >= held.mean()]
+        assert list(that_seat(int(np.ceil(held.mean())), held, taken)) == enough
+
+
+def _seats(held: Any, row: list[int]) -> int:
+    each = [int(held[place, pool]) for place, pool in enumerate(row)]
+    return sum(each) if all(each) else -1
 
 
 def test_lines_beside_a_line_keep_pools_together() -> None:

@@ -26,13 +26,14 @@ from tuner.training.planner.mixed.lines import Lines, Pools, crossing_seconds, j
 from tuner.training.planner.mixed.misfits import fastest_misfits
 from tuner.training.planner.mixed.orders import pool_orders
 from tuner.training.planner.mixed.rooms import rooms
+from tuner.training.planner.mixed.seating import that_seat
 from tuner.training.planner.mixed.sequences import counts, neighbours, ways
 from tuner.training.planner.question import PlanQuestion
 from tuner.training.planner.search import Progress, Snapshot
 
 Flags = NDArray[np.bool_]
 _CELLS = 128  # opened together
-_DIVED = 64  # cells whose longest pipelines are tried first, of each length
+_DIVED = 256  # cells whose longest pipelines are tried first, of each length
 _FIRST = 256  # lines of a length that get a first answer
 _LINES = 1024  # gone through together
 _TRIED = 4  # first answers of a length that are costed in full
@@ -172,27 +173,38 @@ class _Search:
     def _lines(self, chunk: Table, p: int, rows: dict[int, Array], good: dict[int, tuple[Flags, Table]]) -> Lines:
         cells, virtual, shapes = [], [], []
         for v, (may, held) in good.items():
-            for row in np.flatnonzero(may[:, p - 1] & (rows[v][:, p - 1] < self.kept.fastest)):
-                shape = self._shapes(int(chunk[row]), p, v, held[row, p - 1], float(rows[v][row, p - 1]))
+            some = np.flatnonzero(may[:, p - 1] & (rows[v][:, p - 1] < self.kept.fastest))
+            if not len(some):
+                continue
+            room = self._room(chunk[some], p, np.full(len(some), v))
+            seats = np.minimum(room, held[some, p - 1][:, None, :])
+            best = seats.max(axis=2)  # of every place
+            for at in np.flatnonzero(np.all(best > 0, axis=1) & (best.sum(axis=1) >= self.layers)):
+                row = some[at]
+                shape = self._shapes(int(chunk[row]), p, v, seats[at], float(rows[v][row, p - 1]))
                 if len(shape):
                     cells.append(chunk[row])
                     virtual.append(v)
                     shapes.append(shape)
         return self._made(np.array(cells), np.array(virtual), shapes) if cells else Lines.none(p)
 
+    def _room(self, cells: Table, p: int, virtual: Table) -> Table:
+        return self.rooms.some(cells).layers(p, virtual, self.pools.limits, self.layers)
+
     def _shapes(self, cell: int, p: int, v: int, held: Table, bound: float) -> Table:
         """Sequences of pools that could beat the best, the promising numbers of stages first; `outside` learns of those
-        that are left out."""
+        that are left out. `held`: layers per place and pool."""
         taken, whole = counts(tuple(self.stages[cell].tolist()), p, self.orders)
         if not whole:
             self.outside = min(self.outside, bound)
-        taken = taken[taken @ held >= self.layers]
+        taken = taken[taken @ held.max(axis=0) >= self.layers]
         least = np.maximum(bound, counts_bound(self.question, self.has, cell, taken, v) + self.tails[cell])
+        order = np.argsort(least, kind="stable")
+        order = order[least[order] < self.kept.fastest]
         found: list[Table] = []
         size = 0
-        for at in np.argsort(least, kind="stable"):
-            if least[at] >= self.kept.fastest:
-                break
+        for row in that_seat(self.layers, held, taken[order]):
+            at = order[row]
             shape, every = ways(tuple(taken[at].tolist()), self.orders)
             most = _SHAPES if least[at] < self.outside else _USUAL
             full = size > 0 and size + len(shape) > most
@@ -206,7 +218,7 @@ class _Search:
 
     def _made(self, cells: Table, virtual: Table, shapes: list[Table], beat: float | None = None) -> Lines:
         p, beat = shapes[0].shape[1], self.kept.fastest if beat is None else beat
-        room = self.rooms.some(cells).layers(p, virtual, self.pools.limits, self.layers)
+        room = self._room(cells, p, virtual)
         return lines(self.has.some(cells), cells, virtual, room, shapes, self.pools, self.layers, beat)
 
     def _try_first(self, part: Lines) -> None:

@@ -7,7 +7,6 @@ are more.
 from __future__ import annotations
 
 import itertools
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -26,9 +25,8 @@ def counts(stages: tuple[int, ...], p: int, orders: Orders) -> tuple[Table, bool
     """Stages of each pool that make p, a row per way, and whether these are all. Else pools in full, left out and one
     in part; of many pools only the first ones and the last ones of some orders."""
     most = [min(count, p) for count in stages]
-    if math.prod(count + 1 for count in most) <= _EVERY_COUNT:
-        found = np.array(list(itertools.product(*(range(count + 1) for count in most))), dtype=np.int64)
-        return found[found.sum(axis=1) == p], True
+    if _number(most, p) <= _EVERY_COUNT:
+        return _every(most, p), True
     rows: dict[tuple[int, ...], None] = {}
     for chosen in _subsets(len(stages), orders):
         full = [count * take for count, take in zip(most, chosen, strict=True)]
@@ -39,6 +37,26 @@ def counts(stages: tuple[int, ...], p: int, orders: Orders) -> tuple[Table, bool
             if 0 < over < count:
                 rows[(*full[:at], count - over, *full[at + 1 :])] = None
     return np.array(list(rows), dtype=np.int64).reshape(-1, len(stages)), False
+
+
+def _number(most: list[int], p: int) -> int:
+    """Ways to take p stages, no more of a pool than it has."""
+    found = [1] + [0] * p
+    for count in most:
+        sums = list(itertools.accumulate(found))
+        found = [each - (sums[at - count - 1] if at > count else 0) for at, each in enumerate(sums)]
+    return found[p]
+
+
+def _every(most: list[int], p: int) -> Table:
+    rows = np.zeros((1, 0), dtype=np.int64)
+    for at, count in enumerate(most):
+        left, behind = p - rows.sum(axis=1), sum(most[at + 1 :])
+        low, high = np.maximum(left - behind, 0), np.minimum(left, count)
+        some = np.maximum(high - low + 1, 0)
+        first = np.repeat(np.cumsum(some) - some, some)
+        rows = np.column_stack([np.repeat(rows, some, axis=0), np.repeat(low, some) + np.arange(some.sum()) - first])
+    return np.asarray(rows)
 
 
 def _subsets(pools: int, orders: Orders) -> list[tuple[bool, ...]]:
