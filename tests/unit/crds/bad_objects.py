@@ -134,7 +134,7 @@ BAD: tuple[Bad, ...] = (
         "all others ratePerSecond",
     ),
     Bad("planned roles", {**_auto(WORKLOAD), "spec.roles": _ROLES}, "spec.explicit", "exactly one of explicit"),
-    Bad("half a split", {"spec.explicit": None, "spec.roles.prefill": _ROLES["prefill"]}, "spec.roles", "decode"),
+    Bad("half a split", {"spec.explicit": None, "spec.roles.prefill": _ROLES["prefill"]}, "spec.roles.decode", "Required"),
     Bad("roles without a router", {"spec.explicit": None, "spec.roles": _ROLES}, "spec.routing.router", "need a router"),
     Bad("unknown router", {"spec.routing.router": "nginx"}, "spec.routing.router", "supported values"),
     Bad("a policy it lacks", {"spec.routing.policy": "kv-aware"}, "spec.routing.policy", "this router does not pick so"),
