@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -25,23 +24,6 @@ QUESTION: dict[str, Any] = {
     "workload": {"ratePerSecond": 2, "input": {"tokens": 512}, "output": {"tokens": 128}},
     "pools": [{"name": "a", "accelerator": "l40s", "free": 4}],
 }
-
-
-@pytest.fixture
-async def setup() -> AsyncIterator[Setup]:
-    setup = Setup()
-    setup.cluster.users |= {"alice-token": "alice", "bob-token": "bob"}
-    for user in ("alice", "bob"):
-        setup.cluster.allow(user, "gpupools", "", "list")
-    yield setup
-    await setup.plans.close()
-
-
-@pytest.fixture
-async def http(setup: Setup) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=setup.app(), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-        yield client
 
 
 async def post(http: httpx.AsyncClient, headers: dict[str, str] = ALICE, **changes: Any) -> httpx.Response:

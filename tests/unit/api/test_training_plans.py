@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -23,23 +22,6 @@ QUESTION: dict[str, Any] = {
     "pools": [{"name": "a", "accelerator": "a100-sxm-40gb", "free": 16, "nic": "ib-hdr-200"}],
     "top": 2,
 }
-
-
-@pytest.fixture
-async def setup() -> AsyncIterator[Setup]:
-    setup = Setup()
-    setup.cluster.users |= {"alice-token": "alice", "bob-token": "bob"}
-    for user in ("alice", "bob"):
-        setup.cluster.allow(user, "gpupools", "", "list")
-    yield setup
-    await setup.plans.close()
-
-
-@pytest.fixture
-async def http(setup: Setup) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=setup.app(), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-        yield client
 
 
 async def post(http: httpx.AsyncClient, headers: dict[str, str] = ALICE, **changes: Any) -> httpx.Response:

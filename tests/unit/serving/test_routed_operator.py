@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from controlplane.kube import ClusterAccess, KubeClient
@@ -46,7 +47,7 @@ def serve(cluster: Cluster, kind: str, name: str) -> None:
         cluster.server.storage.merge(kind, "prod", name, {"spec": {"nodeName": "node-a"}}, status_only=False)
 
 
-async def test_a_router_is_made_awaited_made_again_and_taken_away() -> None:
+async def _under_the_operator(walk: Callable[[Cluster], Awaitable[None]]) -> None:
     async with FakeApiServer() as server:
         cluster = Cluster(server)
         cluster.add_pool("a")
@@ -54,24 +55,18 @@ async def test_a_router_is_made_awaited_made_again_and_taken_away() -> None:
             parts = await build(client, SETTINGS, planner=FakeService())
             task = asyncio.create_task(parts.manager.run())
             try:
-                await _walk(cluster)
+                await walk(cluster)
             finally:
                 parts.manager.stop()
                 await task
+
+
+async def test_a_router_is_made_awaited_made_again_and_taken_away() -> None:
+    await _under_the_operator(_walk)
 
 
 async def test_a_router_that_comes_later_gets_the_clients_when_it_answers() -> None:
-    async with FakeApiServer() as server:
-        cluster = Cluster(server)
-        cluster.add_pool("a")
-        async with KubeClient(ClusterAccess(server.url), timeout_s=5.0) as client:
-            parts = await build(client, SETTINGS, planner=FakeService())
-            task = asyncio.create_task(parts.manager.run())
-            try:
-                await _walk_behind(cluster)
-            finally:
-                parts.manager.stop()
-                await task
+    await _under_the_operator(_walk_behind)
 
 
 async def _walk_behind(cluster: Cluster) -> None:

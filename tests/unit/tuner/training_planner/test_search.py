@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 from controlplane.catalog import load
 from controlplane.model.errors import InvalidSpec, Unsupported
 from controlplane.model.training import ParallelPlan, TrainingCase
+from tests.unit.hash_seeds import outputs
 from tests.unit.tuner.training_planner.questions import MODEL, question
 from tuner.training.checks import check
 from tuner.training.constants import shipped
@@ -245,14 +244,7 @@ def test_the_same_answer_under_any_hash_seed() -> None:
         "import json; from tests.unit.tuner.training_planner.questions import question;"
         "from tuner.training.planner import Planner; print(json.dumps(Planner().plan(question()).as_dict()))"
     )
-    said = {
-        subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
-            capture_output=True, text=True, check=True,
-        ).stdout
-        for seed in ("0", "1")
-    }  # fmt: skip
-    assert len(said) == 1
+    assert len(outputs(code)) == 1
 
 
 def test_memory_limit_is_the_catalogues_less_the_reserve() -> None:
