@@ -41,11 +41,6 @@ class Regression:
     solver: Floats  # inverse of the kernel's triangle
     alpha: Floats
 
-    @property
-    def noise_sd(self) -> float:
-        """Deviation of one measurement from the truth, in the unit of the values."""
-        return math.sqrt(self.noise) * self.scale
-
     def left_out(self) -> Floats:
         """What is predicted of each value seen from all the others (Rasmussen and Williams 2006, equation 5.12)."""
         precision = np.sum(self.solver * self.solver, axis=0)
