@@ -58,8 +58,9 @@ class LocalOperator:
         ]
 
     def start(self) -> None:
-        self.process = _forks.Process(target=_operator, args=(self._arguments, str(self.log)))
-        self.process.start()
+        process = _forks.Process(target=_operator, args=(self._arguments, str(self.log)))
+        process.start()
+        self.process = process  # not before it has a process id: other threads ask for that
 
     @property
     def running(self) -> bool:

@@ -28,7 +28,7 @@ def is_write(method: str, path: str) -> bool:
 class KilledAtWrites:
     """A judge that ends the operator at a write: odd lives when the first has taken effect but was not answered, even
     ones when the first was answered and the second has not taken effect. So it dies on either side of every write,
-    and each life makes one step."""
+    and each life makes one step. Writes that a dead life still has under way change nothing."""
 
     def __init__(self) -> None:
         self.operator: LocalOperator | None = None
@@ -41,12 +41,12 @@ class KilledAtWrites:
         self._writes = 0
 
     def __call__(self, method: str, path: str) -> Fate:
-        if not is_write(method, path) or self.operator is None:
+        if not is_write(method, path) or self.operator is None or not self.operator.running:
             return FINE
         self._writes += 1
         if self.life % 2 and self._writes == 1:
             return Fate(then=self._kill, lose_answer=True)
-        if self.life % 2 == 0 and self._writes == 2:
+        if self.life % 2 == 0 and self._writes >= 2:
             self._kill()
             return Fate(lose_request=True)
         return FINE
