@@ -206,10 +206,12 @@ class Proposal(Part):
 
 
 class LeasedTrial(Part):
-    """A trial in the hands of one worker. `attempt` is the fencing token: it grows with every lease."""
+    """A trial in the hands of one worker. `attempt` is the fencing token: it grows with every lease. `tenant` is whom
+    the job belongs to: on a cluster the namespace that its pods run in."""
 
     id: str
     job: str
+    tenant: str
     number: int
     attempt: int
     setting: Setting

@@ -41,10 +41,23 @@ class CommandTarget(Part):
     kind: Literal["command"] = "command"
     command: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(min_length=1, max_length=256)
     image: str | None = Field(default=None, max_length=512, description="Image of the pod (cluster only).")
-    service_account: DnsLabel | None = Field(default=None, description="Account of the pod (cluster only).")
 
 
 Target = Annotated[EngineTarget | DeploymentTarget | CommandTarget, Field(discriminator="kind")]
+
+
+class TrialPods(Part):
+    """Where trials run on a cluster: pods in the job's namespace. Nothing here counts for a job on a laptop."""
+
+    service_account: DnsLabel = Field(
+        default="default", description="Account of the pods; its token is mounted nowhere."
+    )
+    pools: list[DnsLabel] = Field(
+        default_factory=list, max_length=16, description="Pools whose nodes measure; the target's own when empty."
+    )
+    beside_live: bool = Field(
+        default=False, description="Measure on nodes that serve: disturbs what serves there, and is disturbed."
+    )
 
 
 class Budget(Part):
@@ -106,3 +119,4 @@ class TuningSpec(Part):
     sampler: str = Field(default="default", max_length=63)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     parallel: int = Field(default=1, ge=1, le=64, description="Trials under way at once, each on hardware of its own.")
+    pods: TrialPods = Field(default_factory=TrialPods)

@@ -81,7 +81,14 @@ class Trials:
             )
             note(connection, changed, "leased", {"trial": number, "attempt": attempt, "owner": owner[:_OWNER_MAX]}, now)
         return LeasedTrial(
-            id=trial, job=job, number=number, attempt=attempt, setting=row.setting, seed=row.seed, purpose=row.purpose
+            id=trial,
+            job=job,
+            tenant=held.tenant,
+            number=number,
+            attempt=attempt,
+            setting=row.setting,
+            seed=row.seed,
+            purpose=row.purpose,
         )
 
     def renew(self, leased: LeasedTrial, *, seconds: float, now: datetime) -> Renewal:

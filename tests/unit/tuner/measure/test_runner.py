@@ -78,7 +78,9 @@ def spec(**fields: Any) -> TuningSpec:
 def measure(
     who: MeasuringRunner, what: TuningSpec, setting: Setting | None = None, *, attempt: int = 1, **fields: Any
 ) -> Outcome:
-    leased = LeasedTrial(id="t", job="j", number=0, attempt=attempt, setting=setting or {}, seed=5, **fields)
+    leased = LeasedTrial(
+        id="t", job="j", tenant="local", number=0, attempt=attempt, setting=setting or {}, seed=5, **fields
+    )
     return who.run(leased, what, stop=threading.Event())
 
 
@@ -171,7 +173,7 @@ def test_a_full_disk_is_nobodys_configuration(tmp_path: Path, monkeypatch: pytes
 def test_a_stop_ends_it_at_once(tmp_path: Path) -> None:
     stop = threading.Event()
     threading.Timer(1.0, stop.set).start()
-    leased = LeasedTrial(id="t", job="j", number=0, attempt=1, setting={}, seed=5)
+    leased = LeasedTrial(id="t", job="j", tenant="local", number=0, attempt=1, setting={}, seed=5)
     begun = time.monotonic()
     outcome = runner(tmp_path, "--ttft", "30").run(leased, spec(), stop=stop)
     assert time.monotonic() - begun < 5

@@ -19,7 +19,7 @@ from tuner import work as module
 from tuner.embedded import LocalQueue
 from tuner.work import Work
 
-LEASED = LeasedTrial(id="j/0", job="j", number=0, attempt=1, setting={"a": 1}, seed=0)
+LEASED = LeasedTrial(id="j/0", job="j", tenant="local", number=0, attempt=1, setting={"a": 1}, seed=0)
 
 
 @dataclass
