@@ -125,7 +125,8 @@ class Trials:
 
 def hold(connection: Connection, job: str) -> Row[Any] | None:
     """The job with its row held until the transaction ends: nobody else changes it or its trials. Deleted ones too."""
-    columns: list[ColumnElement[Any]] = [jobs.c.id, jobs.c.spec, jobs.c.state, jobs.c.protocol, jobs.c.deleted_at]
+    state = (jobs.c.state, jobs.c.protocol, jobs.c.deleted_at)
+    columns: list[ColumnElement[Any]] = [jobs.c.id, jobs.c.tenant, jobs.c.spec, *state]
     return connection.execute(select(*columns).where(jobs.c.id == job).with_for_update()).first()
 
 
