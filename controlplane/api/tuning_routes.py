@@ -29,12 +29,11 @@ from controlplane.api.tuning_documents import (
     cursor_of,
     position_of,
 )
+from controlplane.api.tuning_rights import require_new_job, require_trials
 from controlplane.api.tuning_stream import job_events
-from controlplane.model.errors import Unsupported
 from controlplane.model.resource import DNS_LABEL_PATTERN, Part
 from controlplane.model.tuning import JobState, TrialState
 from controlplane.model.tuning_decision import TuningDecision
-from controlplane.model.tuning_job import EngineTarget
 from controlplane.model.tuning_records import TuningJobRecord
 from controlplane.store.jobs import IdempotencyKey, Jobs
 from controlplane.store.steering import Steering
@@ -80,19 +79,11 @@ async def create_tuning_job(
 ) -> Response:
     """Make a tuning job. A repeated Idempotency-Key gets what the first call made.
 
-    Needs the right to create TuningJobs in the namespace. Commands run in pods of their caller, which this version does
-    not make: they are refused here and offered by `trimtab tune` on a machine of your own.
+    Trials are pods that run for the caller: it takes the right to create TuningJobs and pods in the namespace, to get
+    the ServiceAccount of the pods and, where a deployment is tuned, to get that.
     """
-    await require(backend, identity, "create", TUNING_JOBS, job.namespace)
+    await require_new_job(backend, identity, job.namespace, job.spec)
     database = database_of(backend)
-    if not isinstance(job.spec.target, EngineTarget):
-        raise Unsupported(
-            "only engines are tuned over REST: nothing runs a command or a deployment in pods of its caller yet",
-            field="spec.target.kind",
-            value=job.spec.target.kind,
-            limit="engine",
-            hint="run it with `trimtab tune run` on a machine of your own",
-        )
     spec = await stored(lambda: completed(job.spec))
     key = None
     if idempotency_key is not None:
@@ -144,7 +135,7 @@ async def delete_tuning_job(identity: Caller, backend: Back, job_id: JobId, if_m
 async def clone_tuning_job(identity: Caller, backend: Back, job_id: JobId, copy: CloneIn) -> Response:
     """A new job that asks for the same, from its beginning."""
     record = await job_for(backend, identity, job_id, "get")
-    await require(backend, identity, "create", TUNING_JOBS, record.tenant)
+    await require_new_job(backend, identity, record.tenant, record.spec)
     jobs = Jobs(database_of(backend))
     return _job(await stored(lambda: jobs.clone(job_id, secrets.token_hex(8), name=copy.name, now=_now())), 201)
 
@@ -157,8 +148,11 @@ async def steer_tuning_job(
     action: Literal["pause", "resume", "cancel"],
     if_match: IfMatch = None,
 ) -> Response:
-    """Pause (trials under way end), resume, or cancel (they are stopped). Saying it twice changes nothing."""
-    await job_for(backend, identity, job_id, "update")
+    """Pause (trials under way end), resume, or cancel (they are stopped). Saying it twice changes nothing. Resuming needs
+    the right to start trials."""
+    record = await job_for(backend, identity, job_id, "update")
+    if action == "resume":
+        await require_trials(backend, identity, record.tenant, record.spec)
     generation = generation_of(if_match)
     steering = Steering(database_of(backend))
     acts: dict[str, Callable[..., TuningJobRecord]] = {
@@ -173,8 +167,9 @@ async def steer_tuning_job(
 async def extend_tuning_job(
     identity: Caller, backend: Back, job_id: JobId, budget: ExtendIn, if_match: IfMatch = None
 ) -> Response:
-    """A larger budget of trials, in all. A job that was done goes on."""
-    await job_for(backend, identity, job_id, "update")
+    """A larger budget of trials, in all. A job that was done goes on. Needs the right to start trials."""
+    record = await job_for(backend, identity, job_id, "update")
+    await require_trials(backend, identity, record.tenant, record.spec)
     generation = generation_of(if_match)
     steering = Steering(database_of(backend))
     return _job(await stored(lambda: steering.extend(job_id, trials=budget.trials, now=_now(), generation=generation)))

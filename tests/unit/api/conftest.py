@@ -5,7 +5,10 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from tests.stores import database, server
 from tests.unit.api.fakes import Setup
+
+__all__ = ["database", "server"]
 
 
 @pytest.fixture

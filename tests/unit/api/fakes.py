@@ -35,14 +35,15 @@ class FakeCluster:
 
     def __init__(self) -> None:
         self.users: dict[str, str] = {}
-        self.rights: set[tuple[str, str, str, str]] = set()  # user, verb, plural, namespace ("" is all)
+        # user, verb, plural, namespace ("" is all), name ("" is any)
+        self.rights: set[tuple[str, str, str, str, str]] = set()
         self.reviews: list[tuple[str, dict[str, Any]]] = []
         self.writes: list[dict[str, Any]] = []
         self.stored: dict[str, dict[str, Any]] = {}
         self.audiences = [AUDIENCE]
 
-    def allow(self, user: str, plural: str, namespace: str, *verbs: str) -> None:
-        self.rights |= {(user, verb, plural, namespace) for verb in verbs}
+    def allow(self, user: str, plural: str, namespace: str, *verbs: str, name: str = "") -> None:
+        self.rights |= {(user, verb, plural, namespace, name) for verb in verbs}
 
     async def create(self, resource: Resource, body: Mapping[str, Any], *_: Any, **__: Any) -> bytes:
         self.reviews.append((resource.kind, dict(body["spec"])))
@@ -54,7 +55,8 @@ class FakeCluster:
         spec = body["spec"]
         asked = spec["resourceAttributes"]
         verb, plural, namespace = asked["verb"], asked["resource"], asked["namespace"]
-        allowed = any((spec["user"], verb, plural, where) in self.rights for where in ("", namespace))
+        places = [(where, name) for where in ("", namespace) for name in ("", asked["name"])]
+        allowed = any((spec["user"], verb, plural, *place) in self.rights for place in places)
         return json.dumps({"status": {"allowed": allowed}}).encode()
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None, **options: Any) -> bytes:

@@ -7,7 +7,6 @@ import io
 import tarfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,8 +15,7 @@ import pytest
 from controlplane.api import tuning_stream
 from controlplane.model.tuning import JobState, Measurement, Outcome, Verdict
 from controlplane.model.tuning_records import Ask
-from controlplane.store.database import Database, open_database
-from controlplane.store.migrate import upgrade
+from controlplane.store.database import Database
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
 from controlplane.store.trials import Trials
@@ -26,6 +24,7 @@ from tests.unit.api.fakes import Setup
 ALICE = {"Authorization": "Bearer alice-token"}
 BOB = {"Authorization": "Bearer bob-token"}
 CAROL = {"Authorization": "Bearer carol-token"}
+DORA = {"Authorization": "Bearer dora-token"}  # may write tuning jobs, and make no pods
 SPEC: dict[str, Any] = {
     "target": {"kind": "engine", "engine": "openvino", "model": "/m/tiny.gguf"},
     "objectives": [{"metric": "output_tokens_per_s"}],
@@ -35,23 +34,23 @@ PATH = "/v1/tuning-jobs"
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Any:
-    database = open_database(f"sqlite:///{tmp_path}/x.db")
-    upgrade(database)
-    yield database
-    database.close()
+def setup(database: Database) -> Setup:
+    return Setup(tuning=database)
 
 
 @pytest.fixture
-async def http(database: Database) -> AsyncIterator[httpx.AsyncClient]:
-    async with _client(Setup(tuning=database)) as client:
+async def http(setup: Setup) -> AsyncIterator[httpx.AsyncClient]:
+    async with _client(setup) as client:
         yield client
 
 
 def _client(setup: Setup) -> httpx.AsyncClient:
-    setup.cluster.users |= {f"{name}-token": name for name in ("alice", "bob", "carol")}
+    setup.cluster.users |= {f"{name}-token": name for name in ("alice", "bob", "carol", "dora")}
     setup.cluster.allow("alice", "tuningjobs", "team", "create", "list", "get", "update", "delete")
+    setup.cluster.allow("alice", "pods", "team", "create")
+    setup.cluster.allow("alice", "serviceaccounts", "team", "get", name="default")
     setup.cluster.allow("bob", "tuningjobs", "team", "list", "get")
+    setup.cluster.allow("dora", "tuningjobs", "team", "create", "list", "get", "update")
     setup.cluster.allow("carol", "tuningjobs", "", "list")
     transport = httpx.ASGITransport(app=setup.app(), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://api")
@@ -94,8 +93,7 @@ async def test_a_job_is_made_once_per_key_and_comes_with_its_space(http: httpx.A
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"target": {"kind": "command", "command": ["rm", "{a}"]}}, "spec.target.kind"),
-        ({"target": {"kind": "deployment", "name": "d", "namespace": "team"}}, "spec.target.kind"),
+        ({"target": {"kind": "command", "command": ["rm", "{a}"]}}, "target.image"),
         ({"objectives": [{"metric": "outputtokens_per_s"}]}, "objectives[0].metric"),
         ({"objectives": [{"metric": "goodput_per_s"}]}, "slo"),
         ({"sampler": "defualt"}, "sampler"),
@@ -124,6 +122,41 @@ async def test_rights_are_the_clusters(http: httpx.AsyncClient) -> None:
     assert len((await http.get(PATH, headers=BOB, params={"namespace": "team"})).json()["items"]) == 1
     assert len((await http.get(PATH, headers=CAROL)).json()["items"]) == 1
     assert (await http.get(PATH)).status_code == 401
+
+
+async def test_who_may_make_no_pods_makes_no_command_run(http: httpx.AsyncClient) -> None:
+    command = {
+        "target": {"kind": "command", "command": ["rm", "{a}"], "image": "busybox"},
+        "space": {"parameters": [{"kind": "int", "name": "a", "low": 1, "high": 2}]},
+        "objectives": [{"metric": "s"}],
+    }
+    body = {"namespace": "team", "name": "two", "spec": command}
+    refused = await http.post(PATH, headers=DORA, json=body)
+    assert refused.status_code == 403, refused.text
+    assert refused.json()["missing"] == ["create pods", "get serviceaccounts 'default'"]
+    assert "create pods" in refused.json()["detail"]
+    # The account is asked for by its name, the deployment by its own.
+    other = {**command, "pods": {"serviceAccount": "admin"}}
+    refused = await http.post(PATH, headers=ALICE, json=body | {"spec": other})
+    assert refused.json()["missing"] == ["get serviceaccounts 'admin'"]
+    served = SPEC | {"target": {"kind": "deployment", "name": "d", "namespace": "team"}}
+    refused = await http.post(PATH, headers=ALICE, json=body | {"spec": served})
+    assert refused.json()["missing"] == ["get servingdeployments 'd'"]
+    made = await http.post(PATH, headers=ALICE, json=body)
+    assert made.status_code == 201, made.text
+    path = f"{PATH}/{made.json()['id']}"
+    assert (await http.post(f"{path}/pause", headers=DORA)).status_code == 200
+    for method, route, sent in (("POST", "resume", None), ("PUT", "budget", {"trials": 99}), ("POST", "clones", {"name": "x"})):  # fmt: skip
+        refused = await http.request(method, f"{path}/{route}", headers=DORA, json=sent)
+        assert (refused.status_code, refused.json()["missing"][0]) == (403, "create pods"), route
+    assert (await http.post(f"{path}/resume", headers=ALICE)).status_code == 200
+
+
+async def test_a_deployment_of_another_namespace_is_refused(setup: Setup, http: httpx.AsyncClient) -> None:
+    setup.cluster.allow("alice", "servingdeployments", "", "get")
+    spec = SPEC | {"target": {"kind": "deployment", "name": "d", "namespace": "other"}}
+    answer = await http.post(PATH, headers=ALICE, json={"namespace": "team", "name": "x", "spec": spec})
+    assert (answer.status_code, answer.json()["field"]) == (422, "target.namespace")
 
 
 async def test_pages_follow_each_other(http: httpx.AsyncClient) -> None:

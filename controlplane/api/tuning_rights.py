@@ -1,0 +1,77 @@
+"""What a caller must be allowed to make trials run: a job's trials are pods in its namespace, started for its caller.
+
+Asked when a job is made and whenever it may start trials again (resume, a larger budget, a copy), so that nobody gets a
+pod through a tuning job that the cluster would not give them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from controlplane.api.access import Backend
+from controlplane.api.auth import Identity
+from controlplane.api.cache import SERVING_DEPLOYMENTS
+from controlplane.api.problem import Problem
+from controlplane.api.tuning_access import TUNING_JOBS
+from controlplane.kube import PODS, Resource
+from controlplane.model.errors import InvalidSpec
+from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, TuningSpec
+
+SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+_Right = tuple[str, Resource, str]  # verb, resource, name ("": any)
+
+
+async def require_new_job(backend: Backend, identity: Identity, namespace: str, spec: TuningSpec) -> None:
+    """Raises Problem 403 with every right that is missing, InvalidSpec for what no right would make possible."""
+    await _require(backend, identity, namespace, [("create", TUNING_JOBS, ""), *_of_trials(spec)])
+    check_for_cluster(spec, namespace)
+
+
+async def require_trials(backend: Backend, identity: Identity, namespace: str, spec: TuningSpec) -> None:
+    """For a job that exists and will start trials: raises Problem 403."""
+    await _require(backend, identity, namespace, _of_trials(spec))
+
+
+def check_for_cluster(spec: TuningSpec, namespace: str) -> None:
+    """What a cluster needs beyond a laptop. Raises InvalidSpec."""
+    target = spec.target
+    if isinstance(target, CommandTarget) and target.image is None:
+        raise InvalidSpec(
+            "a command runs in a pod of its own, and no image is named",
+            field="target.image",
+            hint="name the image that holds the command, or run it with `trimtab tune run` on a machine of your own",
+        )
+    if isinstance(target, DeploymentTarget) and target.namespace != namespace:
+        raise InvalidSpec(
+            "a job tunes deployments of its own namespace",
+            field="target.namespace",
+            value=target.namespace,
+            limit=namespace,
+            hint="make the job in the deployment's namespace",
+        )
+
+
+def _of_trials(spec: TuningSpec) -> list[_Right]:
+    rights: list[_Right] = [("create", PODS, ""), ("get", SERVICE_ACCOUNTS, spec.pods.service_account)]
+    if isinstance(spec.target, DeploymentTarget):
+        rights.append(("get", SERVING_DEPLOYMENTS, spec.target.name))
+    return rights
+
+
+async def _require(backend: Backend, identity: Identity, namespace: str, rights: list[_Right]) -> None:
+    answers = await asyncio.gather(
+        *(backend.authority.allows(identity, verb, resource, namespace, name) for verb, resource, name in rights)
+    )
+    missing = [_words(*right) for right, allowed in zip(rights, answers, strict=True) if not allowed]
+    if missing:
+        raise Problem(
+            403,
+            "Forbidden",
+            f"{identity.user} may not {', '.join(missing)} in namespace {namespace!r}.",
+            missing=missing,
+            hint="Trials are pods that run for you: ask for a role with these verbs in the namespace.",
+        )
+
+
+def _words(verb: str, resource: Resource, name: str) -> str:
+    return f"{verb} {resource.plural}{f' {name!r}' if name else ''}"
