@@ -12,6 +12,9 @@ from controlplane.model.resource import Part
 PARAMETERS_MAX = 64
 VALUES_MAX = 256
 RULES_MAX = 64
+# Whole numbers that JSON readers with doubles keep exact, and real ones that arithmetic may still double and square.
+INT_MAX = 2**53
+FLOAT_MAX = 1e150
 
 Value = bool | int | float | str
 # One configuration: parameter name -> value. Parameters that a condition switches off are absent.
@@ -22,12 +25,12 @@ ParameterName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-
 class Condition(Part):
     """A parameter counts only while another one has one of these values."""
 
-    parameter: ParameterName
-    values: list[Value] = Field(min_length=1, max_length=VALUES_MAX)
+    parameter: ParameterName = Field(description="Name of the other one.")
+    values: list[Value] = Field(min_length=1, max_length=VALUES_MAX, description="Values of it.")
 
 
 class _Parameter(Part):
-    name: ParameterName
+    name: ParameterName = Field(description="Knob of the engine, shape field, or name in the command.")
     when: list[Condition] = Field(default_factory=list, max_length=8, description="All must hold; else it is left out.")
     changes_output: bool = Field(
         default=False, description="It can change the answers (precision, quantisation): needs the user's allowance."
@@ -37,11 +40,11 @@ class _Parameter(Part):
 class IntParameter(_Parameter):
     """Whole numbers low..high, in steps; `log` searches their magnitude."""
 
-    kind: Literal["int"] = "int"
-    low: int
-    high: int
-    step: int = Field(default=1, ge=1)
-    log: bool = False
+    kind: Literal["int"] = Field(default="int", description="Whole numbers.")
+    low: int = Field(ge=-INT_MAX, le=INT_MAX, description="Least value.")
+    high: int = Field(ge=-INT_MAX, le=INT_MAX, description="Greatest value.")
+    step: int = Field(default=1, ge=1, le=INT_MAX, description="Distance of neighbours.")
+    log: bool = Field(default=False, description="Search the magnitude.")
 
     @model_validator(mode="after")
     def _ordered(self) -> IntParameter:
@@ -55,10 +58,10 @@ class IntParameter(_Parameter):
 class FloatParameter(_Parameter):
     """Real numbers low..high; `log` searches their magnitude."""
 
-    kind: Literal["float"] = "float"
-    low: float
-    high: float
-    log: bool = False
+    kind: Literal["float"] = Field(default="float", description="Real numbers.")
+    low: float = Field(ge=-FLOAT_MAX, le=FLOAT_MAX, description="Least value.")
+    high: float = Field(ge=-FLOAT_MAX, le=FLOAT_MAX, description="Greatest value.")
+    log: bool = Field(default=False, description="Search the magnitude.")
 
     @model_validator(mode="after")
     def _ordered(self) -> FloatParameter:
@@ -72,9 +75,9 @@ class FloatParameter(_Parameter):
 class ChoiceParameter(_Parameter):
     """One of a list. `ordered` says that neighbours in the list are alike (8, 16, 32)."""
 
-    kind: Literal["choice"] = "choice"
-    values: list[Value] = Field(min_length=1, max_length=VALUES_MAX)
-    ordered: bool = False
+    kind: Literal["choice"] = Field(default="choice", description="One of a list.")
+    values: list[Value] = Field(min_length=1, max_length=VALUES_MAX, description="The list.")
+    ordered: bool = Field(default=False, description="Neighbours in the list are alike.")
 
 
 Parameter = Annotated[IntParameter | FloatParameter | ChoiceParameter, Field(discriminator="kind")]
@@ -84,7 +87,7 @@ class SpaceRule(Part):
     """A relation between parameters that must hold, as an expression over their names (`a * b <= 8`,
     `not split or tokens >= 1`). Numbers, names, arithmetic, comparisons, and/or/not; nothing else."""
 
-    expression: str = Field(min_length=1, max_length=512)
+    expression: str = Field(min_length=1, max_length=512, description="True where a setting may be measured.")
     message: str = Field(
         min_length=1, max_length=512, description="What is wrong where it does not hold, and the way out."
     )
@@ -94,18 +97,20 @@ class Margin(Part):
     """What is known beforehand about feasibility, roughly: an expression that is above 0 where a setting should work
     (bytes left, sequences left). Settings below -slack are never measured; between, the sampler learns who is right."""
 
-    expression: str = Field(min_length=1, max_length=512)
-    slack: float = Field(ge=0, description="How wrong the expression may be, in its own unit.")
+    expression: str = Field(min_length=1, max_length=512, description="Above 0 where a setting should work.")
+    slack: float = Field(ge=0, le=FLOAT_MAX, description="How wrong the expression may be, in its own unit.")
     message: str = Field(min_length=1, max_length=512, description="What runs out where it is below 0.")
 
 
 class SearchSpace(Part):
     """What is searched. `fixed` values hold in every trial."""
 
-    parameters: list[Parameter] = Field(min_length=1, max_length=PARAMETERS_MAX)
-    rules: list[SpaceRule] = Field(default_factory=list, max_length=RULES_MAX)
-    margins: list[Margin] = Field(default_factory=list, max_length=8)
-    fixed: dict[ParameterName, Value] = Field(default_factory=dict, max_length=PARAMETERS_MAX)
+    parameters: list[Parameter] = Field(min_length=1, max_length=PARAMETERS_MAX, description="What varies.")
+    rules: list[SpaceRule] = Field(default_factory=list, max_length=RULES_MAX, description="What must hold.")
+    margins: list[Margin] = Field(default_factory=list, max_length=8, description="What should work, roughly.")
+    fixed: dict[ParameterName, Value] = Field(
+        default_factory=dict, max_length=PARAMETERS_MAX, description="Values that hold in every trial."
+    )
 
 
 class Verdict(StrEnum):
@@ -150,16 +155,16 @@ class JobState(StrEnum):
 class Objective(Part):
     """A metric to optimise."""
 
-    metric: str = Field(min_length=1, max_length=63)
-    direction: Literal["maximize", "minimize"] = "maximize"
+    metric: str = Field(min_length=1, max_length=63, description="Name with its unit: output_tokens_per_s.")
+    direction: Literal["maximize", "minimize"] = Field(default="maximize", description="Which way is better.")
 
 
 class Limit(Part):
     """A metric that must stay within a bound: SLO percentiles, agreement with the reference, power."""
 
-    metric: str = Field(min_length=1, max_length=63)
-    at_most: float | None = None
-    at_least: float | None = None
+    metric: str = Field(min_length=1, max_length=63, description="Name with its unit: ttft_p90_ms.")
+    at_most: float | None = Field(default=None, ge=-FLOAT_MAX, le=FLOAT_MAX, description="Upper bound.")
+    at_least: float | None = Field(default=None, ge=-FLOAT_MAX, le=FLOAT_MAX, description="Lower bound.")
 
     @model_validator(mode="after")
     def _one(self) -> Limit:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from controlplane.model.choice import EngineName
 from controlplane.model.plans import Lengths, Workload
 from controlplane.model.resource import DnsLabel, Part
-from controlplane.model.tuning import Limit, Objective, SearchSpace, Setting
+from controlplane.model.tuning import Limit, Objective, ParameterName, SearchSpace, Setting
 
 TRIALS_MAX = 10_000
 OBJECTIVES_MAX = 3
@@ -21,8 +21,8 @@ OBJECTIVES_MAX = 3
 class EngineTarget(Part):
     """An engine that the worker starts itself, once per trial."""
 
-    kind: Literal["engine"] = "engine"
-    engine: EngineName
+    kind: Literal["engine"] = Field(default="engine", description="An engine.")
+    engine: EngineName = Field(description="Engine from the catalogue.")
     model: str = Field(min_length=1, max_length=1024, description="Model path or name, as the engine takes it.")
     shape: dict[str, int | str] = Field(default_factory=dict, max_length=16, description="Fixed shape fields.")
 
@@ -30,16 +30,18 @@ class EngineTarget(Part):
 class DeploymentTarget(Part):
     """A ServingDeployment: its engine, model and first accelerator are what trials start with."""
 
-    kind: Literal["deployment"] = "deployment"
-    name: DnsLabel
-    namespace: DnsLabel
+    kind: Literal["deployment"] = Field(default="deployment", description="A ServingDeployment.")
+    name: DnsLabel = Field(description="Its name.")
+    namespace: DnsLabel = Field(description="Its namespace; on a cluster the job's own.")
 
 
 class CommandTarget(Part):
     """A command that takes parameters as `{name}` and prints `metric=NUMBER` lines. Not run through a shell."""
 
-    kind: Literal["command"] = "command"
-    command: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(min_length=1, max_length=256)
+    kind: Literal["command"] = Field(default="command", description="A command.")
+    command: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(
+        min_length=1, max_length=256, description="Program and arguments."
+    )
     image: str | None = Field(default=None, max_length=512, description="Image of the pod (cluster only).")
 
 
@@ -63,15 +65,15 @@ class TrialPods(Part):
 class Budget(Part):
     """Whichever ends first. Trials count every setting asked, not attempts."""
 
-    trials: int = Field(default=40, ge=1, le=TRIALS_MAX)
-    hours: float | None = Field(default=None, gt=0, le=24 * 30)
+    trials: int = Field(default=40, ge=1, le=TRIALS_MAX, description="Settings measured in the search.")
+    hours: float | None = Field(default=None, gt=0, le=24 * 30, description="Since the job began, pauses included.")
 
 
 class Measuring(Part):
     """How one trial is measured, and when it is measured again."""
 
     requests: int = Field(default=200, ge=1, le=1_000_000, description="Requests of one run.")
-    warm_up_requests: int = Field(default=16, ge=0, le=100_000)
+    warm_up_requests: int = Field(default=16, ge=0, le=100_000, description="Requests before it, not counted.")
     runs_min: int = Field(default=1, ge=1, le=64, description="Runs of a trial.")
     runs_max: int = Field(default=6, ge=1, le=64, description="Runs until an interval is narrow enough.")
     width_pct: float = Field(default=5.0, gt=0, le=100, description="Half-width of the 90 % interval that is enough.")
@@ -98,25 +100,30 @@ class RequestSlo(Part):
 class TuningSpec(Part):
     """What a tuning job is asked to do. `space` absent: the engine's own knobs, as the catalogue lists them."""
 
-    target: Target
-    space: SearchSpace | None = None
-    objectives: list[Objective] = Field(min_length=1, max_length=OBJECTIVES_MAX)
-    limits: list[Limit] = Field(default_factory=list, max_length=16)
+    target: Target = Field(description="What is tuned.")
+    space: SearchSpace | None = Field(default=None, description="What is searched; the engine's own knobs when absent.")
+    objectives: list[Objective] = Field(
+        min_length=1, max_length=OBJECTIVES_MAX, description="What is optimised; the first one decides."
+    )
+    limits: list[Limit] = Field(default_factory=list, max_length=16, description="What must be kept.")
     slo: RequestSlo | None = Field(default=None, description="Needed where an objective or a limit is goodput.")
     load: Workload = Field(
         default_factory=lambda: Workload(
             arrivals="closed", concurrency=8, input=Lengths(tokens=256), output=Lengths(tokens=64)
-        )
+        ),
+        description="Requests that engines are measured with; 8 clients, 256 and 64 tokens when absent.",
     )
-    budget: Budget = Field(default_factory=Budget)
-    measuring: Measuring = Field(default_factory=Measuring)
+    budget: Budget = Field(default_factory=Budget, description="When the search ends.")
+    measuring: Measuring = Field(default_factory=Measuring, description="How a trial is measured.")
     baseline: Setting = Field(
         default_factory=dict, description="The configuration in use; the engine's own when empty."
     )
-    may_change_output: list[str] = Field(
+    may_change_output: list[ParameterName] = Field(
         default_factory=list, max_length=16, description="Parameters that may change answers (precision, quantisation)."
     )
-    sampler: str = Field(default="default", max_length=63)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    sampler: str = Field(
+        default="default", max_length=63, description="default, random, grid, tpe, nsga2, or a plug-in."
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="The same seed and results give the same trials.")
     parallel: int = Field(default=1, ge=1, le=64, description="Trials under way at once, each on hardware of its own.")
-    pods: TrialPods = Field(default_factory=TrialPods)
+    pods: TrialPods = Field(default_factory=TrialPods, description="Where trials run on a cluster.")
