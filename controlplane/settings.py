@@ -40,7 +40,7 @@ class ProcessSettings:
 class OperatorSettings:
     """`trimtab operator`. `engine_images`: `ENGINE` or `ENGINE/VENDOR` -> image. `calibration`: file, or folder with a
     `calibration.json`, that may come and go; None: plans are made with the shipped one. `routers`: what may stand in
-    front of replicas besides a Service."""
+    front of replicas besides a Service. `database_url` None: tuning jobs are not offered."""
 
     process: ProcessSettings = field(default_factory=ProcessSettings)
     leader_election: bool = True
@@ -50,6 +50,7 @@ class OperatorSettings:
     cluster_domain: str = "cluster.local"
     calibration: str | None = None
     routers: Mapping[RouterName, InstalledRouter] = field(default_factory=dict)
+    database_url: str | None = field(default=None, repr=False)  # it may hold a password
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,18 @@ class ApiSettings:
 class WorkerSettings:
     """`trimtab worker`. `database`: sqlite or postgresql URL. `broker`: Redis URL. `folder`: locks of this host's
     hardware, shared by everything on it that measures. `others_pct`: share of the cores that other processes may take
-    during a measurement. `beside_live`: measure on a host that serves."""
+    during a measurement. `beside_live`: measure on a host that serves. `process`: where health and metrics are served
+    (port 0: nowhere), and the cluster. `pods`: trials run as pods in their job's namespace instead of beside this
+    process. `engine_images`: as for the operator, for those pods."""
 
-    database: str
-    broker: str
+    database: str = field(repr=False)  # it may hold a password, as may the broker's
+    broker: str = field(repr=False)
     folder: str = "/run/trimtab"
     others_pct: int = 25
     beside_live: bool = False
-    log_level: str = "info"
-    log_format: str = "text"
+    process: ProcessSettings = field(default_factory=lambda: ProcessSettings(port=0))
+    pods: bool = False
+    engine_images: Mapping[str, str] = field(default_factory=dict)
 
 
 def worker_settings(env: Mapping[str, str]) -> WorkerSettings:
@@ -91,8 +95,9 @@ def worker_settings(env: Mapping[str, str]) -> WorkerSettings:
         folder=env.get("TRIMTAB_HARDWARE_DIR") or "/run/trimtab",
         others_pct=_integer(env, "TRIMTAB_OTHERS_PCT", 25, 0, 100),
         beside_live=_truth(env, "TRIMTAB_BESIDE_LIVE", False),
-        log_level=_word(env, "TRIMTAB_LOG_LEVEL", "info", LOG_LEVELS),
-        log_format=_word(env, "TRIMTAB_LOG_FORMAT", "text", LOG_FORMATS),
+        process=process_settings(env, port=0),
+        pods=_truth(env, "TRIMTAB_TRIAL_PODS", False),
+        engine_images=_images(env, "TRIMTAB_ENGINE_IMAGES"),
     )
 
 
@@ -120,6 +125,7 @@ def operator_settings(env: Mapping[str, str]) -> OperatorSettings:
         cluster_domain=env.get("TRIMTAB_CLUSTER_DOMAIN") or "cluster.local",
         calibration=env.get("TRIMTAB_CALIBRATION") or None,
         routers=routers_of(env),
+        database_url=env.get("TRIMTAB_DATABASE_URL") or None,
     )
 
 

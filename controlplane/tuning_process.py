@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 
 from controlplane.logs import configure
@@ -12,10 +13,11 @@ from controlplane.loops.tuning_runs import DriverProcess
 from controlplane.model.errors import InvalidSpec
 from controlplane.settings import WorkerSettings
 from controlplane.store.database import open_database
-from controlplane.store.migrate import upgrade
+from controlplane.store.migrate import upgrade_when_up
 from controlplane.store.trials import Trials
 from controlplane.tuning_embedded import launchers, utc_now
 from controlplane.tuning_jobs import Confirmation, sampler_of
+from controlplane.worker_health import Health, probed, silence
 from tuner.measure.runner import MeasuringRunner
 from tuner.search.canonical import canonical_of
 from tuner.tasks import JOBS, TRIALS, CeleryQueue, make_app, serve
@@ -24,11 +26,14 @@ from tuner.work import Work
 log = logging.getLogger(__name__)
 logging.getLogger("alembic").setLevel(logging.WARNING)  # which dialect it found is no news
 
+# A sweep comes every few seconds; one that hangs for this long, on a connection that died silently, never ends.
+_SWEEP_SILENCE_S = 300.0
+
 
 def serve_trials(settings: WorkerSettings) -> None:
     """Measure one trial after the other with the engines installed here, until SIGTERM. User commands are not run: on a
     cluster they belong into pods of their caller."""
-    configure(settings.log_level, settings.log_format)
+    configure(settings.process.log_level, settings.process.log_format)
     folder = Path(settings.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,39 +42,46 @@ def serve_trials(settings: WorkerSettings) -> None:
             f"cannot be made: {error.strerror}", field="TRIMTAB_HARDWARE_DIR", value=str(folder)
         ) from error
     database = open_database(settings.database)
-    upgrade(database)
-    engines = launchers(os.environ)
-    log.info("engines installed here: %s", ", ".join(sorted(engines)) or "none")
-    work = Work(
-        store=Trials(database),
-        runner=MeasuringRunner(
-            folder, engines, others_pct_max=settings.others_pct, beside_live=settings.beside_live, commands=False
-        ),
-        queue=CeleryQueue(make_app(settings.broker)),
-        owner=_name(),
-        now=utc_now,
-    )
-    serve(make_app(settings.broker, trial=work.on), TRIALS, name=f"worker-{os.getpid()}")
+    health = Health()
+    with probed(health, settings.process.host, settings.process.port):
+        upgrade_when_up(database)
+        health.ready()
+        engines = launchers(os.environ)
+        log.info("engines installed here: %s", ", ".join(sorted(engines)) or "none")
+        work = Work(
+            store=Trials(database),
+            runner=MeasuringRunner(
+                folder, engines, others_pct_max=settings.others_pct, beside_live=settings.beside_live, commands=False
+            ),
+            queue=CeleryQueue(make_app(settings.broker)),
+            owner=_name(),
+            now=utc_now,
+        )
+        serve(make_app(settings.broker, trial=work.on), TRIALS, name=f"worker-{os.getpid()}")
     database.close()
 
 
 def serve_jobs(settings: WorkerSettings) -> None:
     """Drive every tuning job until SIGTERM. Several at once do no harm and no good."""
-    configure(settings.log_level, settings.log_format)
+    configure(settings.process.log_level, settings.process.log_format)
     database = open_database(settings.database)
-    upgrade(database)
-    driver = TuningDriver(
-        database=database,
-        queue=CeleryQueue(make_app(settings.broker)),
-        sampler=sampler_of,
-        canonical=canonical_of,
-        now=utc_now,
-        closing=Confirmation(),
-    )
-    process = DriverProcess(driver)
-    process.start()
-    serve(make_app(settings.broker, job=process.step), JOBS, name=f"driver-{os.getpid()}")
-    process.close()
+    health = Health()
+    with probed(health, settings.process.host, settings.process.port):
+        upgrade_when_up(database)
+        driver = TuningDriver(
+            database=database,
+            queue=CeleryQueue(make_app(settings.broker)),
+            sampler=sampler_of,
+            canonical=canonical_of,
+            now=utc_now,
+            closing=Confirmation(),
+        )
+        process = DriverProcess(driver)
+        process.start()
+        health.watch(silence(lambda: process.swept_s, time.monotonic, _SWEEP_SILENCE_S, "sweeps"))
+        health.ready()
+        serve(make_app(settings.broker, job=process.step), JOBS, name=f"driver-{os.getpid()}")
+        process.close()
     database.close()
 
 

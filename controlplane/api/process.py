@@ -24,11 +24,13 @@ from controlplane.bus import EventLog
 from controlplane.calibration import CalibrationWatch
 from controlplane.kube import ConfigError, KubeClient, load_access
 from controlplane.logs import configure
+from controlplane.model.errors import Refused
+from controlplane.model.ports import STORE_DOWN
 from controlplane.planner_metrics import CountedDesk
 from controlplane.planning import PlannerPool, PlannerProcess, planner_options
 from controlplane.settings import ApiSettings
-from controlplane.store.database import open_database
-from controlplane.store.migrate import upgrade
+from controlplane.store.database import Database, open_database
+from controlplane.store.migrate import pauses_s, upgrade
 from operators.runtime import Informer
 from telemetry.collectors.scrape import EngineMetrics
 
@@ -83,6 +85,22 @@ def watch_metrics(registry: CollectorRegistry, cache: ClusterCache, metrics: Eng
     registry.register(_ScrapeCounters(metrics))
 
 
+async def make_tables(app: FastAPI, database: Database) -> None:
+    """Bring the database's tables up to date, however long it is away: what has nothing to do with tuning is served
+    meanwhile. A database that cannot be used at all, as a newer version's, fails /healthz."""
+    for pause_s in pauses_s():
+        try:
+            await asyncio.to_thread(upgrade, database)
+            return
+        except Refused as error:
+            if error.reason not in STORE_DOWN:
+                log.critical("%s", error)
+                app.state.died.append("tables")
+                return
+            log.warning("%s; again in %g s", error, pause_s)
+        await asyncio.sleep(pause_s)
+
+
 def build(settings: ApiSettings) -> FastAPI:
     """The application; the cluster is contacted when it starts."""
     registry = CollectorRegistry()
@@ -111,7 +129,7 @@ def build(settings: ApiSettings) -> FastAPI:
             plans = PlanJobs(CountedDesk(pool, registry))
             database = None if settings.database_url is None else open_database(settings.database_url)
             if database is not None:
-                await asyncio.to_thread(upgrade, database)
+                tasks.append(asyncio.create_task(make_tables(app, database), name="tables"))
             try:
                 yield Backend(client, authority, cache, metrics, plans, database)
             finally:

@@ -46,6 +46,8 @@ class DriverProcess:
         self._one = threading.Lock()
         self._over = threading.Event()
         self._timer = threading.Thread(target=self._sweeps, name="sweep", daemon=True)
+        self.swept_s = time.monotonic()
+        """When the last sweep ended, well or not, on the monotonic clock."""
 
     def start(self) -> None:
         self._timer.start()
@@ -69,5 +71,6 @@ class DriverProcess:
                 log.log(logging.WARNING if away else logging.ERROR, "sweep: %s", error)
             except Exception:
                 log.exception("the sweep failed; it is tried again")
+            self.swept_s = time.monotonic()
             if self._over.wait(self._sweep_s):
                 return

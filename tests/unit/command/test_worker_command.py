@@ -25,6 +25,19 @@ def test_settings_are_read() -> None:
     assert (found.others_pct, found.beside_live, found.folder) == (50, True, "/run/trimtab")
 
 
+def test_on_a_cluster_it_is_told_where_it_is_probed_and_what_its_pods_run() -> None:
+    alone = worker_settings(GIVEN)
+    assert (alone.pods, alone.process.port, alone.engine_images) == (False, 0, {})
+    told = {"TRIMTAB_TRIAL_PODS": "true", "TRIMTAB_PORT": "8080", "TRIMTAB_ENGINE_IMAGES": '{"openvino": "r/e:1"}'}
+    found = worker_settings({**GIVEN, **told})
+    assert (found.pods, found.process.port, found.engine_images) == (True, 8080, {"openvino": "r/e:1"})
+
+
+def test_addresses_are_not_shown_as_they_may_hold_passwords() -> None:
+    told = {"TRIMTAB_DATABASE_URL": "postgresql://u:secret@h/d", "TRIMTAB_BROKER_URL": "redis://:secret@h/0"}
+    assert "secret" not in repr(worker_settings(told))
+
+
 def test_a_share_above_100_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="0 to 100"):
         worker_settings({**GIVEN, "TRIMTAB_OTHERS_PCT": "101"})

@@ -15,7 +15,7 @@ from controlplane.model.errors import InvalidSpec, Refused
 from controlplane.model.ports import STORE_DOWN
 from controlplane.store.database import Database, open_database
 from controlplane.store.jobs import Jobs
-from controlplane.store.migrate import current, newest, upgrade
+from controlplane.store.migrate import current, newest, upgrade, upgrade_when_up
 from controlplane.store.tables import metadata
 
 
@@ -51,6 +51,35 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(Refused) as caught:
         upgrade(database)
+    assert caught.value.reason == "StoreTooNew"
+    database.close()
+
+
+def test_a_database_that_is_still_starting_is_waited_for() -> None:
+    database = open_database("postgresql://nobody@127.0.0.1:1/x")
+    waited: list[float] = []
+
+    class Enough(Exception):
+        pass
+
+    def pause(pause_s: float) -> None:
+        waited.append(pause_s)
+        if len(waited) == 7:
+            raise Enough
+
+    with pytest.raises(Enough):
+        upgrade_when_up(database, pause)
+    assert waited == [0.5, 1, 2, 4, 8, 10, 10]
+    database.close()
+
+
+def test_waiting_does_not_help_against_a_newer_version(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/x.db")
+    upgrade(database)
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Refused) as caught:
+        upgrade_when_up(database, lambda _: pytest.fail("waited"))
     assert caught.value.reason == "StoreTooNew"
     database.close()
 
