@@ -7,6 +7,7 @@ from typing import Protocol
 from controlplane.model.plans import PlanRequest, ServingPlan
 from controlplane.model.tuning import LeasedTrial, Outcome, Proposal, Renewal, Told
 from controlplane.model.tuning_job import TuningSpec
+from controlplane.model.tuning_pods import PodSeen
 
 
 class ServingPlanner(Protocol):
@@ -91,6 +92,42 @@ class TrialRunner(Protocol):
     def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
         """Whatever goes wrong is an outcome with a verdict and a reason, never an exception. `stop` is polled at least
         once a second: end, leave nothing running, the outcome does not count."""
+        ...
+
+
+class TrialPod(Protocol):
+    """The pod of one attempt. `port` and `served_name`: where its engine answers, and by which name; of no meaning for
+    a command. `api_key`: what it asks of its clients, empty where it asks nothing."""
+
+    name: str
+    port: int
+    served_name: str
+    api_key: str
+
+    def look(self) -> PodSeen:
+        """As it is now. Raises Refused where the cluster cannot be asked: that says nothing about the pod."""
+        ...
+
+    def log(self, *, last: bool = True) -> list[str]:
+        """Its last lines, or its first. Empty where there are none to be had."""
+        ...
+
+    def hardware(self) -> str:
+        """Names what it runs on, without the host's name: figures of two of these are not compared."""
+        ...
+
+    def end(self) -> None:
+        """Tell it to go. Never raises: what cannot be told now is told by the next sweep."""
+        ...
+
+
+class TrialPodLauncher(Protocol):
+    """Runs attempts as pods in the namespace of their job."""
+
+    def start(self, leased: LeasedTrial, spec: TuningSpec) -> TrialPod:
+        """The pod of this attempt; those of the trial's older attempts are told to go first. Doing it twice makes one
+        pod. Raises TrimtabError: with a field under `setting` where this setting cannot be started at all, else for what
+        says nothing about it."""
         ...
 
 

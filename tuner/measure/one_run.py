@@ -14,11 +14,11 @@ from tuner.measure.counters import NoCounters, Served, read, served
 from tuner.measure.crosscheck import Bands, as_metrics, compare
 from tuner.measure.definitions import Metrics, metrics_of
 from tuner.measure.engine.classify import verdict_of
-from tuner.measure.engine.launch import HOST, Launcher
-from tuner.measure.engine.process import GuardedProcess
+from tuner.measure.engine.launch import Counters
+from tuner.measure.engine.process import Running
 from tuner.measure.engine.serving import NotServing
 from tuner.measure.loadgen.job import LoadJob, LoadResult, Sample
-from tuner.measure.loadgen.run import run_load
+from tuner.measure.loadgen.run import Stopped, run_load
 from tuner.measure.machine import Others
 
 # The server counts a request when its last token leaves; a reading that is older than that is taken again.
@@ -33,13 +33,13 @@ class Believed:
 
     metrics: Metrics
     samples: tuple[Sample, ...]
-    cpu_s: float
+    cpu_s: float | None
 
 
 def one_run(
-    process: GuardedProcess,
+    process: Running,
     engine: Engine,
-    launcher: Launcher,
+    counters: Counters,
     job: LoadJob,
     slo: RequestSlo | None,
     *,
@@ -50,16 +50,23 @@ def one_run(
 ) -> Believed:
     """Raises NotServing with the verdict: the engine died, refused everything, or the run is not to be believed."""
     try:
-        before = read(HOST, job.port, engine.metrics.path)
-        others = Others(process.cpu_s)
-        cpu_s = process.cpu_s()
+        before = read(job.host, job.port, engine.metrics.path)
+        # The machine's own count of CPU seconds says something only where the engine's are counted on it, too.
+        cpu_before_s = process.cpu_s()
+        others = None if cpu_before_s is None else Others(lambda: process.cpu_s() or 0.0)
         result = run_load(job, stop=stop, deadline_s=deadline_s)
-        cpu_s = process.cpu_s() - cpu_s
-        disturbed_pct = others.share_pct(result.cpu_s)
+        cpu_after_s = process.cpu_s()
+        cpu_s = None if cpu_before_s is None or cpu_after_s is None else cpu_after_s - cpu_before_s
+        disturbed_pct = None if others is None else others.share_pct(result.cpu_s)
         ended = process.poll()
         if ended is not None:
             raise NotServing(*verdict_of(ended, when="under load"))
-        seen = _settled(before, job, result, engine, launcher)
+        seen = _settled(before, job, result, engine, counters)
+    except Stopped as error:
+        ended = process.poll()
+        if ended is not None:
+            raise NotServing(*verdict_of(ended, when="under load")) from error
+        raise
     except NoCounters as error:
         ended = process.poll()
         if ended is not None:
@@ -86,24 +93,24 @@ def one_run(
         "others_cpu_pct": disturbed_pct,
         "saturated": float(result.saturated),
     }
-    metrics["engine_cpu_ms_per_token"] = _per_token(cpu_s, result.samples)
+    metrics["engine_cpu_ms_per_token"] = None if cpu_s is None else _per_token(cpu_s, result.samples)
     return Believed(metrics, result.samples, cpu_s)
 
 
-def _settled(before: dict[str, float], job: LoadJob, result: LoadResult, engine: Engine, launcher: Launcher) -> Served:
+def _settled(before: dict[str, float], job: LoadJob, result: LoadResult, engine: Engine, counters: Counters) -> Served:
     tokens = sum(sample.output_tokens for sample in result.samples)
     seen = None
     for pause_s in (_SETTLE_S, _SETTLE_AGAIN_S):
         time.sleep(pause_s)
-        after = read(HOST, job.port, engine.metrics.path)
-        seen = served(before, after, engine.metrics, launcher.steps_metric, launcher.restarts_metric)
+        after = read(job.host, job.port, engine.metrics.path)
+        seen = served(before, after, engine.metrics, counters.steps_metric, counters.restarts_metric)
         if seen.output_tokens is None or seen.output_tokens >= tokens:
             break
     assert seen is not None
     return seen
 
 
-def _check_failures(process: GuardedProcess, samples: Sequence[Sample], seen: Served) -> None:
+def _check_failures(process: Running, samples: Sequence[Sample], seen: Served) -> None:
     if seen.restarts:
         tail = "\n".join(process.log()[-15:])
         raise NotServing(Verdict.INFEASIBLE, f"the engine crashed under load and was started again\n{tail}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -12,22 +11,17 @@ from pathlib import Path
 from controlplane.catalog import load
 from controlplane.model.errors import InvalidSpec, TrimtabError, UnknownName
 from controlplane.model.ports import StopSignal
-from controlplane.model.tuning import LeasedTrial, Measurement, Outcome, TrialPurpose, Verdict
+from controlplane.model.tuning import LeasedTrial, Outcome, Verdict
 from controlplane.model.tuning_job import CommandTarget, EngineTarget, TuningSpec
 from tuner.measure.command import argv_of, run_command
 from tuner.measure.crosscheck import Bands
-from tuner.measure.definitions import DEFINITIONS
 from tuner.measure.engine.launch import HOST, SERVED_NAME, Launcher, resolved, settings_of
 from tuner.measure.engine.process import sweep
 from tuner.measure.engine.serving import NotServing, serving
 from tuner.measure.leases import Hardware, NotLeased, hold, live_engines
-from tuner.measure.loadgen.job import LoadJob
-from tuner.measure.loadgen.plan import digest, rows_of
 from tuner.measure.loadgen.run import LoadFailed, Stopped
 from tuner.measure.machine import fingerprint
-from tuner.measure.one_run import Believed, one_run
-from tuner.measure.repeats import combined, enough, half_width_pct
-from tuner.measure.samples import as_parquet
+from tuner.measure.trial import Address, Trusted, check_load, command_outcome, measured, not_ok
 
 _log = logging.getLogger(__name__)
 
@@ -61,16 +55,16 @@ class MeasuringRunner:
                     return self._command(spec.target, leased, spec, locks, stop, deadline_s)
                 if isinstance(spec.target, EngineTarget):
                     return self._engine(spec.target, leased, spec, locks, stop, deadline_s)
-            return _not_ok(Verdict.INFRASTRUCTURE, "a deployment is measured in pods, not by this worker")
+            return not_ok(Verdict.INFRASTRUCTURE, "a deployment is measured in pods, not by this worker")
         except NotServing as found:
-            return _not_ok(self._patience(found, leased), found.reason)
+            return not_ok(self._patience(found, leased), found.reason)
         except (InvalidSpec, UnknownName) as error:
-            return _not_ok(Verdict.INFEASIBLE, str(error))
+            return not_ok(Verdict.INFEASIBLE, str(error))
         except (NotLeased, LoadFailed, Stopped, TrimtabError) as error:
-            return _not_ok(Verdict.INFRASTRUCTURE, str(error))
+            return not_ok(Verdict.INFRASTRUCTURE, str(error))
         except Exception as error:  # a worker's loop must not end for one trial
             _log.exception("trial %s, attempt %d", leased.id, leased.attempt)
-            return _not_ok(Verdict.INFRASTRUCTURE, f"{type(error).__name__}: {error}")
+            return not_ok(Verdict.INFRASTRUCTURE, f"{type(error).__name__}: {error}")
 
     def _refuse_live(self) -> None:
         live = [] if self.beside_live else live_engines()
@@ -91,23 +85,13 @@ class MeasuringRunner:
         deadline_s: float,
     ) -> Outcome:  # fmt: skip
         if not self.commands:
-            return _not_ok(
-                Verdict.INFRASTRUCTURE, "this worker runs no user commands: they run in pods of their caller"
-            )
+            return not_ok(Verdict.INFRASTRUCTURE, "this worker runs no user commands: they run in pods of their caller")
         argv = argv_of(target.command, trial.setting, trial.seed)
         metrics, took_s = run_command(
             argv, locks=locks, cpus=self.hardware.cpus, stop=stop, deadline_s=deadline_s
         )  # fmt: skip
-        missing = [name for name in _wanted(spec) if name not in metrics]
-        if missing:
-            return _not_ok(Verdict.INVALID, f"the command printed no line {missing[0]}=NUMBER")
-        return Outcome(
-            verdict=Verdict.OK,
-            measurement=Measurement(
-                metrics=metrics, definitions="command", duration_s=took_s, resolved=dict(trial.setting),
-                host=fingerprint(self.hardware.gpus, self.hardware.cpus), seed=trial.seed,
-            ),
-        )  # fmt: skip
+        host = fingerprint(self.hardware.gpus, self.hardware.cpus)
+        return command_outcome(metrics, trial, spec, took_s=took_s, host=host)
 
     def _engine(
         self, target: EngineTarget, trial: LeasedTrial, spec: TuningSpec, locks: list[int], stop: StopSignal,
@@ -116,79 +100,19 @@ class MeasuringRunner:
         engine = load().engine(target.engine, field="target.engine")
         launcher = self.launchers.get(engine.id)
         if launcher is None:
-            return _not_ok(Verdict.INFRASTRUCTURE, f"{engine.id} is not installed on this worker")
+            return not_ok(Verdict.INFRASTRUCTURE, f"{engine.id} is not installed on this worker")
         knobs, shape = settings_of(engine, trial.setting, target.shape)
-        how = spec.measuring
-        # Confirmation compares processes, not runs of one process: the driver pairs them by their seeds.
-        most = 1 if trial.purpose is not TrialPurpose.SEARCH else how.runs_max
-        clients = spec.load.concurrency if spec.load.arrivals == "closed" else None
-        warm_up = max(how.warm_up_requests, clients or 0)  # every client has sent one before the measuring begins
-        runs: list[Believed] = []
-        loads: list[str] = []
         try:
-            rows_of(spec.load, warm_up + how.requests, 0)
-        except InvalidSpec as error:  # before an engine is started, and not the setting's fault
-            return _not_ok(Verdict.INFRASTRUCTURE, f"load: {error}")
+            check_load(spec)
+        except InvalidSpec as error:
+            return not_ok(Verdict.INFRASTRUCTURE, f"load: {error}")
         with serving(
             engine, launcher, target.model, knobs, shape, folder=self.folder, locks=locks, cpus=self.hardware.cpus,
             gpus=self.hardware.gpus, stop=stop, deadline_s=min(deadline_s, time.monotonic() + self.ready_timeout_s),
         ) as (process, port):  # fmt: skip
-            really = resolved(process.log(), {**knobs, **shape})
-            while True:
-                seed = _seed(trial.seed, len(runs))
-                rows = rows_of(spec.load, warm_up + how.requests, seed)
-                loads.append(digest(rows, spec.load, seed))
-                job = LoadJob(
-                    HOST, port, SERVED_NAME, rows, clients=clients, warm_up=warm_up, seed=seed,
-                    shared_prefix=spec.load.shared_prefix_tokens, timeout_s=self.request_timeout_s,
-                )  # fmt: skip
-                runs.append(
-                    one_run(
-                        process, engine, launcher, job, spec.slo, bands=self.bands,
-                        others_pct_max=self.others_pct_max, stop=stop, deadline_s=deadline_s,
-                    )
-                )  # fmt: skip
-                figures = [run.metrics for run in runs]
-                metric = spec.objectives[0].metric
-                if len(runs) >= most or enough(figures, runs[0].samples, metric, spec.slo, how):
-                    break
-        metrics = combined(figures)
-        missing = [name for name in _wanted(spec) if name not in metrics]
-        if missing:
-            return _not_ok(
-                Verdict.INFRASTRUCTURE,
-                f"no metric {missing[0]!r} (goodput needs an slo); there are {', '.join(sorted(metrics))}",
-            )
-        metrics["half_width_pct"] = half_width_pct(figures, runs[0].samples, metric, spec.slo)
-        return Outcome(
-            verdict=Verdict.OK,
-            measurement=Measurement(
-                metrics=metrics,
-                definitions=DEFINITIONS,
-                duration_s=sum(run.metrics["duration_s"] or 0.0 for run in runs),
-                cpu_s=sum(run.cpu_s for run in runs),
-                engine_version=engine.version,
-                resolved=really,
-                host=fingerprint(self.hardware.gpus, self.hardware.cpus),
-                load=_joined(loads),
-                seed=trial.seed,
-            ),
-            samples=as_parquet([run.samples for run in runs]),
-        )
-
-
-def _wanted(spec: TuningSpec) -> list[str]:
-    return [one.metric for one in spec.objectives] + [one.metric for one in spec.limits]
-
-
-def _seed(trial_seed: int, run: int) -> int:
-    """Trials with one seed send the same requests in their first run, the same in their second, and so on: pairs."""
-    return int.from_bytes(hashlib.sha256(f"{trial_seed}:{run}".encode()).digest()[:4], "little") >> 1
-
-
-def _joined(digests: list[str]) -> str:
-    return digests[0] if len(digests) == 1 else hashlib.sha256(",".join(digests).encode()).hexdigest()[:32]
-
-
-def _not_ok(verdict: Verdict, reason: str) -> Outcome:
-    return Outcome(verdict=verdict, reason=reason[:4096])
+            return measured(
+                process, engine, launcher, Address(HOST, port, SERVED_NAME), trial, spec,
+                trusted=Trusted(self.bands, self.others_pct_max, self.request_timeout_s),
+                resolved=resolved(process.log(), {**knobs, **shape}),
+                host=lambda: fingerprint(self.hardware.gpus, self.hardware.cpus), stop=stop, deadline_s=deadline_s,
+            )  # fmt: skip

@@ -38,6 +38,8 @@ def verdict_of(ended: Ended, *, when: str) -> tuple[Verdict, str]:
 
 def _judge(ended: Ended, text: str) -> tuple[Verdict, str]:
     code = ended.exit_code
+    if ended.around:
+        return Verdict.INFRASTRUCTURE, f"was ended from outside: {ended.around},"
     if code is None:
         return Verdict.INFRASTRUCTURE, f"could not be started ({ended.failed})"
     if ended.memory_killed:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from controlplane.catalog import Engine
 from controlplane.catalog.knobs import check_knobs, merge, render_knobs, render_shape
@@ -18,6 +19,24 @@ HOST = "127.0.0.1"
 
 # Of the embedded engine: a server that was given port 0 says which one it took.
 _LISTENING = "listening on "
+
+
+class Counters(Protocol):
+    """Samples of an engine's metrics page that no catalogue names."""
+
+    @property
+    def steps_metric(self) -> str | None: ...
+
+    @property
+    def restarts_metric(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """`Counters` of an engine that was started elsewhere."""
+
+    steps_metric: str | None = None
+    restarts_metric: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +54,15 @@ class Launcher:
     grace_s: float = 5.0
 
 
+_OPENVINO = Counted("trimtab_engine_steps_total", "trimtab_engine_restarts_total")
+_VLLM = Counted("vllm:iteration_tokens_total_count")
+
+
+def counters_of(engine: Engine) -> Counters:
+    """What is known of an engine's own page, however it was started."""
+    return {"openvino": _OPENVINO, "vllm": _VLLM}.get(engine.id, Counted())
+
+
 def embedded(python: str, source: str) -> Launcher:
     """The embedded engine from its own environment (`engines/openvino/make-venv.sh`)."""
     return Launcher(
@@ -42,8 +70,8 @@ def embedded(python: str, source: str) -> Launcher:
         env={"PYTHONPATH": source},
         extra=("--drain-grace", "0", "--drain-timeout", "0", "--max-load-failures", "1"),
         any_port=True,
-        steps_metric="trimtab_engine_steps_total",
-        restarts_metric="trimtab_engine_restarts_total",
+        steps_metric=_OPENVINO.steps_metric,
+        restarts_metric=_OPENVINO.restarts_metric,
         grace_s=2.0,
     )
 
@@ -58,7 +86,7 @@ def vllm(python: str, *, cpu: bool = False, kv_gib: int = 1) -> Launcher:
         command=(python, "-m", "vllm.entrypoints.openai.api_server"),
         env=env,
         model_flag="--model",
-        steps_metric="vllm:iteration_tokens_total_count",
+        steps_metric=_VLLM.steps_metric,
         grace_s=10.0,
     )
 

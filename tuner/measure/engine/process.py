@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tuner.measure.engine.guard import CGROUP, MARK, descendants, mark_of, memory_cgroups
 
@@ -26,13 +26,31 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How it ended. `exit_code` below 0: by that signal; None: it never began (`failed` says why). `asked`: by us.
-    `memory_killed`: the kernel killed for memory meanwhile, None where that cannot be known."""
+    `memory_killed`: the kernel killed for memory meanwhile, None where that cannot be known. `around`: what ended it from
+    outside (a pod that was evicted), empty where nothing did."""
 
     exit_code: int | None
     asked: bool = False
     memory_killed: bool | None = None
     log: tuple[str, ...] = ()
     failed: str = ""
+    around: str = ""
+
+
+class Running(Protocol):
+    """An engine or a command under way, wherever it runs."""
+
+    def poll(self) -> Ended | None:
+        """How it ended, None while it runs."""
+        ...
+
+    def log(self) -> Sequence[str]:
+        """Its first and its last lines."""
+        ...
+
+    def cpu_s(self) -> float | None:
+        """CPU seconds it has used, None where they cannot be seen from here."""
+        ...
 
 
 class GuardedProcess:

@@ -25,13 +25,14 @@ class LoadJob:
     """`requests`: (seconds from the start, prompt tokens, output tokens) in their order; the first `warm_up` of them are
     sent and not measured, and the measured ones follow without a pause. `clients`: a closed loop of that many, which
     ignores the seconds. Prompts are token ids from [`low_id`, `high_id`), drawn from `seed` and the request's number.
-    """
+    `api_key`: sent with each request where it is not empty."""
 
     host: str
     port: int
     model: str
     requests: tuple[tuple[float, int, int], ...]
     path: str = "/v1/completions"
+    api_key: str = field(default="", repr=False)
     clients: int | None = None
     warm_up: int = 0
     shared_prefix: int = 0

@@ -43,4 +43,6 @@ def request_bytes(job: LoadJob, index: int) -> bytes:
         separators=(",", ":"),
     ).encode()
     head = f"POST {job.path} HTTP/1.1\r\nHost: {job.host}:{job.port}\r\nContent-Type: application/json\r\n"
+    if job.api_key:
+        head += f"Authorization: Bearer {job.api_key}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
