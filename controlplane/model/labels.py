@@ -12,6 +12,9 @@ ACCELERATOR = f"{GROUP}/accelerator"  # pods: catalogue id
 ROLE = f"{GROUP}/role"  # pods of a split deployment: Prefill or Decode
 ENGINE = f"{GROUP}/engine"  # pods: catalogue id of the engine
 ROUTER = f"{GROUP}/router"  # pods of a router: name of the ServingDeployment it stands in front of
+TUNING_JOB = f"{GROUP}/tuning-job"  # pods of trials: id of the tuning job
+TRIAL = f"{GROUP}/trial"  # pods of trials: number of the trial. Whatever carries it measures
+ATTEMPT = f"{GROUP}/attempt"  # pods of trials: which attempt of the trial it is
 
 UNITS = f"{GROUP}/units"  # pod annotation: accelerators (millicores for a CPU) the pod was placed with
 ENGINE_CONFIG = f"{GROUP}/engine-config"  # pod annotation: the engine's configuration file, mounted by the downward API

@@ -133,7 +133,7 @@ def _serve_args(launch: EngineLaunch, drain_s: int) -> list[str]:
     if launch.source.revision is not None:
         args += [REVISION_FLAGS[launch.engine.id], launch.source.revision]
     args += [words.host_flag, "0.0.0.0", words.port_flag, str(launch.engine.port)]  # noqa: S104 - a pod's own address
-    args += [_literal(text) for text in launch.settings.args]
+    args += [literal(text) for text in launch.settings.args]
     args += role_args(launch.engine, launch.role)
     if launch.config and words.config_flag is not None:
         args += [words.config_flag, f"{CONFIG_FOLDER}/{CONFIG_FILE}"]
@@ -142,7 +142,7 @@ def _serve_args(launch: EngineLaunch, drain_s: int) -> list[str]:
     return args
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Kubernetes replaces $(NAME) in arguments; a setting must not pull a secret variable onto the command line."""
     return text.replace("$(", "$$(")
 

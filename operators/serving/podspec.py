@@ -29,9 +29,10 @@ _SHM_BYTES_PER_GPU = 2 * 2**30
 
 
 def skeleton(
-    deployment: ServingDeployment, launch: EngineLaunch, accelerator: Accelerator, model: ModelShape, image: str
+    deployment: ServingDeployment, launch: EngineLaunch, accelerator: Accelerator, model: ModelShape | None, image: str
 ) -> dict[str, Any]:
-    """Pod without name, node, command line, probes and tolerations; the podTemplate is merged into this."""
+    """Pod without name, node, command line, probes and tolerations; the podTemplate is merged into this. `model` None:
+    no catalogue knows it, so a CPU engine asks for no memory."""
     volumes, mounts = _volumes(deployment, launch, accelerator)
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
@@ -132,13 +133,13 @@ def _environment(deployment: ServingDeployment, launch: EngineLaunch) -> list[di
     return env
 
 
-def _resources(launch: EngineLaunch, accelerator: Accelerator, model: ModelShape) -> dict[str, Any]:
+def _resources(launch: EngineLaunch, accelerator: Accelerator, model: ModelShape | None) -> dict[str, Any]:
     units = launch.shape.units_per_pod
     if accelerator.kind == "gpu":
         count = {accelerator.resource_name: str(units)}
         return {"requests": dict(count), "limits": count}
     requests = {accelerator.resource_name: f"{units}m"}
-    memory_bytes = host_memory_bytes(launch.choice, model)
+    memory_bytes = None if model is None else host_memory_bytes(launch.choice, model)
     if memory_bytes is not None:
         requests["memory"] = str(memory_bytes)
     return {"requests": requests}

@@ -50,6 +50,7 @@ __all__ = [
     "pod_name",
     "replica_template",
     "service",
+    "toleration",
 ]
 
 
@@ -190,7 +191,7 @@ def pod(
     spec["restartPolicy"] = "Always" if template.pods == 1 else "Never"  # a gang starts together or not at all
     spec["terminationGracePeriodSeconds"] = grace_s(deployment, template.settings)
     spec["affinity"] = _only_on(node)
-    wanted = [*(_toleration(item) for item in tolerations), *template.tolerations]
+    wanted = [*(toleration(item) for item in tolerations), *template.tolerations]
     if wanted:
         spec["tolerations"] = [item for index, item in enumerate(wanted) if item not in wanted[:index]]
     gang = _gang(template, deployment, slot)
@@ -281,7 +282,8 @@ def _only_on(node: str) -> dict[str, Any]:
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
 
 
-def _toleration(item: PoolToleration) -> dict[str, Any]:
+def toleration(item: PoolToleration) -> dict[str, Any]:
+    """As a pod states it."""
     out: dict[str, Any] = {"key": item.key, "operator": "Exists" if item.value is None else "Equal"}
     if item.value is not None:
         out["value"] = item.value
