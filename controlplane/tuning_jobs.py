@@ -90,11 +90,25 @@ class Confirmation:
     """Fulfils the driver's `Closing`: rounds of the best and the configuration in use, then the decision."""
 
     def asks(self, spec: TuningSpec, trials: Sequence[TrialRecord]) -> list[Ask]:
-        return confirm_asks(spec, trials, baseline_of(spec), canonical_of(spec))
+        return confirm_asks(spec, trials, baseline_of(spec), canonical_of(spec), lambda: _recommended(spec, trials))
 
     def decision(self, spec: TuningSpec, trials: Sequence[TrialRecord]) -> TuningDecision:
         shares, note = _mattered(spec, trials)
         return decide(spec, trials, shares, note)
+
+
+def _recommended(spec: TuningSpec, trials: Sequence[TrialRecord]) -> Setting | None:
+    """What the default sampler's model would hand over of these trials, whoever proposed them. None: several objectives
+    have no single best."""
+    if len(spec.objectives) > 1:
+        return None
+    from tuner.search.samplers.default import DefaultSampler  # noqa: PLC0415 - the surrogate: only where asked
+
+    sampler = DefaultSampler(Question(space=space_of(spec), objectives=tuple(spec.objectives), seed=spec.seed))
+    for trial in trials:
+        if trial.purpose is TrialPurpose.SEARCH:
+            sampler.tell(told_of(trial))
+    return sampler.recommend()
 
 
 def _mattered(spec: TuningSpec, trials: Sequence[TrialRecord]) -> tuple[list[Importance], str]:

@@ -1,9 +1,10 @@
 """The end of a study: the best configurations measured again beside the one in use, and what that says.
 
-The best of many noisy trials was also the luckiest. So the top of the search is measured anew, each run in a process of
-its own, in rounds: one run of the configuration in use, then one of each candidate, all with the same requests, the next
-round with others. Rounds are pairs, so a machine that drifts slows all of them alike. Nothing of the search counts
-towards the gain.
+The best of many noisy trials was also the luckiest. So what the search's model expects most of, and the best by their
+means, are measured anew, each run in a process of its own, in rounds: one run of the configuration in use, then one of
+each candidate, all with the same requests; the next round with others, in the opposite order. Rounds are pairs, so a
+machine that drifts slows all of them alike. From the third round on each may be the last: when the best by its lower
+bound is surely better, or all are surely worse. Nothing of the search counts towards the gain.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from controlplane.model.tuning import Setting, Told, TrialPurpose, TrialState, V
 from controlplane.model.tuning_decision import FRONT_MAX, Comparison, Importance, Interval, Judged, TuningDecision
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.model.tuning_records import Ask, TrialRecord
-from tuner.intervals import gain_of, interval_of
+from tuner.intervals import ROUNDS_LEAST, gain_in_rounds, interval_of
+from tuner.measure.verdict import span_of, word_of
 from tuner.search.front import pareto_front
 
 # Seeds of confirmation rounds begin here: no search trial has one of them.
@@ -63,18 +65,34 @@ def confirm_asks(
     trials: Sequence[TrialRecord],
     baseline: Setting | None,
     canonical: Callable[[Setting], str],
+    recommended: Callable[[], Setting | None] = lambda: None,
 ) -> list[Ask]:
-    """Confirmation trials that are still to be asked, in their order. Empty: all are. `trials`: every trial so far;
-    those of a confirmation before the search went on are another matter. `baseline` None: nothing to compare with."""
-    searched = max((t.number for t in trials if t.purpose is TrialPurpose.SEARCH), default=-1)
-    have = sum(trial.number > searched for trial in trials)
-    plan = _rounds(spec, trials, baseline, canonical)
-    first = len(trials) - have
-    return [
-        Ask(number=first + place, setting=setting, canonical=canonical(setting), why=why, seed=seed, purpose=purpose)
-        for place, (setting, why, seed, purpose) in enumerate(plan)
-        if place >= have
-    ]
+    """Confirmation trials that are to be asked now, in their order. Empty: no more rounds are needed. `trials`: every
+    trial so far, all ended where a round is complete; those of a confirmation before the search went on are another
+    matter. `baseline` None: nothing to compare with. `recommended`: what the search's model would hand over."""
+    runs = _since_search(trials)
+    top = _confirmed(spec, trials, runs, baseline, canonical, recommended)
+    if not top:
+        return []
+    one_round = [(setting, TrialPurpose.CONFIRM, f"{why}, ") for setting, why in top]
+    if baseline is not None:
+        one_round = [(baseline, TrialPurpose.BASELINE, "the configuration in use, "), *one_round]
+    ended = len(runs) // len(one_round)
+    if len(runs) % len(one_round) == 0 and ended >= ROUNDS_LEAST and _settled(spec, trials):
+        return []
+    upto = min(max(ended + 1, ROUNDS_LEAST), spec.measuring.confirm_runs)
+    first, out = len(trials) - len(runs), []
+    for place in range(len(runs), upto * len(one_round)):
+        turn, i = divmod(place, len(one_round))
+        setting, purpose, why = (one_round if turn % 2 == 0 else one_round[::-1])[i]
+        why = f"{why}round {turn + 1} of at most {spec.measuring.confirm_runs}"
+        out.append(
+            Ask(
+                number=first + place, setting=setting, canonical=canonical(setting), why=why, seed=_SEEDS + turn,
+                purpose=purpose,
+            )
+        )  # fmt: skip
+    return out
 
 
 def decide(
@@ -84,16 +102,7 @@ def decide(
     importance_note: str = "",
 ) -> TuningDecision:
     """What the confirmation says. Before there is one: what is best so far, without an interval."""
-    searched = max((t.number for t in trials if t.purpose is TrialPurpose.SEARCH), default=-1)
-    runs = [trial for trial in trials if trial.number > searched]
-    base_runs = [trial for trial in runs if trial.purpose is TrialPurpose.BASELINE]
-    baseline = _judged(spec, None, base_runs, []) if base_runs else None
-    found = {one.trial.canonical: one.trial for one in candidates(spec, trials)}
-    judged = []
-    for key in dict.fromkeys(trial.canonical for trial in runs if trial.purpose is TrialPurpose.CONFIRM):
-        own = [trial for trial in runs if trial.purpose is TrialPurpose.CONFIRM and trial.canonical == key]
-        judged.append(_judged(spec, found[key].number if key in found else None, own, base_runs))
-    judged.sort(key=lambda one: _rank(spec, one))
+    baseline, judged = _ranked(spec, trials)
     best = judged[0] if judged and judged[0].kept else None
     verdict, message = _verdict(spec, best, baseline, bool(judged))
     return TuningDecision(
@@ -108,22 +117,57 @@ def decide(
     )
 
 
-def _rounds(
-    spec: TuningSpec, trials: Sequence[TrialRecord], baseline: Setting | None, canonical: Callable[[Setting], str]
-) -> list[tuple[Setting, str, int, TrialPurpose]]:
+def _since_search(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    searched = max((trial.number for trial in trials if trial.purpose is TrialPurpose.SEARCH), default=-1)
+    return [trial for trial in trials if trial.number > searched]
+
+
+def _confirmed(
+    spec: TuningSpec,
+    trials: Sequence[TrialRecord],
+    runs: Sequence[TrialRecord],
+    baseline: Setting | None,
+    canonical: Callable[[Setting], str],
+    recommended: Callable[[], Setting | None],
+) -> list[tuple[Setting, str]]:
+    """Settings to confirm and why. Those that were begun with stay, whatever a model elsewhere would say now."""
     in_use = None if baseline is None else canonical(baseline)
     front = pareto(spec, trials) if len(spec.objectives) > 1 else [c for c in candidates(spec, trials) if c.kept]
-    top = [one for one in front if one.trial.canonical != in_use][: spec.measuring.confirm_top]
-    out: list[tuple[Setting, str, int, TrialPurpose]] = []
-    for turn in range(spec.measuring.confirm_runs if top else 0):
-        seed = _SEEDS + turn
-        of = f"round {turn + 1} of {spec.measuring.confirm_runs}"
-        if baseline is not None:
-            out.append((baseline, f"the configuration in use, {of}", seed, TrialPurpose.BASELINE))
-        for one in top:
-            why = f"trial {one.trial.number} again, {of}"
-            out.append((one.trial.setting, why, seed, TrialPurpose.CONFIRM))
-    return out
+    found = {one.trial.canonical: one for one in front if one.trial.canonical != in_use}
+    begun = dict.fromkeys(trial.canonical for trial in runs if trial.purpose is TrialPurpose.CONFIRM)
+    most = spec.measuring.confirm_top
+    order = [key for key in begun if key in found]
+    if len(order) < min(most, len(found)):
+        wanted = recommended()
+        named = [] if wanted is None else [canonical(wanted)]
+        order = list(dict.fromkeys([*order, *(key for key in named if key in found), *found]))[:most]
+    return [(found[key].trial.setting, f"trial {found[key].trial.number} again") for key in order]
+
+
+def _ranked(spec: TuningSpec, trials: Sequence[TrialRecord]) -> tuple[Judged | None, list[Judged]]:
+    """The configuration in use, and those that were confirmed, best first."""
+    runs = _since_search(trials)
+    base_runs = [trial for trial in runs if trial.purpose is TrialPurpose.BASELINE]
+    found = {one.trial.canonical: one.trial.number for one in candidates(spec, trials)}
+    groups: dict[str, list[TrialRecord]] = defaultdict(list)
+    for trial in runs:
+        if trial.purpose is TrialPurpose.CONFIRM:
+            groups[trial.canonical].append(trial)
+    judged = [_judged(spec, found.get(key), own, base_runs) for key, own in groups.items()]
+    judged.sort(key=lambda one: _rank(spec, one))
+    return (_judged(spec, None, base_runs, []) if base_runs else None), judged
+
+
+def _settled(spec: TuningSpec, trials: Sequence[TrialRecord]) -> bool:
+    """Whether more rounds would not change what is said."""
+    runs = [trial for trial in _since_search(trials) if trial.purpose is TrialPurpose.CONFIRM]
+    if {trial.canonical for trial in runs} == {t.canonical for t in runs if t.state is TrialState.INFEASIBLE}:
+        return True
+    baseline, judged = _ranked(spec, trials)
+    kept = [one for one in judged if one.kept]
+    if baseline is None or not kept:
+        return False
+    return word_of(kept[0].gain_pct) == "faster" or all(word_of(one.gain_pct) == "slower" for one in kept)
 
 
 def _judged(
@@ -154,17 +198,23 @@ def _judged(
 def _gain(spec: TuningSpec, done: Sequence[TrialRecord], base_runs: Sequence[TrialRecord]) -> Interval | None:
     base = {trial.seed: trial.objectives[0] for trial in base_runs if trial.objectives}
     pairs = [(trial.objectives[0], base[trial.seed]) for trial in done if trial.objectives and trial.seed in base]
-    return gain_of(pairs, maximize=spec.objectives[0].direction == "maximize")
+    most = spec.measuring.confirm_runs
+    return gain_in_rounds(pairs, maximize=spec.objectives[0].direction == "maximize", most=most)
 
 
-def _rank(spec: TuningSpec, one: Judged) -> tuple[bool, float, int]:
-    """Kept ones first, by the end of the interval that is worst."""
+def _rank(spec: TuningSpec, one: Judged) -> tuple[bool, bool, float, int]:
+    """Kept ones first, by the lower bound of the gain; without a configuration in use by the end of their own interval
+    that is worst. What has no interval comes last."""
+    number = one.number or 0
+    if one.gain_pct is not None and one.gain_pct.lo is not None:
+        return (not one.kept, False, -one.gain_pct.lo, number)
     if not one.objectives:
-        return (True, 0.0, one.number or 0)
+        return (not one.kept, True, 0.0, number)
     first = one.objectives[0]
-    if spec.objectives[0].direction == "maximize":
-        return (not one.kept, -(first.mean if first.lo is None else first.lo), one.number or 0)
-    return (not one.kept, first.mean if first.hi is None else first.hi, one.number or 0)
+    down = spec.objectives[0].direction == "minimize"
+    worst = first.hi if down else first.lo
+    value = first.mean if worst is None else worst
+    return (not one.kept, one.gain_pct is not None or worst is None, value if down else -value, number)
 
 
 def _verdict(spec: TuningSpec, best: Judged | None, baseline: Judged | None, confirmed: bool) -> tuple[Comparison, str]:
@@ -175,17 +225,14 @@ def _verdict(spec: TuningSpec, best: Judged | None, baseline: Judged | None, con
     if baseline is None or best.gain_pct is None:
         return "no-baseline", f"best by {metric}; there is no baseline to compare it with"
     gain = best.gain_pct
-    if gain.lo is None or gain.hi is None:
-        return (
-            "no-evidence",
-            f"gain in {metric} {gain.mean:+.1f} % in one round: more rounds are needed for an interval",
-        )
-    span = (
-        f"gain in {metric} {gain.mean:+.1f} %, 90 % interval {gain.lo:+.1f} to {gain.hi:+.1f} % over {gain.runs} rounds"
-    )
-    if gain.lo > 0:
+    if gain.lo is None:
+        rounds = f"{gain.runs} round{'s' if gain.runs > 1 else ''}: {ROUNDS_LEAST} are needed for an interval"
+        return "no-evidence", f"gain in {metric} {gain.mean:+.1f} % in {rounds}"
+    span = f"gain in {metric} {span_of(gain, f'{gain.runs} rounds')}"
+    word = word_of(gain)
+    if word == "faster":
         return "better", f"better than the configuration in use: {span}"
-    if gain.hi < 0:
+    if word == "slower":
         return "worse", f"worse than the configuration in use: {span}; keep it"
     return "no-evidence", f"no evidence of a difference: {span}; keep the configuration in use"
 

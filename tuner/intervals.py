@@ -1,12 +1,16 @@
 """Intervals over a handful of runs, each in a process of its own: Student's t, two-sided 90 %.
 
 A bootstrap over five runs is too narrow; requests within a run are not independent, so runs are what is counted.
+Whoever looks after each round and stops when the interval excludes zero is fooled more often than one time in ten; the
+interval of `gain_in_rounds` holds however often it was looked at (repeated confidence intervals, Jennison and Turnbull
+1989).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 from controlplane.model.tuning_decision import Interval
 
@@ -17,6 +21,16 @@ _T95 = (
     1.6991, 1.6973,
 )  # fmt: skip
 _Z95 = 1.644854
+
+# Below, one stalled run is the interval.
+ROUNDS_LEAST = 3
+# A look after round n of at most N spends level a(N) * (n / N)^3: little while there is little, nearly all at the end. a(N)
+# such that 90 % of 200,000 simulated normal series without a gain stay inside at every look from round 3 on. The price: a
+# gain of one standard deviation is found in 77 % of 8 rounds, in 82 % with a single look at the end.
+_FINAL_LEVEL = {
+    3: 0.1, 4: 0.0833, 5: 0.077, 6: 0.0734, 7: 0.0713, 8: 0.0688, 10: 0.0678, 12: 0.0656, 16: 0.064, 24: 0.0623,
+    32: 0.0611, 48: 0.0596, 64: 0.0592,
+}  # fmt: skip
 
 
 def interval_of(values: Sequence[float]) -> Interval:
@@ -39,6 +53,21 @@ def gain_of(pairs: Sequence[tuple[float, float]], *, maximize: bool) -> Interval
     return Interval(mean=_percent(mean), lo=_percent(mean - half), hi=_percent(mean + half), runs=len(logs))
 
 
+def gain_in_rounds(pairs: Sequence[tuple[float, float]], *, maximize: bool, most: int) -> Interval | None:
+    """As `gain_of`, for a comparison that is looked at after each round and ends after `most` at the latest. No ends
+    before the third round."""
+    gain = gain_of(pairs, maximize=maximize)
+    if gain is None or gain.lo is None or len(pairs) < ROUNDS_LEAST:
+        return None if gain is None else Interval(mean=gain.mean, runs=gain.runs)
+    most = max(most, len(pairs))
+    final = next((level for rounds, level in _FINAL_LEVEL.items() if rounds >= most), min(_FINAL_LEVEL.values()))
+    freedom = len(pairs) - 1
+    wider = t_beyond(final * (len(pairs) / most) ** 3, freedom) / t95(freedom)
+    middle, half = (math.log1p(value / 100) for value in (gain.mean, gain.lo))
+    half = wider * (middle - half)
+    return Interval(mean=gain.mean, lo=_percent(middle - half), hi=_percent(middle + half), runs=gain.runs)
+
+
 def _mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
     if not values:
         raise ValueError("no runs")
@@ -48,6 +77,36 @@ def _mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
         return mean, None
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     return mean, t95(n - 1) * math.sqrt(variance / n)
+
+
+def t_beyond(level: float, freedom: int) -> float:
+    """What Student's t of 2 or more degrees of freedom leaves with this probability, either side (Hill 1970, Algorithm
+    396; 1e-5 of the exact value at most)."""
+    if freedom == 2:
+        return math.sqrt(2.0 / (level * (2.0 - level)) - 2.0)
+    a = 1.0 / (freedom - 0.5)
+    b = 48.0 / (a * a)
+    c = ((20700.0 * a / b - 98.0) * a - 16.0) * a + 96.36
+    d = ((94.5 / (b + c) - 3.0) / b + 1.0) * math.sqrt(a * math.pi / 2.0) * freedom
+    y = (d * level) ** (2.0 / freedom)
+    if y > 0.05 + a:
+        x = NormalDist().inv_cdf(level / 2.0)
+        y = x * x
+        if freedom < 5:
+            c += 0.3 * (freedom - 4.5) * (x + 0.6)
+        c = (((0.05 * d * x - 5.0) * x - 7.0) * x - 2.0) * x + b + c
+        y = (((((0.4 * y + 6.3) * y + 36.0) * y + 94.5) / c - y - 3.0) / b + 1.0) * x
+        y = math.expm1(a * y * y)
+    else:
+        y = (
+            (
+                1.0 / (((freedom + 6.0) / (freedom * y) - 0.089 * d - 0.822) * (freedom + 2.0) * 3.0)
+                + 0.5 / (freedom + 4.0)
+            )
+            * y
+            - 1.0
+        ) * (freedom + 1.0) / (freedom + 2.0) + 1.0 / y
+    return math.sqrt(freedom * y)
 
 
 def t95(freedom: int) -> float:

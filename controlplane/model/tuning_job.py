@@ -78,7 +78,13 @@ class Measuring(Part):
     runs_max: int = Field(default=6, ge=1, le=64, description="Runs until an interval is narrow enough.")
     width_pct: float = Field(default=5.0, gt=0, le=100, description="Half-width of the 90 % interval that is enough.")
     confirm_top: int = Field(default=3, ge=1, le=16, description="Configurations measured again at the end.")
-    confirm_runs: int = Field(default=5, ge=2, le=64, description="Fresh processes and seeds for each of them.")
+    confirm_runs: int = Field(
+        default=7,
+        ge=3,
+        le=64,
+        description="Rounds at most, each in fresh processes with requests of its own; fewer where the gain is clear. "
+        "Two rounds would say nothing about spread.",
+    )
     attempts: int = Field(default=3, ge=1, le=16, description="Attempts of a trial lost to infrastructure or noise.")
     timeout_s: float = Field(default=900.0, gt=0, le=86_400, description="Longest attempt.")
 

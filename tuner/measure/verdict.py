@@ -7,21 +7,17 @@ logarithms, so that twice as fast and half as fast weigh the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
-from controlplane.model.errors import InvalidSpec
 from controlplane.model.tuning_decision import Interval
-from tuner.intervals import gain_of, interval_of, t95
+from tuner.intervals import ROUNDS_LEAST, gain_of, t95
 
-T = TypeVar("T")
 Word = Literal["faster", "slower", "no evidence"]
 
-_DRAWS = 2000
-_LEAST_PAIRS = 3  # below, one stalled run is the interval
 # Stopping at the first narrow interval favours the ones that are narrow by chance, the more the fewer pairs there are.
 _LEAST_TO_STOP = 8
 
@@ -37,7 +33,7 @@ class RegressionVerdict:
 
 def judge_pairs(metric: str, pairs: Sequence[tuple[float, float]], *, maximize: bool) -> RegressionVerdict:
     """Of (new, old) measured side by side with the same requests: what slows the machine slows both."""
-    gain = gain_of(pairs, maximize=maximize) if len(pairs) >= _LEAST_PAIRS else None
+    gain = gain_of(pairs, maximize=maximize) if len(pairs) >= ROUNDS_LEAST else None
     return _worded(metric, gain, f"{len(pairs)} pairs")
 
 
@@ -45,6 +41,18 @@ def judge_apart(metric: str, new: Sequence[float], old: Sequence[float], *, maxi
     """Of runs that were not interleaved (Welch's interval). A machine that changed meanwhile looks like a gain: where
     both can still be measured, take pairs."""
     return _worded(metric, _welch(new, old, maximize), f"{len(new)} and {len(old)} runs, not side by side")
+
+
+def word_of(gain: Interval | None) -> Word:
+    """What an interval of the gain allows to be said."""
+    if gain is None or gain.lo is None or gain.hi is None:
+        return "no evidence"
+    return "faster" if gain.lo > 0 else "slower" if gain.hi < 0 else "no evidence"
+
+
+def span_of(gain: Interval, of: str) -> str:
+    """`+3.1 %, 90 % interval +1.0 to +5.2 % (5 rounds)`. Of an interval with ends."""
+    return f"{gain.mean:+.1f} %, 90 % interval {gain.lo:+.1f} to {gain.hi:+.1f} % ({of})"
 
 
 def enough_pairs(pairs: Sequence[tuple[float, float]], *, maximize: bool, width_pct: float, most: int) -> bool:
@@ -55,46 +63,8 @@ def enough_pairs(pairs: Sequence[tuple[float, float]], *, maximize: bool, width_
     return gain is not None and gain.lo is not None and gain.hi is not None and gain.hi - gain.lo <= width_pct
 
 
-def ranked(runs: Mapping[str, Sequence[float]], *, maximize: bool) -> list[str]:
-    """Names by the end of the interval that is worst, best first: few and scattered runs are not trusted. A single
-    run comes after all that have an interval. Raises InvalidSpec without runs."""
-
-    def key(name: str) -> tuple[bool, float, str]:
-        if not runs[name]:
-            raise InvalidSpec("has no run", field=f"runs.{name}", value=0, limit="1 or more")
-        interval = interval_of(runs[name])
-        worst = interval.lo if maximize else interval.hi
-        value = interval.mean if worst is None else worst
-        return (worst is None, -value if maximize else value, name)
-
-    return sorted(runs, key=key)
-
-
-def bootstrap_by_run(
-    runs: Sequence[Sequence[T]], statistic: Callable[[Sequence[T]], float], *, seed: int = 0
-) -> Interval:
-    """90 % interval of a statistic of all requests together (a percentile, say) whose runs are drawn anew, each with all
-    its requests. Its standard error is widened to Student's t and by n / (n - 1): the plain percentile interval of five
-    runs covers less than it says. One run: no interval. Raises ValueError without a request."""
-    pooled = [item for run in runs for item in run]
-    if not pooled:
-        raise ValueError("no requests")
-    mean, count = statistic(pooled), len(runs)
-    if count < 2:
-        return Interval(mean=mean, runs=1)
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(_DRAWS):
-        chosen = rng.integers(0, count, count)
-        drawn = [item for index in chosen for item in runs[index]]
-        if drawn:
-            draws.append(statistic(drawn))
-    half = t95(count - 1) * float(np.std(draws, ddof=1)) * math.sqrt(count / (count - 1))
-    return Interval(mean=mean, lo=mean - half, hi=mean + half, runs=count)
-
-
 def _welch(new: Sequence[float], old: Sequence[float], maximize: bool) -> Interval | None:
-    if min(len(new), len(old)) < _LEAST_PAIRS or min(*new, *old) <= 0:
+    if min(len(new), len(old)) < ROUNDS_LEAST or min(*new, *old) <= 0:
         return None
     sign = 1.0 if maximize else -1.0
     logs = [np.log(np.asarray(values, np.float64)) for values in (new, old)]
@@ -109,8 +79,7 @@ def _welch(new: Sequence[float], old: Sequence[float], maximize: bool) -> Interv
 
 
 def _worded(metric: str, gain: Interval | None, of: str) -> RegressionVerdict:
-    if gain is None or gain.lo is None or gain.hi is None:
+    if gain is None or gain.lo is None:
         return RegressionVerdict("no evidence", gain, f"{metric}: {of}: too few, or values that are not above 0")
-    span = f"{metric} {gain.mean:+.1f} %, 90 % interval {gain.lo:+.1f} to {gain.hi:+.1f} % ({of})"
-    word: Word = "faster" if gain.lo > 0 else "slower" if gain.hi < 0 else "no evidence"
-    return RegressionVerdict(word, gain, f"{word}: {span}")
+    word = word_of(gain)
+    return RegressionVerdict(word, gain, f"{word}: {metric} {span_of(gain, of)}")

@@ -38,7 +38,7 @@ def job(sleep_s: float = 0.0, **changes: Any) -> dict[str, Any]:
         "objectives": [{"metric": "step_ms", "direction": "minimize"}],
         "baseline": {"micro": 1},
         "budget": {"trials": 3},
-        "measuring": {"confirmTop": 1, "confirmRuns": 2},
+        "measuring": {"confirmTop": 1, "confirmRuns": 3},
     } | changes
 
 
@@ -74,7 +74,7 @@ def test_a_job_runs_to_its_decision_and_leaves_report_and_bundle(here: Path) -> 
     best = json.loads(call("best", record["id"][:6], "-o", "json").stdout)
     assert best["best"]["gainPct"]["lo"] > 0
     trials = json.loads(call("trials", "steps", "--sort", "value", "-o", "json").stdout)
-    assert [one["purpose"] for one in trials].count("baseline") == 2 and len(trials) == 7
+    assert [one["purpose"] for one in trials].count("baseline") == 3 and len(trials) == 9
     assert call("report", "steps").stdout == "steps.html\n"
     xml.dom.minidom.parseString((here / "steps.html").read_text().replace("<!DOCTYPE html>", ""))
     assert call("bundle", "steps").exit_code == 0
@@ -85,7 +85,7 @@ def test_a_job_runs_to_its_decision_and_leaves_report_and_bundle(here: Path) -> 
     assert spec["budget"]["trials"] == 1 and spec["baseline"] == {"micro": 1}
     assert call("check", written(here, spec)).exit_code == 0
     more = call("run", "--resume", "steps", "--more-trials", "4", "-o", "json", *QUIET)
-    assert json.loads(more.stdout)["counts"]["asked"] == 7 + 1 + 4
+    assert json.loads(more.stdout)["counts"]["asked"] == 9 + 1 + 6
     assert call("delete", "steps", "--yes").exit_code == 0 and "steps" not in call("list").stdout
 
 
@@ -104,7 +104,7 @@ def test_an_interrupted_job_goes_on_where_it_was(here: Path, how: signal.Signals
     ran = call("run", "--resume", "s", "-o", "json", *QUIET)
     assert ran.exit_code == 0, ran.output
     counts = json.loads(ran.stdout)["counts"]
-    assert (counts["done"], counts["failed"], counts["asked"]) == (7, 0, 7)
+    assert (counts["done"], counts["failed"], counts["asked"]) == (9, 0, 9)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from controlplane.model.tuning import Setting, TrialPurpose, TrialState
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.model.tuning_records import Ask, TrialRecord
 from controlplane.testing.null_runner import digest_of
 from tuner.decision import candidates, confirm_asks, decide, pareto
-from tuner.intervals import gain_of, interval_of
+from tuner.intervals import gain_in_rounds, gain_of, interval_of, t_beyond
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -83,6 +85,63 @@ def test_rounds_pair_the_configuration_in_use_with_each_candidate_on_the_same_re
     assert not {ask.seed for ask in asks} & set(range(10_000))
 
 
+def test_two_rounds_are_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 3"):
+        spec(measuring={"confirmRuns": 2})
+
+
+def test_every_other_round_has_the_opposite_order() -> None:
+    order = [ask.setting["a"] for ask in confirm_asks(spec(), SEARCH, {"a": 50}, digest_of)]
+    assert order == [50, 3, 4, 4, 3, 50, 50, 3, 4]
+
+
+def run_rounds(job: TuningSpec, trials: list[TrialRecord], value: dict[int, float]) -> list[TrialRecord]:
+    while asks := confirm_asks(job, trials, {"a": 50}, digest_of):
+        trials = trials + answered(asks, value, noise=10.0)
+    return trials
+
+
+def test_rounds_end_when_the_interval_decides() -> None:
+    long = spec(measuring={"confirmTop": 2, "confirmRuns": 12})
+    clear = run_rounds(long, SEARCH, {50: 10.0, 3: 20.0, 4: 15.0})
+    assert len(clear) - len(SEARCH) < 3 * 6 and decide(long, clear).verdict == "better"
+    worse = run_rounds(long, SEARCH, {50: 30.0, 3: 20.0, 4: 15.0})
+    assert len(worse) - len(SEARCH) < 3 * 6 and decide(long, worse).verdict == "worse"
+    alike = run_rounds(long, SEARCH, {50: 10.0, 3: 10.0, 4: 10.0})
+    assert len(alike) - len(SEARCH) == 3 * 12 and decide(long, alike).verdict == "no-evidence"
+
+
+def test_rounds_go_on_one_at_a_time_as_they_would_together() -> None:
+    long = spec(measuring={"confirmTop": 2, "confirmRuns": 12})
+    value = {50: 10.0, 3: 20.0, 4: 15.0}
+    whole, trials = run_rounds(long, SEARCH, value), SEARCH
+    by_seed = {(one.seed, one.canonical): one for one in whole}
+    while asks := confirm_asks(long, trials, {"a": 50}, digest_of):
+        trials = [*trials, by_seed[(asks[0].seed, asks[0].canonical)]]
+    assert trials == whole
+
+
+def test_nothing_more_is_asked_of_configurations_that_all_died() -> None:
+    long = spec(measuring={"confirmTop": 1, "confirmRuns": 12})
+    asks = confirm_asks(long, SEARCH, {"a": 50}, digest_of)
+    runs = answered(asks, {50: 10.0, 3: 20.0})
+    dead = {"state": TrialState.INFEASIBLE, "objectives": None, "reason": "died"}
+    runs = [one if one.setting == {"a": 50} else one.model_copy(update=dead) for one in runs]
+    assert confirm_asks(long, SEARCH + runs, {"a": 50}, digest_of) == []
+    assert decide(long, SEARCH + runs).verdict == "none-kept"
+
+
+def test_what_the_model_recommends_is_confirmed_before_the_luckiest() -> None:
+    one = spec(measuring={"confirmTop": 1, "confirmRuns": 3})
+    asks = confirm_asks(one, SEARCH, {"a": 50}, digest_of, lambda: {"a": 4})
+    assert [ask.setting["a"] for ask in asks[:2]] == [50, 4]
+    begun = SEARCH + answered(asks[:2], {50: 10.0, 4: 11.0})
+    # A model elsewhere says something else: what was begun with stays.
+    assert confirm_asks(one, begun, {"a": 50}, digest_of, lambda: {"a": 1}) == asks[2:]
+    two = confirm_asks(spec(), SEARCH, {"a": 50}, digest_of, lambda: {"a": 2})  # broke a limit: not to be had
+    assert {ask.setting["a"] for ask in two} == {50, 3, 4}
+
+
 def test_what_was_confirmed_is_not_asked_again_until_the_search_goes_on() -> None:
     asks = confirm_asks(spec(), SEARCH, {"a": 50}, digest_of)
     some = SEARCH + answered(asks[:4], {50: 10.0, 3: 20.0, 4: 15.0})
@@ -140,6 +199,23 @@ def test_before_confirmation_nothing_is_handed_over_and_the_front_is_known() -> 
     assert [one.trial.number for one in pareto(two, trials)] == [1, 0]
     found = decide(two, trials)
     assert found.verdict == "none-kept" and found.front == [1, 0] and found.best is None
+
+
+def test_an_interval_that_is_looked_at_after_each_round_holds() -> None:
+    rng, outside = np.random.default_rng(0), 0
+    for _ in range(600):
+        pairs = [(float(value), 1.0) for value in np.exp(rng.normal(0.0, 0.1, 7))]
+        looks = [gain_in_rounds(pairs[:n], maximize=True, most=7) for n in range(3, 8)]
+        outside += any(one is not None and one.lo is not None and not one.lo <= 0 <= (one.hi or 0) for one in looks)
+    assert 0.07 <= outside / 600 <= 0.13
+    early = gain_in_rounds([(1.1, 1.0)] * 2, maximize=True, most=7)
+    assert early is not None and early.lo is None and early.runs == 2
+
+
+def test_students_t() -> None:
+    # scipy.stats.t.isf(level / 2, freedom)
+    for level, freedom, t in ((0.1, 2, 2.91999), (0.05, 3, 3.18245), (0.003, 6, 4.80024), (0.07, 63, 1.84323)):
+        assert t_beyond(level, freedom) == pytest.approx(t, rel=1e-4)
 
 
 def test_intervals() -> None:

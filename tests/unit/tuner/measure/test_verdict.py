@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from controlplane.model.errors import InvalidSpec
-from tuner.measure.verdict import bootstrap_by_run, enough_pairs, judge_apart, judge_pairs, ranked
+from tuner.measure.verdict import enough_pairs, judge_apart, judge_pairs
 
 
 def pairs(rng: np.random.Generator, count: int, gain: float, noise: float) -> list[tuple[float, float]]:
@@ -54,28 +53,3 @@ def test_pairs_are_taken_until_they_say_enough() -> None:
     assert enough_pairs(quiet, maximize=True, width_pct=10, most=16)
     assert not enough_pairs(loud, maximize=True, width_pct=10, most=16)
     assert enough_pairs(loud, maximize=True, width_pct=10, most=8)
-
-
-def test_ranking_distrusts_luck() -> None:
-    runs = {"lucky": [130.0, 90.0, 95.0], "steady": [104.0, 105.0, 103.0], "once": [200.0]}
-    assert ranked(runs, maximize=True) == ["steady", "lucky", "once"]
-    assert ranked({"a": [1.0, 1.1], "b": [2.0, 2.1]}, maximize=False) == ["a", "b"]
-    with pytest.raises(InvalidSpec, match="no run"):
-        ranked({"a": []}, maximize=True)
-
-
-def test_bootstrap_by_run() -> None:
-    rng = np.random.default_rng(4)
-    hits = 0
-    for trial in range(60):
-        runs = [rng.normal(100 + shift, 3, 40).tolist() for shift in rng.normal(0, 5, 6)]
-        found = bootstrap_by_run(runs, lambda xs: float(np.mean(xs)), seed=trial)
-        assert found.lo is not None and found.hi is not None
-        hits += found.lo <= 100 <= found.hi
-    assert 0.8 <= hits / 60 <= 1.0
-    one = bootstrap_by_run([[1.0, 2.0]], lambda xs: float(np.mean(xs)))
-    assert one.lo is None and one.mean == 1.5
-    again = bootstrap_by_run([[1.0, 2.0], [3.0]], lambda xs: float(np.median(xs)), seed=5)
-    assert again == bootstrap_by_run([[1.0, 2.0], [3.0]], lambda xs: float(np.median(xs)), seed=5)
-    with pytest.raises(ValueError, match="no requests"):
-        bootstrap_by_run([[]], lambda xs: 0.0)
