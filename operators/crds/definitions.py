@@ -1,4 +1,4 @@
-"""The two definitions: names, columns, scale, and the schema with its rules."""
+"""The definitions: names, columns, scale, and the schema with its rules."""
 
 import hashlib
 import json
@@ -9,8 +9,10 @@ from pydantic import BaseModel
 from controlplane.model.cluster import GPUPoolSpec, GPUPoolStatus
 from controlplane.model.resource import GROUP, VERSION
 from controlplane.model.serving import ServingDeploymentSpec, ServingDeploymentStatus
+from controlplane.model.tuning_resource import TuningJobSpec, TuningJobStatus
 from operators.crds.rules import POOL, SERVING, Rule, install
-from operators.crds.schema import Schema, structural
+from operators.crds.schema import Schema, comparable, structural
+from operators.crds.tuning import TUNING
 
 # The chart compares it with what the cluster has before it upgrades (helm/templates/crds.yaml).
 SCHEMA_ANNOTATION = f"{GROUP}/schema"
@@ -22,7 +24,7 @@ def _column(name: str, kind: str, path: str, description: str, priority: int = 0
 
 
 def _root(description: str, spec: type[BaseModel], status: type[BaseModel], rules: tuple[Rule, ...]) -> Schema:
-    spec_schema, status_schema = structural(spec), _without_defaults(structural(status))
+    status_schema = _without_defaults(structural(status))
     conditions = status_schema["properties"]["conditions"]
     conditions |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     root: Schema = {
@@ -33,7 +35,7 @@ def _root(description: str, spec: type[BaseModel], status: type[BaseModel], rule
             "apiVersion": {"type": "string", "description": "Version of this schema."},
             "kind": {"type": "string", "description": "Kind of this object."},
             "metadata": {"type": "object"},
-            "spec": spec_schema,
+            "spec": spec,
             "status": status_schema,
         },
     }
@@ -114,7 +116,7 @@ def gpu_pool() -> Schema:
     ]
     schema = _root(
         "A GPUPool names the nodes that carry one kind of accelerator and are planned as one supply.",
-        GPUPoolSpec,
+        structural(GPUPoolSpec),
         GPUPoolStatus,
         POOL,
     )
@@ -151,13 +153,44 @@ def serving_deployment() -> Schema:
     schema = _root(
         "A ServingDeployment is an LLM endpoint: a model, a latency promise, accelerator choices in order of preference, "
         "a number of replicas and how they are rolled over.",
-        ServingDeploymentSpec,
+        structural(ServingDeploymentSpec),
         ServingDeploymentStatus,
         SERVING,
     )
     return _definition(names, "Namespaced", schema, columns, {"status": {}, "scale": scale})
 
 
+def tuning_job() -> Schema:
+    """The TuningJob definition."""
+    names: Schema = {
+        "kind": "TuningJob",
+        "listKind": "TuningJobList",
+        "plural": "tuningjobs",
+        "singular": "tuningjob",
+        "shortNames": ["tj"],
+        "categories": ["trimtab"],
+    }
+    complete = '.status.conditions[?(@.type=="Complete")]'
+    columns = [
+        _column("State", "string", ".status.state", "Pending, Running, Paused, Done, Failed or Cancelled."),
+        _column("Trials", "string", ".status.trials", "Ended trials and those known to be needed."),
+        _column("Best", "string", ".status.best.text", "The first objective of the best setting."),
+        _column("Gain", "string", ".status.gain.text", "Gain over the configuration in use with its interval."),
+        _column("Reason", "string", f"{complete}.reason", "The dominant reason."),
+        _column("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+        _column("Job", "string", ".status.jobId", "Id under /v1/tuning-jobs.", 1),
+        _column("Message", "string", f"{complete}.message", "The reason in words.", 1),
+    ]
+    schema = _root(
+        "A TuningJob searches engine and parallelism settings on real measurements, within a budget, and hands over the best "
+        "one with the gain over the one in use.",
+        comparable(structural(TuningJobSpec)),
+        TuningJobStatus,
+        TUNING,
+    )
+    return _definition(names, "Namespaced", schema, columns, {"status": {}})
+
+
 def all_definitions() -> dict[str, dict[str, Any]]:
     """File name to definition."""
-    return {f"{GROUP}_{d['spec']['names']['plural']}.yaml": d for d in (gpu_pool(), serving_deployment())}
+    return {f"{GROUP}_{d['spec']['names']['plural']}.yaml": d for d in (gpu_pool(), serving_deployment(), tuning_job())}
