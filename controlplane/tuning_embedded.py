@@ -19,7 +19,7 @@ from pathlib import Path
 from controlplane.loops.tuning import TuningDriver
 from controlplane.loops.tuning_runs import run_job
 from controlplane.model.errors import InvalidSpec, Refused, UnknownName
-from controlplane.model.ports import TrialRunner
+from controlplane.model.ports import StopSignal, TrialRunner
 from controlplane.model.tuning_records import TuningJobRecord
 from controlplane.store.database import Database, open_database
 from controlplane.store.event_log import EventLog
@@ -79,15 +79,17 @@ class LocalTuning:
             hint="`trimtab tune list` shows those there are",
         )
 
-    def run(self, job: str, runner: TrialRunner, *, until: Callable[[], bool]) -> None:
-        """Drive and measure one job until it has ended or `until` says so. Raises Refused while another process does."""
+    def run(self, job: str, runner: TrialRunner, *, until: Callable[[], bool], stopping: StopSignal) -> None:
+        """Drive and measure one job until it has ended or `until` says so; `stopping` ends the trials under way. Raises
+        Refused while another process does."""
         spec = Trials(self.database).spec(job)
         with self._alone(job):
             queue = LocalQueue(lambda trial: work.on(trial), parallel=spec.parallel)  # noqa: PLW0108 - made below
             owner = f"{os.uname().nodename}:{os.getpid()}"
             work = Work(
-                store=Trials(self.database), runner=runner, queue=queue, owner=owner, now=utc_now, lease_s=_LEASE_S
-            )
+                store=Trials(self.database), runner=runner, queue=queue, owner=owner, now=utc_now, lease_s=_LEASE_S,
+                stopping=stopping,
+            )  # fmt: skip
             driver = TuningDriver(
                 database=self.database,
                 queue=queue,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def serve_trials(settings: WorkerSettings) -> None:
         health.ready()
         engines = launchers(os.environ)
         log.info("engines installed here: %s", ", ".join(sorted(engines)) or "none")
+        stopping = threading.Event()
         work = Work(
             store=Trials(database),
             runner=MeasuringRunner(
@@ -56,8 +58,10 @@ def serve_trials(settings: WorkerSettings) -> None:
             queue=CeleryQueue(make_app(settings.broker)),
             owner=_name(),
             now=utc_now,
+            stopping=stopping,
         )
-        serve(make_app(settings.broker, trial=work.on), TRIALS, name=f"worker-{os.getpid()}")
+        app = make_app(settings.broker, trial=work.on)
+        serve(app, TRIALS, name=f"worker-{os.getpid()}", told_to_end=stopping.set)
     database.close()
 
 

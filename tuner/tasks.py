@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Literal
 
-from celery import Celery
+from celery import Celery, signals
 from kombu.exceptions import KombuError
 
 log = logging.getLogger(__name__)
@@ -75,9 +75,22 @@ class CeleryQueue:
             log.warning("no message for %s: %s", what, error)
 
 
-def serve(app: Celery, queue: Literal["trimtab.trials", "trimtab.jobs"], *, name: str, parallel: int = 1) -> None:
-    """Work on messages of one queue until the process is told to end. `parallel` threads: trials measure in processes
-    of their own, and a pool of forks could not be the parent of those when it dies."""
+def serve(
+    app: Celery,
+    queue: Literal["trimtab.trials", "trimtab.jobs"],
+    *,
+    name: str,
+    parallel: int = 1,
+    told_to_end: Callable[[], object] = lambda: None,
+) -> None:
+    """Work on messages of one queue until the process is told to end, which `told_to_end` hears of first. `parallel`
+    threads: trials measure in processes of their own, and a pool of forks could not be the parent of those when it
+    dies."""
+
+    def ending(**_: object) -> None:
+        told_to_end()
+
+    signals.worker_shutting_down.connect(ending, weak=False)
     app.Worker(
         queues=[queue],
         hostname=f"{name}@{socket.gethostname()}",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from controlplane.model.errors import Refused
-from controlplane.model.ports import STORE_DOWN, TrialQueue, TrialRunner, TrialStore
+from controlplane.model.ports import STORE_DOWN, StopSignal, TrialQueue, TrialRunner, TrialStore
 from controlplane.model.tuning import LeasedTrial, Outcome, Verdict
 from controlplane.model.tuning_job import TuningSpec
 
@@ -27,7 +27,8 @@ _SPECS_MAX = 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """`lease_s`: how long a worker may be silent; it renews three times as often, and a cancelled job is heard of at a
-    renewal. `now` is the store's time, waits are this machine's."""
+    renewal. `now` is the store's time, waits are this machine's. `stopping`: set when this process is told to end; the
+    trial under way is then put back at once, without an attempt lost, and no other is taken."""
 
     store: TrialStore
     runner: TrialRunner
@@ -35,10 +36,13 @@ class Work:
     owner: str
     now: Callable[[], datetime]
     lease_s: float = 30.0
+    stopping: StopSignal = field(default_factory=threading.Event)
     _specs: dict[str, TuningSpec] = field(default_factory=dict)
 
     def on(self, trial: str) -> bool:
         """Measure the trial if it is to be had. False: somebody else has it, or there is nothing to do."""
+        if self.stopping.is_set():
+            return False
         leased = self.store.lease(trial, owner=self.owner, seconds=self.lease_s, now=self.now())
         if leased is None:
             return False
@@ -62,13 +66,15 @@ class Work:
 
     def _measured(self, leased: LeasedTrial, spec: TuningSpec, keeper: _Keeper) -> Outcome:
         try:
-            outcome = self.runner.run(leased, spec, stop=keeper.stop)
+            outcome = self.runner.run(leased, spec, stop=_Either(keeper.stop, self.stopping))
         except Exception as error:
             log.exception("trial %s attempt %d: the runner failed", leased.id, leased.attempt)
             reason = f"the runner failed: {type(error).__name__}: {error}"
             return Outcome(verdict=Verdict.INFRASTRUCTURE, reason=reason[:4096])
         if keeper.why is not None and outcome.verdict is not Verdict.OK:
             return Outcome(verdict=Verdict.INFRASTRUCTURE, reason=keeper.why)
+        if self.stopping.is_set() and outcome.verdict not in {Verdict.OK, Verdict.INFEASIBLE}:
+            return Outcome(verdict=Verdict.INFRASTRUCTURE, reason="its worker was told to end", interrupted=True)
         return outcome
 
     def _tell(self, leased: LeasedTrial, outcome: Outcome, keeper: _Keeper) -> bool:
@@ -81,6 +87,20 @@ class Work:
                     raise
                 log.warning("trial %s: %s; told again in %g s", leased.id, refused, _TELL_EVERY_S)
                 time.sleep(_TELL_EVERY_S)
+
+
+class _Either:
+    """Set when either is. Waits at most a quarter of a second at a time: callers poll."""
+
+    def __init__(self, one: StopSignal, other: StopSignal) -> None:
+        self._one, self._other = one, other
+
+    def is_set(self) -> bool:
+        return self._one.is_set() or self._other.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._one.wait(min(0.25, 0.25 if timeout is None else timeout))
+        return self.is_set()
 
 
 @dataclass(slots=True, eq=False)

@@ -16,8 +16,6 @@ from controlplane.cli.tune_spec import spec_of, spec_options
 from controlplane.model.errors import InvalidSpec, Unsupported
 
 if TYPE_CHECKING:
-    from controlplane.model.ports import StopSignal, TrialRunner
-    from controlplane.model.tuning import LeasedTrial, Outcome
     from controlplane.model.tuning_job import TuningSpec
     from controlplane.model.tuning_records import TuningJobRecord
     from controlplane.tuning_embedded import LocalTuning
@@ -169,7 +167,7 @@ def _run(
         return stop.is_set()
 
     try:
-        local.run(record.id, _Stoppable(runner, stop), until=until)
+        local.run(record.id, runner, until=until, stopping=stop)
     finally:
         if follower is not None:
             follower.tell()
@@ -177,31 +175,6 @@ def _run(
     if stop.is_set() and local.jobs.get(record.id).state.value == "running":
         local.steering.pause(record.id, now=utc_now())
     return local.jobs.get(record.id)
-
-
-class _Stoppable:
-    """A runner whose attempts end when this process is told to."""
-
-    def __init__(self, runner: TrialRunner, stop: threading.Event) -> None:
-        self._runner, self._stop = runner, stop
-
-    def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
-        return self._runner.run(leased, spec, stop=_Either(self._stop, stop))
-
-
-class _Either:
-    """Set when either is."""
-
-    def __init__(self, mine: threading.Event, theirs: StopSignal) -> None:
-        self._mine, self._theirs = mine, theirs
-
-    def is_set(self) -> bool:
-        return self._mine.is_set() or self._theirs.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """At most a quarter of a second at a time: callers poll."""
-        self._theirs.wait(min(0.25, 0.25 if timeout is None else timeout))
-        return self.is_set()
 
 
 def _stopped_by_signals(stop: threading.Event) -> None:

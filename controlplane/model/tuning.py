@@ -12,9 +12,10 @@ from controlplane.model.resource import Part
 PARAMETERS_MAX = 64
 VALUES_MAX = 256
 RULES_MAX = 64
-# Whole numbers that JSON readers with doubles keep exact, and real ones that arithmetic may still double and square.
+# Whole numbers that JSON readers with doubles keep exact. Any number: the API server compares whole ones with a bound as
+# 64-bit integers, so that a greater bound would refuse them all.
 INT_MAX = 2**53
-FLOAT_MAX = 1e150
+FLOAT_MAX = 1e18
 
 Value = bool | int | float | str
 # One configuration: parameter name -> value. Parameters that a condition switches off are absent.
@@ -231,6 +232,9 @@ class Outcome(Part):
     verdict: Verdict
     measurement: Measurement | None = None
     reason: str = Field(default="", max_length=4096)
+    interrupted: bool = Field(
+        default=False, description="Its worker was told to end: the attempt does not count as lost, within bounds."
+    )
     samples: bytes = Field(default=b"", max_length=16 * 2**20)
 
     @model_validator(mode="after")

@@ -36,6 +36,8 @@ from controlplane.store.tables import jobs, measurements, samples, trials
 PROTOCOL = 1
 # No lease is longer. One that seems to have more than twice this left was written by a clock that has jumped back since.
 LEASE_MAX_S = 3600.0
+# So many attempts beyond the job's own may end because their worker was told to: a node that always evicts is no reason.
+_INTERRUPTED_MAX = 16
 _OWNER_MAX = 253
 _REASON_MAX = 4096
 
@@ -141,7 +143,8 @@ def end_attempt(connection: Connection, job: Row[Any], row: Row[Any], outcome: O
             verdict, reason = Verdict.INVALID, f"the measurement reports no {judged}"
         else:
             values, broken = judged
-    lost = row.lost + (verdict in {Verdict.INFRASTRUCTURE, Verdict.INVALID})
+    excused = outcome.interrupted and row.attempt - row.lost <= _INTERRUPTED_MAX
+    lost = row.lost + (verdict in {Verdict.INFRASTRUCTURE, Verdict.INVALID} and not excused)
     over = job.state == JobState.CANCELLED.value or job.deleted_at is not None
     after = _after(verdict, over=over, used_up=lost >= _attempts(job.spec))
     changed = change_job(connection, row.job, values=moved(TrialState.LEASED, after))

@@ -105,6 +105,19 @@ def test_attempts_without_a_result_are_used_up(database: Database, job: str, now
     assert told_of(failed).dropped
 
 
+def test_attempts_that_ended_with_their_worker_are_not_lost_within_bounds(
+    database: Database, job: str, now: datetime
+) -> None:
+    trials, ended = Trials(database), LOST.model_copy(update={"interrupted": True})
+    for attempt in range(1, 16 + 3 + 1):
+        leased = lease(database, "j/0", now)
+        assert leased is not None and leased.attempt == attempt
+        assert trials.tell(leased, ended, now=now)
+        assert Studies(database).trials_from(job, 0)[0].lost == max(0, attempt - 16)
+    assert lease(database, "j/0", now) is None
+    assert Studies(database).trials_from(job, 0)[0].state is TrialState.FAILED
+
+
 def test_a_worker_that_dies_each_time_uses_them_up_too(database: Database, job: str, now: datetime) -> None:
     at = now
     for _ in range(3):

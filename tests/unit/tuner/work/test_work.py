@@ -74,6 +74,20 @@ class Raising:
         raise OSError("no such device")
 
 
+class Measured:
+    """Has a result however late it was told to end."""
+
+    def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
+        stop.wait(10.0)
+        return NullRunner().run(leased, spec, stop=stop)
+
+
+class NotOk:
+    def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
+        assert any(stop.wait(0.25) for _ in range(40))
+        return Outcome(verdict=Verdict.INFRASTRUCTURE, reason="stopped")
+
+
 def worker(store: Store, runner: TrialRunner, queue: Queue | None = None, lease_s: float = 0.03) -> Work:
     return Work(store=store, runner=runner, queue=queue or Queue(), owner="w", now=lambda: NOW, lease_s=lease_s)
 
@@ -162,3 +176,27 @@ def test_the_local_queue_takes_an_id_once_at_a_time_and_outlives_errors() -> Non
     queue.trial("j/0")
     queue.close()
     assert sorted(seen) in (["j/0", "j/0", "j/1"], ["j/0", "j/1"])
+
+
+def test_a_worker_that_is_told_to_end_puts_its_trial_back_at_once_and_takes_no_other() -> None:
+    store, stopping = Store(), threading.Event()
+    work = Work(store=store, runner=NotOk(), queue=Queue(), owner="w", now=lambda: NOW, lease_s=30.0, stopping=stopping)
+    timer = threading.Timer(0.1, stopping.set)
+    timer.start()
+    began_s = time.monotonic()
+    assert work.on("j/0") and time.monotonic() - began_s < 3.0
+    (told,) = store.told
+    assert (told.verdict, told.interrupted) == (Verdict.INFRASTRUCTURE, True)
+    assert not work.on("j/1") and len(store.told) == 1
+    timer.join()
+
+
+def test_a_result_counts_however_late_its_worker_was_told_to_end() -> None:
+    store, stopping = Store(), threading.Event()
+    stopping_soon = threading.Timer(0.05, stopping.set)
+    stopping_soon.start()
+    work = Work(
+        store=store, runner=Measured(), queue=Queue(), owner="w", now=lambda: NOW, lease_s=30.0, stopping=stopping
+    )
+    assert work.on("j/0") and store.told[0].verdict is Verdict.OK and not store.told[0].interrupted
+    stopping_soon.join()
