@@ -7,11 +7,12 @@ silent owner is given up; they never decide who may write.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, not_, or_, select, update
 
 from controlplane.model.errors import InvalidSpec, UnknownName
 from controlplane.model.tuning import (
@@ -38,6 +39,8 @@ PROTOCOL = 1
 LEASE_MAX_S = 3600.0
 # So many attempts beyond the job's own may end because their worker was told to: a node that always evicts is no reason.
 _INTERRUPTED_MAX = 16
+# Why a running job makes no progress: its trials find no hardware.
+WAITS = "TrialsWait"
 _OWNER_MAX = 253
 _REASON_MAX = 4096
 
@@ -115,6 +118,43 @@ class Trials:
                 return False
             end_attempt(connection, held, row, outcome, now)
         return True
+
+    def waits(self, leased: LeasedTrial, why: str, *, now: datetime) -> None:
+        """Say at trial and job why a leased trial has not begun (empty: it has). Of a lease that has passed on: nothing."""
+        with self.database.write(outlives_power=False) as connection:
+            if hold(connection, leased.job) is None:  # jobs before trials, as everywhere
+                return
+            ours = connection.execute(update(trials).where(*_held(leased)).values(reason=why[:_REASON_MAX]))
+            if ours.rowcount == 0:
+                return
+            message = f"trial {leased.number}: {why}"[:_REASON_MAX] if why else ""
+            changed = change_job(
+                connection, leased.job, jobs.c.state == JobState.RUNNING.value, jobs.c.reason.in_(["", WAITS] if why else [WAITS]),
+                values={"reason": WAITS if why else "", "message": message},
+            )  # fmt: skip
+            if changed is not None:
+                note(
+                    connection,
+                    changed,
+                    "waits" if why else "begins",
+                    {"trial": leased.number, "reason": why[:512]},
+                    now,
+                )
+
+    def leases(self, asked: Iterable[tuple[str, int]], *, now: datetime) -> set[tuple[str, int, int]]:
+        """Of these trials (job, number), those that somebody holds now, with the attempt."""
+        by_job: dict[str, set[int]] = {}
+        for job, number in asked:
+            by_job.setdefault(job, set()).add(number)
+        held: set[tuple[str, int, int]] = set()
+        with self.database.read() as connection:
+            for job, numbers in by_job.items():
+                query = select(trials.c.number, trials.c.attempt).where(
+                    trials.c.job == job, trials.c.number.in_(numbers),
+                    trials.c.state == TrialState.LEASED.value, not_(run_out(now)),
+                )  # fmt: skip
+                held |= {(job, row.number, row.attempt) for row in connection.execute(query)}
+        return held
 
     def spec(self, job: str) -> TuningSpec:
         """What the job asks for. Raises UnknownName."""

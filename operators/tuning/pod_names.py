@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from controlplane.model import labels
 
-_PLAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,30}[a-z0-9])?")
+_PLAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,38}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,105 @@
+"""One trial in a pod of its own: made, loaded from here, believed or not, gone. Fulfils `TrialRunner` on a cluster.
+
+Nothing of what a user wrote runs in this process: commands and images run in pods of the job's namespace.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from controlplane.catalog import load
+from controlplane.model.errors import InvalidSpec, TrimtabError
+from controlplane.model.ports import StopSignal, TrialPod, TrialPodLauncher
+from controlplane.model.tuning import LeasedTrial, Outcome, Verdict
+from controlplane.model.tuning_job import CommandTarget, TuningSpec
+from tuner.measure.command import metrics_in
+from tuner.measure.crosscheck import Bands
+from tuner.measure.engine.classify import verdict_of
+from tuner.measure.engine.launch import counters_of, resolved
+from tuner.measure.engine.pod import PodProcess, StopOrEnd
+from tuner.measure.engine.serving import NotServing
+from tuner.measure.loadgen.run import LoadFailed, Stopped
+from tuner.measure.trial import Address, Trusted, check_load, command_outcome, measured, not_ok
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PodRunner:
+    """`notes`: hears why an attempt waits; an empty text says that it waits no more."""
+
+    launcher: TrialPodLauncher
+    notes: Callable[[LeasedTrial, str], None]
+    bands: Bands = field(default_factory=Bands)
+    request_timeout_s: float = 120.0
+    ready_timeout_s: float = 500.0
+
+    def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
+        """Whatever goes wrong is an outcome with a verdict and a reason; the pod is told to go whatever happens."""
+        deadline_s = time.monotonic() + spec.measuring.timeout_s
+        try:
+            if not isinstance(spec.target, CommandTarget):
+                check_load(spec)
+            pod = self.launcher.start(leased, spec)
+            try:
+                return self._measured(pod, leased, spec, stop, deadline_s)
+            finally:
+                pod.end()
+        except NotServing as found:
+            return not_ok(found.verdict, found.reason)
+        except TrimtabError as error:
+            own = isinstance(error, InvalidSpec) and (error.field or "").startswith("setting")
+            return not_ok(Verdict.INFEASIBLE if own else Verdict.INFRASTRUCTURE, str(error))
+        except (LoadFailed, Stopped) as error:
+            return not_ok(Verdict.INFRASTRUCTURE, str(error))
+        except Exception as error:  # a worker's loop must not end for one trial
+            _log.exception("trial %s, attempt %d", leased.id, leased.attempt)
+            return not_ok(Verdict.INFRASTRUCTURE, f"{type(error).__name__}: {error}")
+
+    def _measured(
+        self, pod: TrialPod, trial: LeasedTrial, spec: TuningSpec, stop: StopSignal, deadline_s: float
+    ) -> Outcome:
+        process = PodProcess(pod, lambda why: self.notes(trial, why))
+        process.wait_started(stop, deadline_s)
+        if process.waited or trial.attempt > 1:
+            self.notes(trial, "")
+        if isinstance(spec.target, CommandTarget):
+            return self._command(process, trial, spec, stop, deadline_s)
+        engine = load().engine(pod.engine)
+        address = self._ready(process, engine.health_path, trial, spec, stop, deadline_s)
+        return measured(
+            process, engine, counters_of(engine), Address(address, pod.port, pod.served_name, pod.api_key), trial, spec,
+            # What else computes on the pod's node cannot be seen from here; the node is the pod's alone.
+            trusted=Trusted(self.bands, None, self.request_timeout_s),
+            resolved=resolved(pod.log(last=False), dict(trial.setting)),
+            host=pod.hardware, stop=StopOrEnd(stop, process), deadline_s=deadline_s,
+        )  # fmt: skip
+
+    @staticmethod
+    def _command(
+        process: PodProcess, trial: LeasedTrial, spec: TuningSpec, stop: StopSignal, deadline_s: float
+    ) -> Outcome:
+        begun_s = time.monotonic()
+        ended = process.wait_over(stop, deadline_s)
+        took_s = time.monotonic() - begun_s
+        if ended.exit_code != 0:
+            raise NotServing(*verdict_of(ended, when="(the command)"))
+        return command_outcome(metrics_in(ended.log), trial, spec, took_s=took_s, host=process.pod.hardware())
+
+    def _ready(
+        self, process: PodProcess, path: str, trial: LeasedTrial, spec: TuningSpec, stop: StopSignal, deadline_s: float
+    ) -> str:
+        """As on one machine, an engine that runs and does not get ready is tried once more; then its configuration is the
+        reason, unless most of the attempt's time was spent waiting for a node."""
+        begun_s = time.monotonic()
+        try:
+            return process.wait_ready(path, stop, min(deadline_s, begun_s + self.ready_timeout_s))
+        except NotServing as found:
+            had_s = time.monotonic() - begun_s
+            enough = had_s >= min(self.ready_timeout_s, spec.measuring.timeout_s / 2)
+            if "was not ready after" in found.reason and trial.attempt > 1 and enough:
+                raise NotServing(Verdict.INFEASIBLE, found.reason) from found
+            raise
