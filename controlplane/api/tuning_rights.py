@@ -14,8 +14,8 @@ from controlplane.api.cache import SERVING_DEPLOYMENTS
 from controlplane.api.problem import Problem
 from controlplane.api.tuning_access import TUNING_JOBS
 from controlplane.kube import PODS, Resource
-from controlplane.model.errors import InvalidSpec
-from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, TuningSpec
+from controlplane.model.tuning_job import DeploymentTarget, TuningSpec
+from controlplane.tuning_targets import check_for_cluster
 
 SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 _Right = tuple[str, Resource, str]  # verb, resource, name ("": any)
@@ -30,25 +30,6 @@ async def require_new_job(backend: Backend, identity: Identity, namespace: str, 
 async def require_trials(backend: Backend, identity: Identity, namespace: str, spec: TuningSpec) -> None:
     """For a job that exists and will start trials: raises Problem 403."""
     await _require(backend, identity, namespace, _of_trials(spec))
-
-
-def check_for_cluster(spec: TuningSpec, namespace: str) -> None:
-    """What a cluster needs beyond a laptop. Raises InvalidSpec."""
-    target = spec.target
-    if isinstance(target, CommandTarget) and target.image is None:
-        raise InvalidSpec(
-            "a command runs in a pod of its own, and no image is named",
-            field="target.image",
-            hint="name the image that holds the command, or run it with `trimtab tune run` on a machine of your own",
-        )
-    if isinstance(target, DeploymentTarget) and target.namespace != namespace:
-        raise InvalidSpec(
-            "a job tunes deployments of its own namespace",
-            field="target.namespace",
-            value=target.namespace,
-            limit=namespace,
-            hint="make the job in the deployment's namespace",
-        )
 
 
 def _of_trials(spec: TuningSpec) -> list[_Right]:

@@ -8,6 +8,7 @@ from controlplane.model.plans import PlanRequest, ServingPlan
 from controlplane.model.tuning import LeasedTrial, Outcome, Proposal, Renewal, Told
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.model.tuning_pods import PodSeen
+from controlplane.model.tuning_records import SeenJob
 
 
 class ServingPlanner(Protocol):
@@ -96,10 +97,11 @@ class TrialRunner(Protocol):
 
 
 class TrialPod(Protocol):
-    """The pod of one attempt. `port` and `served_name`: where its engine answers, and by which name; of no meaning for
-    a command. `api_key`: what it asks of its clients, empty where it asks nothing."""
+    """The pod of one attempt. `engine`: the catalogue's, `port` and `served_name`: where and by which name it answers;
+    empty for a command. `api_key`: what it asks of its clients, empty where it asks nothing."""
 
     name: str
+    engine: str
     port: int
     served_name: str
     api_key: str
@@ -140,4 +142,43 @@ class TrialQueue(Protocol):
 
     def job(self, job: str) -> None:
         """Something of this job changed: its driver may have something to ask."""
+        ...
+
+
+# Reason of a pause that a TuningJob resource asked for: what it may resume again.
+SUSPENDED = "Suspended"
+
+
+class TuningDesk(Protocol):
+    """The jobs of TuningJob resources, each known by its resource's uid, which is the job's id. Everything asks the store
+    and blocks; it raises Refused with a code of STORE_DOWN while that is away. Saying the same twice changes nothing."""
+
+    def open(self, uid: str, *, tenant: str, name: str, spec: TuningSpec) -> None:
+        """Make the resource's job, once, however often and by however many it is asked for. Raises UnknownName,
+        InvalidSpec or Unsupported for a spec that cannot work, Refused `AlreadyExists` for a name that another job has
+        and `IdempotencyGone` for a job that was deleted since."""
+        ...
+
+    def look(self, uid: str) -> SeenJob | None:
+        """None: there is no such job, or it was deleted."""
+        ...
+
+    def pause(self, uid: str) -> None:
+        """Give out no more trials, for the reason `SUSPENDED`."""
+        ...
+
+    def resume(self, uid: str) -> None:
+        """Give out trials again."""
+        ...
+
+    def extend(self, uid: str, trials: int) -> None:
+        """A budget of `trials` in all."""
+        ...
+
+    def cancel(self, uid: str) -> None:
+        """End it; trials under way hear of it at their next renewal."""
+        ...
+
+    def delete(self, uid: str) -> None:
+        """Gone for everybody, its name free; rows go after the store's retention."""
         ...

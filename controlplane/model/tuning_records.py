@@ -84,6 +84,15 @@ class TrialRecord(Part):
         return self.state not in {TrialState.WAITING, TrialState.LEASED}
 
 
+class SeenJob(Part):
+    """A job as one look finds it. `leader`: the search trial with the best first objective that kept every limit.
+    `waiting`: the trial that has waited longest, where none is under way."""
+
+    record: TuningJobRecord
+    leader: TrialRecord | None = None
+    waiting: TrialRecord | None = None
+
+
 class MeasuredAttempt(Part):
     """What one attempt measured, believed or not."""
 

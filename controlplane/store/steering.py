@@ -28,9 +28,11 @@ class Steering:
 
     database: Database
 
-    def pause(self, job: str, *, now: datetime, generation: int | None = None) -> TuningJobRecord:
-        """Gives out no more trials; those under way end."""
-        values = {"state": JobState.PAUSED.value, "reason": "Paused", "message": "by request"}
+    def pause(
+        self, job: str, *, now: datetime, generation: int | None = None, reason: str = "Paused"
+    ) -> TuningJobRecord:
+        """Gives out no more trials; those under way end. `reason`: whose request it is."""
+        values = {"state": JobState.PAUSED.value, "reason": reason, "message": "by request"}
         return self._steer(job, "paused", values, (JobState.RUNNING,), now, generation)
 
     def resume(self, job: str, *, now: datetime, generation: int | None = None) -> TuningJobRecord:
