@@ -30,6 +30,7 @@ from controlplane.model import labels
 from controlplane.model.ports import PlanningService
 from controlplane.model.resource import GROUP, VERSION
 from controlplane.operator_routing import routing
+from controlplane.operator_tuning import add_tuning, desk_of
 from controlplane.planner_metrics import CountedPlanning, watch_line
 from controlplane.planning import PlannerProcess, planner_options
 from controlplane.settings import OperatorSettings
@@ -54,6 +55,7 @@ from operators.serving.podnews import POD_INDEXES
 from operators.serving.render import RenderSettings
 from operators.serving.rows import DeploymentWire, project_deployment
 from operators.serving.snapshot import PlanSettings
+from operators.tuning.controller import TuningController
 from operators.workloads.podview import project as project_pod
 from operators.workloads.podwire import PodWire
 
@@ -75,6 +77,7 @@ class Operator:
     inventory: Inventory
     pools: PoolController
     serving: ServingController
+    tuning: TuningController
 
 
 async def build(client: KubeClient, settings: OperatorSettings, planner: PlanningService | None = None) -> Operator:
@@ -146,13 +149,14 @@ async def build(client: KubeClient, settings: OperatorSettings, planner: Plannin
     manager.add_background(pool_controller.expire_reservations)
     manager.add_controller(pool_controller.controller)
     manager.add_controller(serving.controller)
+    tuning = add_tuning(client, manager, desk_of(settings.database_url), recorder)
     if settings.leader_election:
         times = LeaderTimes()
         leases = KubeLeaseStore(
             client, settings.process.namespace, settings.lease_name, call_timeout_s=times.retry_period_s
         )
         manager.elect(LeaderElector(leases, _identity(settings), fence, name=settings.lease_name, times=times))
-    return Operator(manager, inventory, pool_controller, serving)
+    return Operator(manager, inventory, pool_controller, serving, tuning)
 
 
 async def serve(settings: OperatorSettings) -> None:

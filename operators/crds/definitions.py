@@ -23,7 +23,7 @@ def _column(name: str, kind: str, path: str, description: str, priority: int = 0
     return column | ({"priority": priority} if priority else {})
 
 
-def _root(description: str, spec: type[BaseModel], status: type[BaseModel], rules: tuple[Rule, ...]) -> Schema:
+def _root(description: str, spec: Schema, status: type[BaseModel], rules: tuple[Rule, ...]) -> Schema:
     status_schema = _without_defaults(structural(status))
     conditions = status_schema["properties"]["conditions"]
     conditions |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
