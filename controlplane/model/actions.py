@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from controlplane.model.live import EnginePod
+
 
 @dataclass(frozen=True, slots=True)
 class CreatePod:
@@ -77,4 +79,11 @@ class Remember:
     notes: object
 
 
-Action = CreatePod | DeletePod | Apply | Delete | Record | WriteStatus | Requeue | AwaitRoom | Remember
+@dataclass(frozen=True, slots=True)
+class ReadEngines:
+    """Read the counters of these engines now, and look again when they are there."""
+
+    pods: tuple[EnginePod, ...]
+
+
+Action = CreatePod | DeletePod | Apply | Delete | Record | WriteStatus | Requeue | AwaitRoom | Remember | ReadEngines

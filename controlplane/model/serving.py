@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from controlplane.model.auto import Auto, PlanStatus, Traffic
+from controlplane.model.canary import CanaryStatus, StableRevision
 from controlplane.model.choice import (
     AcceleratorChoice,
     EngineName,
@@ -17,6 +18,7 @@ from controlplane.model.choice import (
 )
 from controlplane.model.resource import Condition, DnsLabel, ObjectMeta, Part, StatusPart
 from controlplane.model.roles import ReplicaRole, RoleReplicas, Roles, RoleStatus
+from controlplane.model.rollout import Rollout
 from controlplane.model.routing import Routing
 
 __all__ = [
@@ -98,28 +100,6 @@ class Explicit(Part):
         min_length=1,
         max_length=16,
         description="Tried in order for each replica; the first that can be placed is used, and the status says why others were not.",
-    )
-
-
-class Rollout(Part):
-    """How revisions replace each other and how pods leave."""
-
-    max_surge: int = Field(default=1, ge=0, le=100, description="Replicas above spec.replicas during a rollout.")
-    max_unavailable: int = Field(
-        default=0,
-        ge=0,
-        le=100,
-        description="Ready replicas below spec.replicas during a rollout. Not both zero with maxSurge.",
-    )
-    drain_seconds: int = Field(
-        default=120,
-        ge=0,
-        le=7200,
-        description="Longest time a leaving pod may take to finish its in-flight requests.",
-    )
-    prefer_better: Literal["Never", "WhenFree"] = Field(
-        default="Never",
-        description="WhenFree: move replicas back to an earlier choice once it can be placed, one at a time, without losing a request.",
     )
 
 
@@ -285,6 +265,8 @@ class ServingDeploymentStatus(StatusPart):
     endpoints: list[Endpoint] = Field(
         default_factory=list, max_length=8, description="Where clients reach the deployment."
     )
+    canary: CanaryStatus | None = Field(default=None, description="With spec.rollout.canary: how the change does.")
+    stable: StableRevision | None = Field(default=None, description="What a rollback would go back to.")
     conditions: list[Condition] = Field(default_factory=list, max_length=16, description="Standard conditions.")
     last_rollout_time: datetime | None = Field(
         default=None, description="When the current revision became the only one."

@@ -155,6 +155,24 @@ SERVING: tuple[Rule, ...] = (
         ".maxSurge",
     ),
     Rule(
+        "spec.rollout.canary.hold",
+        "self.leastSeconds <= self.mostSeconds",
+        "leastSeconds must not exceed mostSeconds: nothing could ever be promoted",
+        ".leastSeconds",
+    ),
+    Rule(
+        "spec.rollout.canary.hold",
+        "self.windowSeconds * 8 <= self.mostSeconds",
+        "an interval needs 8 windows: make mostSeconds at least 8 x windowSeconds",
+        ".windowSeconds",
+    ),
+    Rule(
+        "spec",
+        "!has(self.roles) || !has(self.rollout.canary)",
+        "prefill and decode replicas apart cannot be tried by a canary, a request needs both: remove rollout.canary",
+        ".rollout.canary",
+    ),
+    Rule(
         "spec",
         "[has(self.explicit), has(self.roles), has(self.auto)].exists_one(given, given)",
         "give exactly one of explicit (accelerator choices in order), roles (prefill and decode replicas apart) and auto "

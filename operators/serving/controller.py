@@ -7,7 +7,17 @@ from types import MappingProxyType
 from typing import Any
 
 from controlplane.catalog import Catalog
-from controlplane.model.actions import Action, AwaitRoom, CreatePod, Record, Remember, Requeue, WriteStatus
+from controlplane.model.actions import (
+    Action,
+    AwaitRoom,
+    CreatePod,
+    ReadEngines,
+    Record,
+    Remember,
+    Requeue,
+    WriteStatus,
+)
+from controlplane.model.live import LiveMetrics
 from controlplane.model.plans import CalibrationUsed
 from controlplane.model.ports import PlanningService
 from operators.pools.plannable import PoolRoom
@@ -28,6 +38,7 @@ from operators.runtime import (
     Writer,
     key_of,
 )
+from operators.serving.canary_reading import Readings
 from operators.serving.executor import Executor
 from operators.serving.owned import OwnedRow
 from operators.serving.plan import decide
@@ -78,6 +89,7 @@ class ServingController:
         planner: PlanningService | None = None,
         rooms: Callable[[], Sequence[PoolRoom]] = tuple,
         calibration: Callable[[], CalibrationUsed | None] = lambda: None,
+        live: LiveMetrics | None = None,
         workers: int = 8,
         clock: Clock | None = None,
     ) -> None:
@@ -131,6 +143,8 @@ class ServingController:
             clock=self._clock,
             seeds=self._seeds,
         )
+        self._readings = Readings(live, self.controller.enqueue, self._clock)
+        self.run_readings = self._readings.run
         self.run_planner = self._planning.run
         self.calibration_changed = self._planning.pools_changed
         deployments.add_handler(self._deployment_changed)
@@ -174,7 +188,8 @@ class ServingController:
         deployment = deployment_of(row, prepared.spec, status)
         pods = self._pods.store.by_index("deployment", key)
         prepared, deployment, outlook = with_plan(self._planning, self._preparer, row, prepared, deployment, pods)
-        snapshot = self._sight.snapshot(row, prepared, deployment, outlook)
+        stable = self._preparer.stable(row, deployment, prepared.record)
+        snapshot = self._sight.snapshot(row, prepared, deployment, outlook, stable, self._readings.latest(key))
         try:
             actions = decide(snapshot, self._settings, self._clock.utc_now().timestamp())
         except Exception as error:
@@ -229,9 +244,13 @@ class ServingController:
         for action in actions:
             if isinstance(action, Remember) and isinstance(action.notes, Notes):
                 self._remembered.note(key, action.notes)
+                if action.notes.canary is None:
+                    self._readings.forget(key)
             elif isinstance(action, AwaitRoom):
                 self.waiting.add(key, action.rank, action.since_s)
                 waits = True
+            elif isinstance(action, ReadEngines):
+                self._readings.ask(key, action.pods)
         if not waits:
             self.waiting.discard(key)
 
@@ -249,6 +268,7 @@ class ServingController:
         self._told_s.pop(key, None)
         self._executor.forget(key)
         self._planning.forget(key)
+        self._readings.forget(key)
         self.waiting.discard(key)
         self._expectations.forget(key)
 

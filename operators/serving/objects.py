@@ -14,14 +14,15 @@ from operators.serving.routers import ROUTED, routing_objects
 from operators.serving.snapshot import Snapshot
 
 
-def objects(snapshot: Snapshot, drafts: Sequence[Draft]) -> list[Action]:
-    """Services, budget and routing, where what the API server has is not what we would write."""
+def objects(snapshot: Snapshot, drafts: Sequence[Draft], serve: str | None = None) -> list[Action]:
+    """Services, budget and routing, where what the API server has is not what we would write. `serve`: the revision
+    that clients are sent to alone."""
     if snapshot.errors:
         return []
     deployment = snapshot.deployment
     gang_pods = _gang_pods(drafts)
     counted = _pods(drafts) if deployment.spec.roles is not None else gang_pods
-    wanted = [(SERVICES, _service(snapshot)), (BUDGETS, pod_disruption_budget(deployment, counted))]
+    wanted = [(SERVICES, _service(snapshot, serve)), (BUDGETS, pod_disruption_budget(deployment, counted))]
     headless = gang_service_name(deployment.metadata.name)
     out: list[Action] = []
     if gang_pods is not None:
@@ -45,7 +46,7 @@ def objects(snapshot: Snapshot, drafts: Sequence[Draft]) -> list[Action]:
     return out
 
 
-def _service(snapshot: Snapshot) -> dict[str, Any]:
+def _service(snapshot: Snapshot, serve: str | None) -> dict[str, Any]:
     """Clients who reach the replicas themselves go on doing so until a new router answers, which it may never do. Not
     with separate roles, neither of which answers alone."""
     deployment = snapshot.deployment
@@ -53,7 +54,7 @@ def _service(snapshot: Snapshot) -> dict[str, Any]:
         past_router = service(deployment, past_router=True)
         if snapshot.owned.get((SERVICES, deployment.metadata.name)) == shape_of(SERVICES, past_router):
             return past_router
-    return service(deployment)
+    return service(deployment, revision=serve)
 
 
 def _gang_pods(drafts: Sequence[Draft]) -> int | None:

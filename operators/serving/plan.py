@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from controlplane.model.actions import Action, AwaitRoom, DeletePod, Remember, Requeue, WriteStatus
+from controlplane.model.actions import Action, AwaitRoom, DeletePod, ReadEngines, Remember, Requeue, WriteStatus
 from operators.placement import GangRequest, Placement, Refusal, TopologyNeed
 from operators.placement.reasons import ORDER
 from operators.placement.reasons import Reason as PlacementReason
-from operators.serving import status
+from operators.serving import canary, status
 from operators.serving.better import move_up
+from operators.serving.canary_course import course
 from operators.serving.draft import Draft
 from operators.serving.objects import objects
 from operators.serving.parts import joined, parts
@@ -25,25 +27,34 @@ from operators.serving.snapshot import BackOff, NodeState, PlanSettings, Snapsho
 
 # How often a replica is looked at that waits for something nobody announces.
 _IDLE_LOOK_S = 30.0
+# A window's end is met this closely, and a phase that was written is acted upon this soon.
+_CANARY_LOOK_S = 0.05
 _PRIORITY_RANK = {"High": 0, "Normal": 1, "Low": 2}
 
 
 def decide(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> list[Action]:
     """What to do about one deployment now. Order matters: objects, deletions, creations, then the status that tells of
     them. Raises nothing of its own; `snapshot.placer` holds the room of every pod to be created."""
-    drafts = [_drafted(part, settings, now_s) for part in parts(snapshot)]
-    out = objects(snapshot, drafts)
+    found = course(snapshot, settings, now_s)
+    drafts = [_drafted(part, settings, now_s) for one in found.parts for part in parts(one)]
+    stepped = canary.step(found, drafts, now_s)
+    out = objects(found.whole, drafts, stepped.serve)
     out += [action for draft in drafts for action in draft.actions if isinstance(action, DeletePod)]
     out += [action for draft in drafts for action in draft.actions if not isinstance(action, DeletePod)]
-    written, events = status.build(snapshot, drafts)
-    out += events
+    written, events = status.build(found, drafts, stepped.status)
+    out += [*events, *stepped.events]
     if written is not None:
         out.append(WriteStatus(written))
     notes = joined(snapshot.notes, [(draft.snapshot.role, draft.notes) for draft in drafts])
+    notes = replace(notes, canary=stepped.watch)
     if notes != snapshot.notes:
         out.append(Remember(notes))
     out += _waits(snapshot, drafts)
+    if stepped.read:
+        out.append(ReadEngines(stepped.read))
     moments_s = [moment_s for draft in drafts for moment_s in draft.look_again_s]
+    if stepped.again_s is not None:
+        moments_s.append(max(_CANARY_LOOK_S, stepped.again_s - now_s))
     if moments_s:
         out.append(Requeue(min(moments_s)))
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from controlplane.model.canary import ACTIVE
 from controlplane.model.errors import Unsupported
 from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec
 from operators.serving.plan_adopt import in_force
@@ -30,6 +31,14 @@ def with_plan(
         planning.forget(row.key)
         return prepared, deployment, None
     known = list(pods)
+    canary, kept = deployment.status.canary, deployment.status.plan
+    asked_for = deployment.metadata.generation == deployment.status.observed_generation
+    if prepared.plannable and asked_for and kept is not None and canary is not None and canary.phase in ACTIVE:
+        # Another plan would be another change, and end the comparison under way.
+        planning.seen(row.key)
+        said = Outlook(kept, "True", Reason.PLANNED, "the plan stays in force while its canary is watched")
+        spec = in_force(deployment.spec, kept)
+        return preparer.prepare(row, kept), deployment.model_copy(update={"spec": spec}), said
     if not prepared.plannable:
         planning.seen(row.key)
         word = prepared.errors[0] if prepared.errors else None

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from controlplane.catalog import Catalog
 from controlplane.model.auto import PlanStatus
+from controlplane.model.canary import StableRevision
 from controlplane.model.choice import AcceleratorChoice
 from controlplane.model.errors import InvalidSpec, TrimtabError
 from controlplane.model.resource import ObjectMeta
@@ -21,6 +22,8 @@ from operators.placement import GangRequest
 from operators.serving.plan_adopt import choices_of, in_force
 from operators.serving.render import RenderSettings, ReplicaTemplate, replica_template
 from operators.serving.rows import DeploymentRow
+from operators.serving.snapshot import Stable
+from operators.serving.stable import recorded, with_stable
 from operators.serving.validate import validate
 
 log = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ _ERRORS_SHOWN = 3
 class Prepared:
     """`spec` None: it does not parse, `problem` says why. `templates` is empty when there are `errors`, and for an auto
     deployment without a plan; `planned` are the choices they were rendered from. `plannable`: an auto deployment whose
-    spec has no errors of its own."""
+    spec has no errors of its own. `record`: what the templates were rendered from, for the status."""
 
     generation: int
     uid: str
@@ -43,6 +46,7 @@ class Prepared:
     templates: tuple[ReplicaTemplate, ...]
     planned: tuple[AcceleratorChoice, ...] = ()
     plannable: bool = False
+    record: StableRevision | None = None
 
 
 class Preparer:
@@ -52,6 +56,9 @@ class Preparer:
         self._catalog = catalog
         self._settings = settings
         self._kept: OrderedDict[str, Prepared] = OrderedDict()
+        self._stable: dict[
+            str, tuple[tuple[int, str], tuple[tuple[ReplicaTemplate, ...], tuple[TrimtabError, ...]]]
+        ] = {}
 
     def prepare(self, row: DeploymentRow, plan: PlanStatus | None = None) -> Prepared:
         """What the row's generation asks for, by `plan` where it is an auto deployment: without one, by the plan of the
@@ -70,6 +77,35 @@ class Preparer:
     def forget(self, uid: str) -> None:
         """The deployment is gone."""
         self._kept.pop(uid, None)
+        self._stable.pop(uid, None)
+
+    def stable(self, row: DeploymentRow, deployment: ServingDeployment, record: StableRevision | None) -> Stable | None:
+        """The revision that a canary is compared with, rendered. None: nothing is tried by canaries, or what runs is
+        what the spec says. Never raises."""
+        now, spec = deployment.status.stable, deployment.spec
+        if spec.rollout.canary is None or now is None or (record is not None and record.spec == now.spec):
+            self._stable.pop(row.uid, None)
+            return None
+        templates: list[ReplicaTemplate] = []
+        try:
+            held = with_stable(spec, now)
+            known = self._stable.get(row.uid)
+            if known is not None and known[0] == (row.generation, now.spec):
+                return Stable(held, *known[1])
+            wanted = deployment_of(row, held, ServingDeploymentStatus())
+            errors = validate(wanted, self._catalog, self._settings)
+            if not errors:
+                count = len(wanted.spec.choices)
+                templates = [replica_template(wanted, at, self._catalog, self._settings) for at in range(count)]
+        except TrimtabError as error:
+            held, errors, templates = spec, [error], []
+        except Exception as error:
+            log.exception("%s: its stable revision cannot be rendered", row.key)
+            said = f"cannot be rendered ({type(error).__name__}: {error}); the operator's log has the details"
+            held, errors, templates = spec, [InvalidSpec(said, field="status.stable.spec")], []
+        found = (tuple(templates), tuple(errors))
+        self._stable[row.uid] = ((row.generation, now.spec), found)
+        return Stable(held, *found)
 
     def _prepare(self, row: DeploymentRow, plan: PlanStatus | None) -> Prepared:
         try:
@@ -95,10 +131,13 @@ class Preparer:
             log.exception("%s cannot be rendered", row.key)
             problem = f"cannot be rendered ({type(error).__name__}: {error}); the operator's log has the details"
             errors, templates = [InvalidSpec(problem, field="spec")], []
+        record = recorded(wanted.spec) if templates else None
         if spec.auto is None:
-            return Prepared(row.generation, row.uid, spec, "", tuple(errors), tuple(templates))
+            return Prepared(row.generation, row.uid, spec, "", tuple(errors), tuple(templates), record=record)
         plannable = not errors or not self._own_errors(row, spec)
-        return Prepared(row.generation, row.uid, spec, "", tuple(errors), tuple(templates), choices_of(plan), plannable)
+        return Prepared(
+            row.generation, row.uid, spec, "", tuple(errors), tuple(templates), choices_of(plan), plannable, record
+        )
 
     def _own_errors(self, row: DeploymentRow, spec: ServingDeploymentSpec) -> bool:
         """Whether the spec is wrong whatever is planned."""

@@ -32,6 +32,10 @@ class Reason(StrEnum):
     NODE_LOST = "NodeLost"
     ROUTER_UNAVAILABLE = "RouterUnavailable"  # the engines answer, the router in front of them does not
     NAME_CONFLICT = "NameConflict"  # somebody else's Service or PodDisruptionBudget has the name we need
+    CANARY_STARTING = "CanaryStarting"
+    CANARY_OBSERVING = "CanaryObserving"
+    CANARY_ROLLED_BACK = "CanaryRolledBack"
+    NO_ROOM_FOR_CANARY = "NoRoomForCanary"
     PLANNING = "Planning"  # the planner is at work on an auto deployment
     PLANNED = "Planned"
     PLAN_FAILED = "PlanFailed"  # the planner's error stands in the message

@@ -42,7 +42,7 @@ def sets(spec: ServingDeploymentSpec, drafts: Sequence[Draft], count: Callable[[
     """How many of `spec.replicas` a count of replicas makes: with roles whole sets, so that scaling means something."""
     counted = [count(draft) for draft in drafts]
     if spec.roles is None:
-        return counted[0]
+        return sum(counted)  # of both revisions where a canary runs
     each = (spec.roles.prefill.replicas, spec.roles.decode.replicas)
     return min(found // size for found, size in zip(counted, each, strict=True))
 

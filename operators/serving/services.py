@@ -26,12 +26,14 @@ def owner_reference(deployment: ServingDeployment) -> dict[str, Any]:
     }
 
 
-def service(deployment: ServingDeployment, *, past_router: bool = False) -> dict[str, Any]:
+def service(deployment: ServingDeployment, *, past_router: bool = False, revision: str | None = None) -> dict[str, Any]:
     """Where clients reach the deployment: its router where it has one of its own (unless `past_router`), else the
-    leaders that are ready, whatever engine and port each has."""
+    leaders that are ready, whatever engine and port each has; with `revision` those of it alone."""
     # SPLITS: the routers that have pods of their own
     behind_router = deployment.spec.routing.router in SPLITS and not past_router
     selected = {labels.ROUTER: deployment.metadata.name} if behind_router else _leaders(deployment)
+    if revision is not None and not behind_router:
+        selected[labels.REVISION] = revision
     return owned_object(
         deployment,
         "v1",

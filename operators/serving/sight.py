@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from controlplane.model.live import LiveReading
 from controlplane.model.serving import ServingDeployment
 from operators.pools.rows import NodeView
 from operators.runtime import Clock, Expectations, Informer, key_of
@@ -19,7 +20,7 @@ from operators.serving.room import Room, Supply
 from operators.serving.routers import DEPLOYMENTS as ROUTER_DEPLOYMENTS
 from operators.serving.routers import OWN_ROUTERS, routing_names
 from operators.serving.rows import DeploymentRow
-from operators.serving.snapshot import NodeState, Outlook, Snapshot
+from operators.serving.snapshot import NodeState, Outlook, Snapshot, Stable
 from operators.workloads.podview import PodView
 
 
@@ -38,7 +39,13 @@ class Sight:
     clock: Clock
 
     def snapshot(
-        self, row: DeploymentRow, prepared: Prepared, deployment: ServingDeployment, outlook: Outlook | None
+        self,
+        row: DeploymentRow,
+        prepared: Prepared,
+        deployment: ServingDeployment,
+        outlook: Outlook | None,
+        stable: Stable | None = None,
+        live: LiveReading | None = None,
     ) -> Snapshot:
         """Everything that is known about the deployment now."""
         now_s = int(self.clock.utc_now().timestamp())
@@ -60,6 +67,9 @@ class Sight:
             outlook=outlook,
             router_ready=self._router_ready(row, deployment),
             shares=shares_of(None if outlook is None else outlook.plan, deployment.spec.replicas),
+            record=prepared.record,
+            stable=stable,
+            live=live,
         )
 
     def _router_ready(self, row: DeploymentRow, deployment: ServingDeployment) -> bool:

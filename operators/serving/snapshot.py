@@ -8,11 +8,14 @@ from enum import Enum
 from typing import Literal, Protocol
 
 from controlplane.model.auto import PlanStatus
+from controlplane.model.canary import StableRevision
 from controlplane.model.cluster import PoolToleration, TopologyLevel
 from controlplane.model.errors import TrimtabError
+from controlplane.model.live import LiveReading
 from controlplane.model.roles import ReplicaRole
-from controlplane.model.serving import ServingDeployment
+from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec
 from operators.placement import GangRequest, Placement, Refusal
+from operators.serving.canary_watch import Watch
 from operators.serving.owned import Shape
 from operators.serving.reasons import Reason
 from operators.serving.render import RenderSettings, ReplicaTemplate
@@ -73,17 +76,28 @@ class Outlook:
 
 
 @dataclass(frozen=True, slots=True)
+class Stable:
+    """The revision that a rollback goes back to: today's spec with its pods, and their templates unless there are errors."""
+
+    spec: ServingDeploymentSpec
+    templates: tuple[ReplicaTemplate, ...]
+    errors: tuple[TrimtabError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Notes:
     """What one decision leaves for the next; empty after a restart. Times in epoch seconds.
 
     `back_off` is by revision, `avoid` says until when a node is not used, `better_since_s` since when a better choice
-    could have been placed without a break; `better_by_role` is that for each of separate roles.
+    could have been placed without a break; `better_by_role` is that for each of separate roles. `canary` is the window
+    under way.
     """
 
     back_off: Mapping[str, BackOff] = field(default_factory=dict)
     avoid: Mapping[str, float] = field(default_factory=dict)
     better_since_s: float | None = None
     better_by_role: Mapping[ReplicaRole, float] = field(default_factory=dict)
+    canary: Watch | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +131,8 @@ class Snapshot:
     `taken`: which of them could not be written last time. `outlook`: of an auto deployment, whose planned choices stand
     in `deployment.spec` like explicit ones. `router_ready`: whether the router's pod answers, where it is ours to start. `role`: of separate roles, the one that this is about (see `parts`).
     `shares`: replicas of each choice of a planned mix, by position; empty where any split will do.
+    `record`: what status.stable becomes once this spec is rolled out; `stable`: what it is now. `live`: the engines'
+    counters as last read. `part`: of a deployment with a canary, which of both revisions this is about.
     """
 
     deployment: ServingDeployment
@@ -132,3 +148,7 @@ class Snapshot:
     router_ready: bool = True
     shares: Mapping[int, int] = field(default_factory=dict)
     role: ReplicaRole = "Aggregated"
+    record: StableRevision | None = None
+    stable: Stable | None = None
+    live: LiveReading | None = None
+    part: Literal["Whole", "Stable", "Canary"] = "Whole"

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from controlplane.model import labels
 from controlplane.model.actions import Record
+from controlplane.model.canary import CanaryStatus
 from controlplane.model.resource import Condition
 from controlplane.model.serving import Endpoint, PoolReplicas, ServingDeployment, ServingDeploymentStatus
 from operators.runtime import status_changed
-from operators.serving import judgement, role_status
+from operators.serving import canary_status, judgement, role_status
+from operators.serving.canary_course import Course
 from operators.serving.draft import Draft
 from operators.serving.reasons import Reason
 from operators.serving.render import endpoint
@@ -23,17 +25,25 @@ _MESSAGE_MAX = 2_000
 _POOLS_MAX = 64
 
 
-def build(snapshot: Snapshot, drafts: Sequence[Draft]) -> tuple[dict[str, Any] | None, list[Record]]:
+def build(
+    found: Course, drafts: Sequence[Draft], canary: CanaryStatus | None
+) -> tuple[dict[str, Any] | None, list[Record]]:
     """The status as JSON, and the events that its change is worth. The caller compares it with what is stored.
 
-    `drafts`: one, or one for each of separate roles."""
+    `drafts`: one, or one for each of separate roles, or the stable revision's and its canary's."""
+    snapshot = found.whole
     deployment, before = snapshot.deployment, snapshot.deployment.status
-    verdict = role_status.verdict_of(drafts)
+    verdict = canary_status.verdict_of(drafts, canary if found.held else None)
     ready, updated, total = (
-        role_status.sets(deployment.spec, drafts, count)
-        for count in (role_status.ready, role_status.updated, role_status.existing)
+        role_status.sets(deployment.spec, counted, count)
+        for counted, count in (
+            (drafts, role_status.ready),
+            ([draft for draft in drafts if draft.snapshot.part != "Stable"], role_status.updated),
+            (drafts, role_status.existing),
+        )
     )
-    revisions = [found for draft in drafts if (found := role_status.revision(draft)) is not None]
+    held = [draft for draft in drafts if draft.snapshot.part != "Canary"]
+    revisions = [said for draft in held if (said := role_status.revision(draft)) is not None]
     revision = "-".join(revisions) or None
     generation = deployment.metadata.generation
     now = datetime.fromtimestamp(int(drafts[0].now_s), UTC)
@@ -47,7 +57,10 @@ def build(snapshot: Snapshot, drafts: Sequence[Draft]) -> tuple[dict[str, Any] |
         revision=before.revision if snapshot.errors else revision,
         accelerator=role_status.accelerator(drafts),
         reason=verdict.ready_reason,
-        choices=before.choices if snapshot.errors else [found for draft in drafts for found in verdicts(draft)],
+        # With a canary its choices: they are those of the spec.
+        choices=before.choices
+        if snapshot.errors
+        else [told for draft in drafts if draft.snapshot.part != "Stable" for told in verdicts(draft)],
         pools=_pools(drafts),
         endpoints=before.endpoints if snapshot.errors else [_endpoint(deployment, drafts)],
         conditions=[
@@ -65,7 +78,9 @@ def build(snapshot: Snapshot, drafts: Sequence[Draft]) -> tuple[dict[str, Any] |
         ],
         plan=None if snapshot.outlook is None else snapshot.outlook.plan,
         roles=role_status.roles(drafts),
-        last_rollout_time=_rolled_out(snapshot, drafts, revision, now),
+        canary=canary,
+        stable=snapshot.record if _done(found, drafts) else before.stable,
+        last_rollout_time=_rolled_out(found, drafts, revision, now),
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True), _events(drafts, verdict, before)
 
@@ -153,14 +168,20 @@ def _pools(drafts: Sequence[Draft]) -> list[PoolReplicas]:
     ]
 
 
-def _rolled_out(snapshot: Snapshot, drafts: Sequence[Draft], revision: str | None, now: datetime) -> datetime | None:
-    """When the current revision became the only one, and answered."""
-    before = snapshot.deployment.status
-    done = all(
+def _done(found: Course, drafts: Sequence[Draft]) -> bool:
+    """Whether what the spec says is all there is, and answers."""
+    if found.held or found.whole.errors:
+        return False
+    return all(
         role_status.updated(draft) >= role_status.existing(draft) and role_status.ready(draft) >= max(1, draft.desired)
         for draft in drafts
     )
-    if snapshot.errors or not done:
+
+
+def _rolled_out(found: Course, drafts: Sequence[Draft], revision: str | None, now: datetime) -> datetime | None:
+    """When the current revision became the only one, and answered."""
+    before = found.whole.deployment.status
+    if not _done(found, drafts):
         return before.last_rollout_time
     was_done = before.revision == revision and before.last_rollout_time is not None
     return before.last_rollout_time if was_done else now

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from controlplane.catalog import Catalog, ModelShape, unknown
-from controlplane.model.errors import InvalidSpec, TrimtabError, UnknownName
+from controlplane.model.errors import InvalidSpec, TrimtabError, UnknownName, Unsupported
 from controlplane.model.serving import AcceleratorChoice, LatencyTarget, ServingDeployment
 from operators.serving import source as sources
 from operators.serving.memory import download_does_not_fit
@@ -55,6 +55,15 @@ def validate(
         )
     # Every accelerator the catalogue knows, whoever chose it: placement counts them all. CPU only where it is one.
     resources = {known.resource_name for known in catalog.accelerators.values() if known.kind != "cpu"}
+    if spec.roles is not None and spec.rollout.canary is not None:
+        errors.append(
+            Unsupported(
+                "prefill and decode replicas apart cannot be tried by a canary: a request needs both",
+                field="spec.rollout.canary",
+                limit="spec.explicit or spec.auto",
+                hint="remove spec.rollout.canary, or use aggregated replicas",
+            )
+        )
     for index, choice in enumerate(spec.choices):
         path = spec.choice_field(index)
         accelerator = _find(catalog.accelerators, "accelerator", choice.accelerator, f"{path}.accelerator", errors)

@@ -1,0 +1,44 @@
+"""Live figures of engines: cumulative counters of one pod at one moment."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePod:
+    """A pod that answers requests, and how to reach it."""
+
+    uid: str
+    name: str
+    namespace: str
+    ip: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """Since the engine's start. None: its page does not say. `ended` and `failed` are requests by how they ended."""
+
+    ttft_sum_s: float | None = None
+    ttft_count: float | None = None
+    tpot_sum_s: float | None = None
+    tpot_count: float | None = None
+    ended: float | None = None
+    failed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveReading:
+    """Counters by pod uid, all read at about `time_s` (Unix time); pods that did not answer are absent."""
+
+    time_s: float
+    counters: Mapping[str, EngineCounters] = field(default_factory=dict)
+
+
+class LiveMetrics(Protocol):
+    """Reads engine pages. The composition root fills it in."""
+
+    async def read(self, pods: Sequence[EnginePod]) -> Mapping[str, EngineCounters]:
+        """By pod uid; pods that do not answer in time, or not in Prometheus text, are absent. Never raises."""
+        ...

@@ -1,0 +1,95 @@
+"""Paired windows to an interval that may be looked at after every window. Pure arithmetic on bounded sums.
+
+The estimate is the ratio of the two weighted means, each window with one weight for both sides, and its variance is
+that of a ratio (delta method). Averaging the logarithm of each window's ratio instead would favour the side with fewer
+requests: the logarithm of a mean of few is too low, by half its relative variance (a canary takes few).
+
+The interval is an asymptotic confidence sequence: it holds at every look together, so that deciding as soon as it
+says enough does not raise the error it states. Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central
+limit theory and asymptotic confidence sequences", Annals of Statistics 52 (2024), equation of the Robbins mixture.
+"""
+
+from __future__ import annotations
+
+import math
+
+from controlplane.model.canary import PairSums, RatioPct
+
+# A two-sided interval that holds 90 %.
+_ALPHA = 0.10
+# The interval is narrowest, for what it promises, at about so many windows.
+_TUNED_AT = 40.0
+_RHO_SQUARED = (-2 * math.log(_ALPHA) + math.log(-2 * math.log(_ALPHA)) + 1) / _TUNED_AT
+# Of fewer windows the variance itself is hardly known; then the widths of Student's t are added.
+LEAST_WINDOWS = 8
+_Z95 = 1.644854
+
+
+def added(before: RatioPct | None, *, weight: float, canary: float, stable: float) -> RatioPct:
+    """One window more: means of both sides in it. Weight 0 changes nothing."""
+    old = PairSums() if before is None else before.sums
+    if not (weight > 0 and canary > 0 and stable > 0 and math.isfinite(weight * canary * stable)):
+        return before or RatioPct()
+    mine, theirs = weight * canary, weight * stable
+    sums = PairSums(
+        n=old.n + 1,
+        w=old.w + weight,
+        ww=old.ww + weight * weight,
+        wc=old.wc + mine,
+        ws=old.ws + theirs,
+        cc=old.cc + mine * mine,
+        ss=old.ss + theirs * theirs,
+        cs=old.cs + mine * theirs,
+    )
+    change, lo, hi = interval(sums)
+    return RatioPct(change=change, lo=lo, hi=hi, sums=sums)
+
+
+def weight_of(canary_requests: float, stable_requests: float) -> float:
+    """Inverse variance of the difference of two means of so many requests."""
+    total = canary_requests + stable_requests
+    return canary_requests * stable_requests / total if total > 0 else 0.0
+
+
+def interval(sums: PairSums) -> tuple[float | None, float | None, float | None]:
+    """Change of the canary against the stable revision in %, and the ends of its interval; None: not known yet."""
+    if sums.n < 1:
+        return None, None, None
+    mean = math.log(sums.wc / sums.ws)
+    effective = sums.w * sums.w / sums.ww
+    if sums.n < LEAST_WINDOWS or effective < LEAST_WINDOWS / 2:
+        return _percent(mean), None, None
+    mc, ms = sums.wc / sums.w, sums.ws / sums.w
+    squares = sums.cc / (mc * mc) - 2 * sums.cs / (mc * ms) + sums.ss / (ms * ms)
+    variance = max(0.0, squares) / (sums.w * sums.w) * effective / (effective - 1)
+    half = math.sqrt(variance * effective) * _width(effective)
+    return _percent(mean), _percent(mean - half), _percent(mean + half)
+
+
+def _width(n: float) -> float:
+    """Half of the interval of n values, in their standard deviations."""
+    mixed = n * _RHO_SQUARED
+    plain = math.sqrt(2 * (mixed + 1) / (n * mixed) * math.log(math.sqrt(mixed + 1) / _ALPHA))
+    freedom = n - 1
+    return plain * (1 + (_Z95 * _Z95 + 1) / (4 * freedom) + (5 * _Z95**4 + 16 * _Z95**2 + 3) / (96 * freedom**2))
+
+
+def shown_more(canary_failed: float, canary_all: float, stable_failed: float, stable_all: float) -> float | None:
+    """By how many percentage points the canary at least fails more of its requests, 99 % sure of either side (Wilson's
+    score interval). None: nothing ended on one side."""
+    if canary_all <= 0 or stable_all <= 0:
+        return None
+    return 100 * (_wilson(canary_failed, canary_all)[0] - _wilson(stable_failed, stable_all)[1])
+
+
+def _wilson(hits: float, total: float) -> tuple[float, float]:
+    z = 2.5758
+    share = min(1.0, hits / total)
+    middle = share + z * z / (2 * total)
+    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return (middle - spread) / scale, (middle + spread) / scale
+
+
+def _percent(log_ratio: float) -> float:
+    return 100.0 * math.expm1(min(log_ratio, 50.0))

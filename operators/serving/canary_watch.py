@@ -1,0 +1,239 @@
+"""Windows of live counters of two revisions, at the same time or in turns. Pure: readings come in as arguments.
+
+What is under way here is lost with the process, and begun anew: a window counts once it is whole and stands in the
+status, so that nothing is counted twice and nothing half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from controlplane.model.canary import CanaryStatus, SideCounts
+from controlplane.model.live import EngineCounters, EnginePod, LiveReading
+from operators.serving.canary_stats import added, weight_of
+
+Side = Literal["stable", "canary"]
+
+# Readings are a little late, each a little differently; a window that took much longer is another window.
+_EARLY_S = 0.25
+_LONGEST = 2.0
+# After the Service was turned: until kube-proxy has it, and requests that arrived before are through their first token.
+_SETTLE_SHARE = 0.2
+_SETTLE_LEAST_S = 1.0
+# In turns, the side whose turn it is must answer nearly all: clients that keep their connections stay where they were.
+_OWN_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """In turns: which pair, whose turn, since when the Service sends to it; what the first turn of the pair gave."""
+
+    pair: int
+    second: bool
+    settled_s: float
+    first: Growth | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What one side did in a window: sums over its replicas. `replicas` that could be read at both ends."""
+
+    replicas: int = 0
+    ttft_sum_s: float = 0.0
+    ttft_count: float = 0.0
+    tpot_sum_s: float = 0.0
+    tpot_count: float = 0.0
+    ended: float = 0.0
+    failed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What one decision leaves for the next: the window under way."""
+
+    candidate: str
+    begins: LiveReading | None = None
+    turn: Turn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at the readings leads to. `serve`: the side that the Service sends to; None: both. `read`: read the
+    engines now. `again_s`: when the window ends (Unix time)."""
+
+    status: CanaryStatus
+    watch: Watch
+    read: bool = False
+    again_s: float | None = None
+    serve: Side | None = None
+
+
+def beside(
+    status: CanaryStatus,
+    watch: Watch,
+    live: LiveReading | None,
+    pods: Mapping[Side, Sequence[EnginePod]],
+    window_s: float,
+    now_s: float,
+) -> Seen:
+    """Both serve at the same time: a window gives one pair."""
+    begins = watch.begins
+    if live is not None and begins is not None and live.time_s - begins.time_s >= window_s - _EARLY_S:
+        lasted_s = live.time_s - begins.time_s
+        canary, stable = (growth(begins, live, pods[side]) for side in ("canary", "stable"))
+        if lasted_s <= _LONGEST * window_s:
+            status = paired(status, canary, stable)
+        status = _lasted(status, min(lasted_s, window_s), canary, stable)
+        begins = live
+    elif begins is None and live is not None and now_s - live.time_s <= window_s / 2:
+        begins = live
+    if begins is None or begins.time_s > now_s + window_s:  # the latter: the clock was set back
+        return Seen(status, replace(watch, begins=None), read=True)
+    ends_s = begins.time_s + window_s
+    return Seen(status, replace(watch, begins=begins), read=now_s >= ends_s, again_s=max(ends_s, now_s + 1))
+
+
+def in_turns(
+    status: CanaryStatus,
+    watch: Watch,
+    live: LiveReading | None,
+    pods: Mapping[Side, Sequence[EnginePod]],
+    window_s: float,
+    now_s: float,
+) -> Seen:
+    """One replica each: the Service sends to one, then to the other, for windows of equal length; the order of each pair
+    is drawn, so that what grows or falls with time favours neither."""
+    turn, begins = watch.turn, watch.begins
+    if turn is None or turn.settled_s > now_s + window_s:
+        turn, begins = _turn(0 if turn is None else turn.pair, False, window_s, now_s), None
+    side = side_of(status.candidate, turn)
+    if begins is None:
+        if live is not None and live.time_s >= turn.settled_s:
+            begins = live
+        else:
+            kept = replace(watch, turn=turn, begins=None)
+            return Seen(status, kept, now_s >= turn.settled_s, max(turn.settled_s, now_s + 0.5), side)
+    ends_s = begins.time_s + window_s
+    if live is None or live.time_s < ends_s - _EARLY_S:
+        kept = replace(watch, turn=turn, begins=begins)
+        return Seen(status, kept, now_s >= ends_s, max(ends_s, now_s + 0.5), side)
+    mine = growth(begins, live, pods[side])
+    other = growth(begins, live, pods["stable" if side == "canary" else "canary"])
+    alone = mine.ttft_count >= _OWN_SHARE * (mine.ttft_count + other.ttft_count)
+    whole = live.time_s - begins.time_s <= _LONGEST * window_s and mine.replicas > 0
+    given = mine if alone else replace(mine, ttft_count=0.0, tpot_count=0.0)
+    if not turn.second or turn.first is None:
+        following = replace(_turn(turn.pair, True, window_s, now_s), first=given if whole else Growth())
+    else:
+        canary, stable = (given, turn.first) if side == "canary" else (turn.first, given)
+        if whole:
+            status = paired(status, canary, stable)
+        status = _lasted(status, 2 * window_s, canary, stable)
+        following = _turn(turn.pair + 1, False, window_s, now_s)
+    kept = Watch(watch.candidate, None, following)
+    return Seen(status, kept, False, following.settled_s, side_of(status.candidate, following))
+
+
+def side_of(candidate: str, turn: Turn) -> Side:
+    """Whose turn it is: the order of a pair is drawn from the change's name."""
+    drawn = hashlib.sha256(f"{candidate}:{turn.pair}".encode()).digest()[0] & 1
+    return "canary" if bool(drawn) != turn.second else "stable"
+
+
+def _turn(pair: int, second: bool, window_s: float, now_s: float) -> Turn:
+    return Turn(pair, second, now_s + max(_SETTLE_LEAST_S, _SETTLE_SHARE * window_s))
+
+
+def growth(begins: LiveReading, ends: LiveReading, pods: Sequence[EnginePod]) -> Growth:
+    """Of the pods that could be read at both ends and did not start again in between."""
+    total = Growth()
+    for pod in pods:
+        before, after = begins.counters.get(pod.uid), ends.counters.get(pod.uid)
+        if before is None or after is None:
+            continue
+        steps = _steps(before, after)
+        if steps is None:
+            continue
+        total = Growth(
+            total.replicas + 1,
+            total.ttft_sum_s + steps[0],
+            total.ttft_count + steps[1],
+            total.tpot_sum_s + steps[2],
+            total.tpot_count + steps[3],
+            total.ended + steps[4],
+            total.failed + steps[5],
+        )
+    return total
+
+
+def _steps(before: EngineCounters, after: EngineCounters) -> tuple[float, ...] | None:
+    """None: no page with a first token's time on it, or counters that fell (the engine started again)."""
+    if after.ttft_count is None or before.ttft_count is None:
+        return None
+    pairs = (
+        (before.ttft_sum_s, after.ttft_sum_s),
+        (before.ttft_count, after.ttft_count),
+        (before.tpot_sum_s, after.tpot_sum_s),
+        (before.tpot_count, after.tpot_count),
+        (before.ended, after.ended),
+        (before.failed, after.failed),
+    )
+    steps = tuple(0.0 if old is None or new is None else new - old for old, new in pairs)
+    return None if min(steps) < 0 else steps
+
+
+def paired(status: CanaryStatus, canary: Growth, stable: Growth) -> CanaryStatus:
+    """One pair more, for each metric that both sides have a figure of."""
+    if not (canary.replicas and stable.replicas and canary.ttft_count and stable.ttft_count):
+        return status
+    ttft = added(
+        status.ttft_ratio_pct,
+        weight=weight_of(canary.ttft_count, stable.ttft_count),
+        canary=canary.ttft_sum_s / canary.ttft_count,
+        stable=stable.ttft_sum_s / stable.ttft_count,
+    )
+    tpot = status.tpot_ratio_pct
+    if canary.tpot_count and stable.tpot_count:
+        # Tokens of one request belong together: requests are what is counted, here as there.
+        tpot = added(
+            tpot,
+            weight=weight_of(canary.ttft_count, stable.ttft_count),
+            canary=canary.tpot_sum_s / canary.tpot_count,
+            stable=stable.tpot_sum_s / stable.tpot_count,
+        )
+    return status.model_copy(
+        update={
+            "ttft_ratio_pct": ttft,
+            "tpot_ratio_pct": tpot,
+            "canary": _counted(status.canary, canary),
+            "stable": _counted(status.stable, stable),
+        }
+    )
+
+
+def _counted(before: SideCounts, more: Growth) -> SideCounts:
+    return SideCounts(
+        requests=before.requests + more.ttft_count,
+        ended=before.ended,
+        errors=before.errors,
+        per_replica=before.per_replica + more.ttft_count / more.replicas,
+    )
+
+
+def _lasted(status: CanaryStatus, watched_s: float, canary: Growth, stable: Growth) -> CanaryStatus:
+    """Time passes and failures count whether or not there is a pair."""
+    sides = {
+        name: side.model_copy(update={"ended": side.ended + more.ended, "errors": side.errors + more.failed})
+        for name, side, more in (("canary", status.canary, canary), ("stable", status.stable, stable))
+    }
+    return status.model_copy(
+        update={
+            "watched_seconds": round(status.watched_seconds + watched_s, 3),
+            "windows": status.windows + 1,
+            "pages": status.pages + bool(canary.replicas and stable.replicas),
+            **sides,
+        }
+    )
