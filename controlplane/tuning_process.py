@@ -6,19 +6,27 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from controlplane.cluster_thread import ClusterThread
 from controlplane.logs import configure
 from controlplane.loops.tuning import TuningDriver
 from controlplane.loops.tuning_runs import DriverProcess
 from controlplane.model.errors import InvalidSpec
+from controlplane.model.ports import TrialRunner
 from controlplane.settings import WorkerSettings
 from controlplane.store.database import open_database
 from controlplane.store.migrate import upgrade_when_up
 from controlplane.store.trials import Trials
 from controlplane.tuning_embedded import launchers, utc_now
 from controlplane.tuning_jobs import Confirmation, sampler_of
+from controlplane.tuning_pods import ClusterPods
+from controlplane.tuning_sweep import PodSweep
 from controlplane.worker_health import Health, probed, silence
+from operators.serving.render import RenderSettings
+from tuner.measure.pods import PodRunner
 from tuner.measure.runner import MeasuringRunner
 from tuner.search.canonical import canonical_of
 from tuner.tasks import JOBS, TRIALS, CeleryQueue, make_app, serve
@@ -32,9 +40,45 @@ _SWEEP_SILENCE_S = 300.0
 
 
 def serve_trials(settings: WorkerSettings) -> None:
-    """Measure one trial after the other with the engines installed here, until SIGTERM. User commands are not run: on a
-    cluster they belong into pods of their caller."""
+    """Measure one trial after the other until SIGTERM: in pods of the job's namespace, or with the engines installed
+    here. User commands are not run in this process either way."""
     configure(settings.process.log_level, settings.process.log_format)
+    database = open_database(settings.database)
+    health = Health()
+    with probed(health, settings.process.host, settings.process.port):
+        upgrade_when_up(database)
+        health.ready()
+        stopping = threading.Event()
+        with _in_pods(settings, Trials(database)) if settings.pods else _beside(settings) as runner:
+            work = Work(
+                store=Trials(database),
+                runner=runner,
+                queue=CeleryQueue(make_app(settings.broker)),
+                owner=_name(),
+                now=utc_now,
+                stopping=stopping,
+            )
+            app = make_app(settings.broker, trial=work.on)
+            serve(app, TRIALS, name=f"worker-{os.getpid()}", told_to_end=stopping.set)
+    database.close()
+
+
+@contextmanager
+def _in_pods(settings: WorkerSettings, store: Trials) -> Iterator[TrialRunner]:
+    cluster = ClusterThread(settings.process.kubeconfig)
+    images = RenderSettings(engine_images=settings.engine_images)
+    pods = ClusterPods(cluster, images, settings.process.namespace, settings.namespaces)
+    sweep = PodSweep(pods, store, utc_now)
+    sweep.start()
+    try:
+        yield PodRunner(pods, lambda leased, why: store.waits(leased, why, now=utc_now()))
+    finally:
+        sweep.close()
+        cluster.close()
+
+
+@contextmanager
+def _beside(settings: WorkerSettings) -> Iterator[TrialRunner]:
     folder = Path(settings.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,27 +86,11 @@ def serve_trials(settings: WorkerSettings) -> None:
         raise InvalidSpec(
             f"cannot be made: {error.strerror}", field="TRIMTAB_HARDWARE_DIR", value=str(folder)
         ) from error
-    database = open_database(settings.database)
-    health = Health()
-    with probed(health, settings.process.host, settings.process.port):
-        upgrade_when_up(database)
-        health.ready()
-        engines = launchers(os.environ)
-        log.info("engines installed here: %s", ", ".join(sorted(engines)) or "none")
-        stopping = threading.Event()
-        work = Work(
-            store=Trials(database),
-            runner=MeasuringRunner(
-                folder, engines, others_pct_max=settings.others_pct, beside_live=settings.beside_live, commands=False
-            ),
-            queue=CeleryQueue(make_app(settings.broker)),
-            owner=_name(),
-            now=utc_now,
-            stopping=stopping,
-        )
-        app = make_app(settings.broker, trial=work.on)
-        serve(app, TRIALS, name=f"worker-{os.getpid()}", told_to_end=stopping.set)
-    database.close()
+    engines = launchers(os.environ)
+    log.info("engines installed here: %s", ", ".join(sorted(engines)) or "none")
+    yield MeasuringRunner(
+        folder, engines, others_pct_max=settings.others_pct, beside_live=settings.beside_live, commands=False
+    )
 
 
 def serve_jobs(settings: WorkerSettings) -> None:

@@ -15,6 +15,7 @@ ROUTER = f"{GROUP}/router"  # pods of a router: name of the ServingDeployment it
 TUNING_JOB = f"{GROUP}/tuning-job"  # pods of trials: id of the tuning job
 TRIAL = f"{GROUP}/trial"  # pods of trials: number of the trial. Whatever carries it measures
 ATTEMPT = f"{GROUP}/attempt"  # pods of trials: which attempt of the trial it is
+INSTALLATION = f"{GROUP}/installation"  # pods of trials: namespace of the release whose workers look after them
 
 UNITS = f"{GROUP}/units"  # pod annotation: accelerators (millicores for a CPU) the pod was placed with
 ENGINE_CONFIG = f"{GROUP}/engine-config"  # pod annotation: the engine's configuration file, mounted by the downward API
