@@ -22,6 +22,8 @@ from operators.tuning.row import COMPLETE, FAILED, SUSPENDED_CONDITION
 # Longer than a trial waits for its message on a healthy installation: the sweep sends it again after 10 s.
 PATIENCE = timedelta(seconds=30)
 _MESSAGE_MAX_CHARS = 1024
+# A running job's reason in the store while its trials find no hardware.
+_TRIALS_WAIT = "TrialsWait"
 # Code of the desk's refusal -> reason, message. The others pass as they are.
 _REFUSED = {"AlreadyExists": "NameTaken", "IdempotencyGone": "JobDeleted"}
 _STORE_DOWN = STORE_DOWN | {"StoreNotMigrated", "StoreTooNew"}
@@ -141,6 +143,8 @@ def _running(seen: SeenJob, now: datetime) -> Said:
     if not counts.asked and now - record.created_at >= PATIENCE:
         message = "no driver has asked its first trial yet: is `trimtab worker driver` running?"
         return Said("Running", "WaitingForDriver", message)
+    if record.reason == _TRIALS_WAIT:
+        return Said("Running", "WaitingForHardware", record.message)
     waiting = seen.waiting
     if waiting is not None and now - waiting.asked_at >= PATIENCE:
         message = f"trial {waiting.number} waits for a worker or for free hardware"
