@@ -7,6 +7,7 @@ variable, what stood there and what would be allowed.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ _PORT_MAX = 65_535
 _WORKERS_MAX = 256
 _IMAGES_MAX = 64
 _PLANNERS_MAX = 16
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
@@ -75,7 +77,7 @@ class WorkerSettings:
     hardware, shared by everything on it that measures. `others_pct`: share of the cores that other processes may take
     during a measurement. `beside_live`: measure on a host that serves. `process`: where health and metrics are served
     (port 0: nowhere), and the cluster. `pods`: trials run as pods in their job's namespace instead of beside this
-    process. `engine_images`: as for the operator, for those pods."""
+    process. `engine_images`: as for the operator, for those pods. `namespaces`: where those pods may be; none: anywhere."""
 
     database: str = field(repr=False)  # it may hold a password, as may the broker's
     broker: str = field(repr=False)
@@ -85,6 +87,7 @@ class WorkerSettings:
     process: ProcessSettings = field(default_factory=lambda: ProcessSettings(port=0))
     pods: bool = False
     engine_images: Mapping[str, str] = field(default_factory=dict)
+    namespaces: tuple[str, ...] = ()
 
 
 def worker_settings(env: Mapping[str, str]) -> WorkerSettings:
@@ -98,6 +101,7 @@ def worker_settings(env: Mapping[str, str]) -> WorkerSettings:
         process=process_settings(env, port=0),
         pods=_truth(env, "TRIMTAB_TRIAL_PODS", False),
         engine_images=_images(env, "TRIMTAB_ENGINE_IMAGES"),
+        namespaces=_names(env, "TRIMTAB_TUNING_NAMESPACES"),
     )
 
 
@@ -171,6 +175,16 @@ def _word(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, .
     if text not in allowed:
         raise InvalidSpec(f"{text!r} is not offered", field=name, value=text, limit=", ".join(allowed))
     return text
+
+
+def _names(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    names = [word.strip() for word in env.get(name, "").split(",") if word.strip()]
+    for word in names:
+        if not _DNS_LABEL.fullmatch(word):
+            raise InvalidSpec(
+                f"{word!r} is no namespace", field=name, value=word, limit="names with commas between them"
+            )
+    return tuple(dict.fromkeys(names))
 
 
 def _images(env: Mapping[str, str], name: str) -> dict[str, str]:

@@ -86,7 +86,9 @@ def parser() -> argparse.ArgumentParser:
     load = add(
         "load-image", "Import image archives (docker-archive or oci-archive), or build and load the named images."
     )
-    load.add_argument("images", nargs="+", help="trimtab, engine-openvino, or the path of an archive")
+    load.add_argument(
+        "images", nargs="+", help="trimtab, engine-openvino, postgresql, redis, or the path of an archive"
+    )
     logs = add("logs", "Print a component's log.")
     logs.add_argument("component", help="etcd, kube-apiserver, kubelet-node-1, ...")
     logs.add_argument("--lines", type=int, default=200)

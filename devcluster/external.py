@@ -58,7 +58,7 @@ def up(kubeconfig: str | None, registry: str | None) -> None:
         return f"release {install.RELEASE} in {install.NAMESPACE}"
 
     try:
-        todo = [push(image) for image in images.IMAGES.values()]
+        todo = [push(image) for image in images.OURS.values()]
         needed = ("kubectl", "helm")
         todo.append(Step("programs", lambda note: build_programs.build_all(pins, note, needed)))
         todo.append(Step("chart", chart, tuple(step.name for step in todo)))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import hostpip, imageprune, mounts
+from devcluster import hostapt, hostpip, imageprune, mounts
 from devcluster.errors import DevclusterError
 from devcluster.lock import exclusive
 from devcluster.paths import TREE, cache_root
@@ -39,10 +39,14 @@ class Image:
         return TREE / "images" / self.name / "Containerfile"
 
 
-IMAGES = {
+# What Trimtab is: built wherever it is installed from this tree.
+OURS = {
     "trimtab": Image("trimtab", "."),
     "engine-openvino": Image("engine-openvino", "engines/openvino"),
 }
+# What this machine cannot pull: other clusters get the stock images.
+SERVERS = {"postgresql": Image("postgresql", "."), "redis": Image("redis", ".")}
+IMAGES = {**OURS, **SERVERS}
 
 
 def copied_paths(containerfile: str) -> list[str]:
@@ -154,11 +158,15 @@ def build(image: Image, base: str, note: Note) -> str:
     reference = f"{LOCAL_PREFIX}/{image.name}:{content_tag(image, base)}"
     if exists(reference):
         return reference
-    with exclusive(f"image-{image.name}", wait=True), hostpip.mounts(cache_root() / "pip") as volumes:
+    with (
+        exclusive(f"image-{image.name}", wait=True),
+        hostpip.mounts(cache_root() / "pip") as pip,
+        hostapt.mounts() as apt,
+    ):
         if exists(reference):  # another cluster's start built it while we waited
             return reference
         note(f"building {image.name}")
-        argv = ["bud", "--layers", "--quiet", "--isolation", "chroot", "--build-arg", f"BASE={base}", *volumes]
+        argv = ["bud", "--layers", "--quiet", "--isolation", "chroot", "--build-arg", f"BASE={base}", *pip, *apt]
         argv += ["-f", str(image.containerfile), "-t", reference, str(TREE / image.context)]
         run(buildah(*argv), log=cache_root() / "images.log")
         imageprune.remember(cache_root() / "images" / "history.json", reference, buildah("rmi"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devcluster import imageload, images
+from devcluster import imageload, images, volumes
 from devcluster.cluster import Cluster, wait_for
 from devcluster.errors import DevclusterError
 from devcluster.paths import PACKAGE, TREE
@@ -86,7 +86,8 @@ def steps(cluster: Cluster, versions: Versions) -> list[Step]:
     return [
         *image_steps(versions, references),
         Step("images on the nodes", load, (*built, *runtimes)),
-        Step("chart", chart, ("controllers", "images on the nodes")),
+        Step("volume", lambda _: volumes.ensure(cluster), ("API server",)),
+        Step("chart", chart, ("controllers", "images on the nodes", "volume")),
         Step("pools", lambda _: apply(target, POOLS), ("chart",)),
         Step("sample", sample, ("pools", "cluster DNS", "forwards")),
         Step("first token", token, ("sample",)),
@@ -106,6 +107,10 @@ def install_chart(target: Target, references: dict[str, str], values: Path | Non
         "image.tag": tag,
         "engineImages.openvino": references["engine-openvino"],
     }
+    # Where they were not built here, the chart's own are pulled.
+    for name, value in {"postgresql": "tuning.database.image", "redis": "tuning.broker.image"}.items():
+        if name in references:
+            settings[value] = references[name]
     argv = [*target.helm, "upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace"]
     # CRDs are part of the release; whatever an interrupted start left is adopted.
     argv += ["--take-ownership", "--force-conflicts", *(["--values", str(values)] if values else [])]

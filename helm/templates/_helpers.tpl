@@ -29,13 +29,11 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) }}
 {{- end -}}
 
-{{/* What both pods share, above their containers. Call with (list $ "operator"). */}}
-{{- define "trimtab.podSpec" -}}
+{{/* What every pod shares. Call with (list $ "operator" .Values.operator 65532): component, its values, its account's number. */}}
+{{- define "trimtab.podBase" -}}
 {{- $root := index . 0 -}}
 {{- $component := index . 1 -}}
-{{- $own := index $root.Values $component -}}
-serviceAccountName: {{ include "trimtab.fullname" $root }}-{{ $component }}
-automountServiceAccountToken: true
+{{- $own := index . 2 -}}
 enableServiceLinks: false
 {{- with $root.Values.imagePullSecrets }}
 imagePullSecrets:
@@ -58,13 +56,23 @@ topologySpreadConstraints:
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
       matchLabels:
-        {{- include "trimtab.selector" . | nindent 8 }}
+        {{- include "trimtab.selector" (list $root $component) | nindent 8 }}
 securityContext:
   runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  fsGroup: 65532
+  runAsUser: {{ index . 3 }}
+  runAsGroup: {{ index . 3 }}
+  fsGroup: {{ index . 3 }}
+  fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* What the pods of operator and API share, above their containers. Call with (list $ "operator"). */}}
+{{- define "trimtab.podSpec" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+serviceAccountName: {{ include "trimtab.fullname" $root }}-{{ $component }}
+automountServiceAccountToken: true
+{{ include "trimtab.podBase" (list $root $component (index $root.Values $component) 65532) }}
 volumes:
   - name: tmp
     emptyDir: {sizeLimit: 256Mi}
@@ -75,7 +83,15 @@ volumes:
 {{- end }}
 {{- end -}}
 
-{{/* What both containers share. Call with (list $ "operator"). */}}
+{{/* What no container of ours may do. */}}
+{{- define "trimtab.confined" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* What the containers of operator and API share. Call with (list $ "operator"). */}}
 {{- define "trimtab.container" -}}
 {{- $root := index . 0 -}}
 {{- $component := index . 1 -}}
@@ -83,10 +99,7 @@ name: {{ $component }}
 image: {{ include "trimtab.image" $root | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
 args: [{{ $component }}]
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities: {drop: [ALL]}
+{{ include "trimtab.confined" $root }}
 resources:
   {{- toYaml (index $root.Values $component).resources | nindent 2 }}
 volumeMounts:
@@ -94,6 +107,11 @@ volumeMounts:
 {{- if $root.Values.planner.calibration.configMap }}
   - {name: calibration, mountPath: /etc/trimtab/calibration, readOnly: true}
 {{- end }}
+{{ include "trimtab.probes" $root }}
+{{- end -}}
+
+{{/* Probes of the processes that serve /healthz and /readyz. */}}
+{{- define "trimtab.probes" -}}
 startupProbe:
   httpGet: {path: /healthz, port: http}
   periodSeconds: 1
@@ -124,6 +142,9 @@ readinessProbe:
   value: {{ .Values.logFormat }}
 - name: HOME
   value: /tmp
+{{- end -}}
+
+{{- define "trimtab.calibrationEnv" -}}
 {{- if .Values.planner.calibration.configMap }}
 - name: TRIMTAB_CALIBRATION
   value: /etc/trimtab/calibration

@@ -21,8 +21,8 @@ OURS = "trimtab.dev"
 
 RIGHTS: dict[tuple[str, str], set[Right]] = {
     ("ClusterRole", "trimtab-operator"): (
-        _rights(OURS, "gpupools servingdeployments", READ)
-        | _rights(OURS, "gpupools gpupools/status servingdeployments/status", "patch")
+        _rights(OURS, "gpupools servingdeployments tuningjobs", READ)
+        | _rights(OURS, "gpupools gpupools/status servingdeployments/status tuningjobs tuningjobs/status", "patch")
         | _rights(OURS, "servingdeployments/finalizers", "update")
         | _rights("", "pods", f"{READ} create delete")
         | _rights("", "services", f"{READ} create patch delete")
@@ -43,7 +43,8 @@ RIGHTS: dict[tuple[str, str], set[Right]] = {
     ),
     ("ClusterRole", "trimtab-view"): _rights(
         OURS,
-        "gpupools gpupools/status servingdeployments servingdeployments/status servingdeployments/scale tuningjobs",
+        "gpupools gpupools/status servingdeployments servingdeployments/status servingdeployments/scale tuningjobs"
+        " tuningjobs/status",
         READ,
     ),
     ("ClusterRole", "trimtab-edit"): (
@@ -51,6 +52,17 @@ RIGHTS: dict[tuple[str, str], set[Right]] = {
         | _rights(OURS, "servingdeployments/scale", "update patch")
     ),
     ("ClusterRole", "trimtab-admin"): _rights(OURS, "gpupools", "create update patch delete deletecollection"),
+}
+
+# Only where the tuning service is installed.
+TUNING: dict[tuple[str, str], set[Right]] = {
+    ("ClusterRole", "trimtab-tuning-worker"): (_rights("", "nodes", "get") | _rights(OURS, "gpupools", "get list")),
+    # In every namespace, or in those that the values name.
+    ("ClusterRole", "trimtab-tuning-worker-pods"): (
+        _rights("", "pods", "get list create delete")
+        | _rights("", "pods/log", "get")
+        | _rights(OURS, "servingdeployments", "get")
+    ),
 }
 
 # Only where the installation has routers.

@@ -1,5 +1,6 @@
 """The two pods: hardened, probed, told what the processes read, found by the API."""
 
+import re
 from typing import Any
 
 import pytest
@@ -33,10 +34,18 @@ def container(case: Case, component: str) -> dict[str, Any]:
 
 
 def environment(case: Case, component: str) -> dict[str, str]:
-    return {
-        item["name"]: item["value"] if "value" in item else item["valueFrom"]["fieldRef"]["fieldPath"]
-        for item in container(case, component)["env"]
-    }
+    """As the container gets it: a field's path stands for its value, NAME.KEY for what a Secret holds."""
+    told: dict[str, str] = {}
+    for item in container(case, component)["env"]:
+        source = item.get("valueFrom", {})
+        if "fieldRef" in source:
+            told[item["name"]] = source["fieldRef"]["fieldPath"]
+        elif "secretKeyRef" in source:
+            told[item["name"]] = "{name}.{key}".format(**source["secretKeyRef"])
+        else:
+            # Kubernetes fills in what stands before it in the list.
+            told[item["name"]] = re.sub(r"\$\((\w+)\)", lambda found: told[found[1]], item["value"])
+    return told
 
 
 @ALL
@@ -62,7 +71,10 @@ def test_pods_meet_the_restricted_standard_and_more(case: Case, component: str) 
 @BOTH
 def test_pods_are_probed_where_they_listen(case: Case, component: str) -> None:
     own = container(case, component)
-    assert own["args"] == [component]
+    assert own["args"] == {
+        "tuning-driver": ["worker", "driver"],
+        "tuning-worker": ["worker", "trials"],
+    }.get(component, [component])
     assert own["ports"] == [{"name": "http", "containerPort": int(environment(case, component)["TRIMTAB_PORT"])}]
     for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         assert own[probe]["httpGet"] == {"path": path, "port": "http"}
@@ -181,10 +193,11 @@ def test_network_policies_leave_the_ways_that_are_needed(component: str, port: i
     policy = one(EVERYTHING, "NetworkPolicy", f"trimtab-{component}")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["ingress"] == [{"ports": [{"port": port, "protocol": "TCP"}]}]
-    api_server, names, *engines = policy["egress"]
+    api_server, names, engines, database = policy["egress"]
     assert [item["port"] for item in api_server["ports"]] == [16443]
     assert {(item["port"], item["protocol"]) for item in names["ports"]} == {(53, "UDP"), (53, "TCP")}
-    assert len(engines) == (1 if component == "api" else 0)
+    assert engines["to"][0]["podSelector"] == {"matchLabels": {"trimtab.dev/leader": "true"}}
+    assert database == {"ports": [{"port": 5433, "protocol": "TCP"}]}
 
 
 def test_monitors_scrape_both() -> None:

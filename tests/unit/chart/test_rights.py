@@ -16,7 +16,7 @@ from controlplane.kube import (
     TOKEN_REVIEWS,
 )
 from tests.unit.chart.rendering import CASES, DEFAULT, NAMESPACE, Case
-from tests.unit.chart.rights import FORBIDDEN_RESOURCES, FORBIDDEN_VERBS, RIGHTS, ROUTING, Right
+from tests.unit.chart.rights import FORBIDDEN_RESOURCES, FORBIDDEN_VERBS, RIGHTS, ROUTING, TUNING, Right
 
 READS = {"get", "list", "watch"}
 
@@ -43,12 +43,14 @@ def roles(case: Case) -> dict[tuple[str, str], dict[str, Any]]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_roles_are_those_of_the_table(case: Case) -> None:
-    wanted = RIGHTS | (ROUTING if case.values.get("routers") else {})
+    wanted = RIGHTS | TUNING | (ROUTING if case.values.get("routers") else {})
     assert {key: granted(role) for key, role in roles(case).items()} == wanted
 
 
 @pytest.mark.parametrize(
-    "rights", (RIGHTS | ROUTING).values(), ids=[f"{kind} {name}" for kind, name in RIGHTS | ROUTING]
+    "rights",
+    (RIGHTS | ROUTING | TUNING).values(),
+    ids=[f"{kind} {name}" for kind, name in RIGHTS | ROUTING | TUNING],
 )
 def test_nothing_is_granted_that_makes_its_holder_more_powerful(rights: set[Right]) -> None:
     for right in rights:
@@ -72,6 +74,8 @@ def test_the_operator_writes_no_spec_and_leases_of_its_own_namespace_only() -> N
         ("gpupools/status", "patch"),
         ("servingdeployments/status", "patch"),
         ("servingdeployments/finalizers", "update"),
+        ("tuningjobs", "patch"),
+        ("tuningjobs/status", "patch"),
     }
     assert not [right for right in rights if right.resource == "leases"]
     assert roles(DEFAULT)["Role", "trimtab-operator"]["metadata"]["namespace"] == NAMESPACE
@@ -93,15 +97,22 @@ def test_roles_are_bound_to_our_accounts_only(case: Case) -> None:
     for document in documents:
         if not document["kind"].endswith("RoleBinding"):
             continue
-        bound.append((document["roleRef"]["kind"], document["roleRef"]["name"]))
+        bound.append((document["kind"], document["metadata"].get("namespace", ""), document["roleRef"]["name"]))
         for subject in document["subjects"]:
             assert subject["kind"] == "ServiceAccount"
             assert subject["namespace"] == NAMESPACE
             assert subject["name"] in accounts
-            assert document["roleRef"]["name"] in (subject["name"], f"{subject['name']}-routing")
-    routed = [("ClusterRole", "trimtab-operator-routing")] if case.values.get("routers") else []
+            assert document["roleRef"]["name"].startswith(subject["name"])
+    everywhere = ["trimtab-api", "trimtab-operator", "trimtab-tuning-worker"]
+    everywhere += ["trimtab-operator-routing"] if case.values.get("routers") else []
+    pods, namespaces = "trimtab-tuning-worker-pods", case.values.get("tuning", {}).get("namespaces")
+    everywhere += [] if namespaces else [pods]
     assert sorted(bound) == sorted(
-        [("ClusterRole", "trimtab-api"), ("ClusterRole", "trimtab-operator"), ("Role", "trimtab-operator"), *routed]
+        [
+            ("RoleBinding", NAMESPACE, "trimtab-operator"),
+            *(("RoleBinding", namespace, pods) for namespace in namespaces or []),
+            *(("ClusterRoleBinding", "", name) for name in everywhere),
+        ]
     )
 
 

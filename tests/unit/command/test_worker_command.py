@@ -33,6 +33,13 @@ def test_on_a_cluster_it_is_told_where_it_is_probed_and_what_its_pods_run() -> N
     assert (found.pods, found.process.port, found.engine_images) == (True, 8080, {"openvino": "r/e:1"})
 
 
+def test_pods_may_be_kept_to_some_namespaces() -> None:
+    assert worker_settings(GIVEN).namespaces == ()
+    assert worker_settings({**GIVEN, "TRIMTAB_TUNING_NAMESPACES": "a, b,a"}).namespaces == ("a", "b")
+    with pytest.raises(InvalidSpec, match="A_b"):
+        worker_settings({**GIVEN, "TRIMTAB_TUNING_NAMESPACES": "A_b"})
+
+
 def test_addresses_are_not_shown_as_they_may_hold_passwords() -> None:
     told = {"TRIMTAB_DATABASE_URL": "postgresql://u:secret@h/d", "TRIMTAB_BROKER_URL": "redis://:secret@h/0"}
     assert "secret" not in repr(worker_settings(told))
