@@ -150,3 +150,13 @@ class ProblemOut(StatusPart):
     instance: str
     field: str | None = None
     hint: str | None = None
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses: what any request may be answered with beside success, and `statuses`. 502, 503 and 504 say that
+    the cluster, the database or a planner does not answer."""
+    every = (400, 401, 403, 404, 409, 413, 422, 429, 502, 503, 504)
+    return {
+        status: {"model": ProblemOut, "content": {"application/problem+json": {}}}
+        for status in sorted({*every, *statuses})
+    }

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from controlplane.api.documents import PoolOut
 from controlplane.catalog import load
 from controlplane.model.plans import PlannablePool
+from controlplane.model.resource import is_dns_label
 from controlplane.model.training_plans import MAX_POOLS
 
 POOLS_MAX = 64
@@ -35,8 +36,8 @@ def for_training(pools: Iterable[PlannablePool]) -> list[PlannablePool]:
 def _plannable(pool: PoolOut) -> PlannablePool | None:
     status, price = pool.status, pool.spec.price
     ready = any(item.type == "Ready" and item.status == "True" for item in status.conditions)
-    if not ready or status.accelerator is None or pool.spec.suspend:
-        return None
+    if not ready or status.accelerator is None or pool.spec.suspend or not is_dns_label(pool.metadata.name):
+        return None  # a choice cannot name a pool whose name is no label
     return PlannablePool(
         name=pool.metadata.name,
         accelerator=status.accelerator,

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from controlplane.api.access import Backend, backend_of, cached, caller, require
 from controlplane.api.auth import Identity
 from controlplane.api.cache import GPU_POOLS, SERVING_DEPLOYMENTS
-from controlplane.api.documents import DeploymentOut, ProblemOut
+from controlplane.api.documents import DeploymentOut, problems
 from controlplane.api.plan_documents import (
     PLAN_EXAMPLE,
     TRAINING_EXAMPLE,
@@ -40,11 +40,7 @@ Back = Annotated[Backend, Depends(backend_of)]
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="Id of a plan.")]
 Label = Annotated[str, Path(pattern=DNS_LABEL_PATTERN, max_length=253, description="Name.")]
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemOut, "content": {"application/problem+json": {}}}
-    for status in (401, 403, 404, 422, 429, 503)
-}
-router = APIRouter(prefix="/v1", responses=_PROBLEMS, tags=["plans"])
+router = APIRouter(prefix="/v1", responses=problems(), tags=["plans"])
 
 
 def _document(request: Request, job: PlanJob, status: int = 200) -> Response:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
@@ -23,8 +23,8 @@ from controlplane.api.documents import (
     PoolIn,
     PoolList,
     PoolOut,
-    ProblemOut,
     ScaleIn,
+    problems,
 )
 from controlplane.api.engines import engine_of
 from controlplane.api.explain import explain
@@ -42,11 +42,7 @@ Series = Annotated[str, Field(pattern="^[a-z0-9_]+$", max_length=64)]
 Namespace = Annotated[str, Path(pattern=DNS_LABEL_PATTERN, max_length=63, description="Namespace.")]
 IfMatch = Annotated[str | None, Header(max_length=128, description="resourceVersion the change is based on.")]
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemOut, "content": {"application/problem+json": {}}}
-    for status in (401, 403, 404, 409, 422, 429)
-}
-router = APIRouter(prefix="/v1", responses=_PROBLEMS)
+router = APIRouter(prefix="/v1", responses=problems())
 
 
 def _documents(rows: list[CachedDocument], version: str) -> Response:
@@ -86,7 +82,13 @@ async def get_pool(identity: Caller, backend: Back, name: Name) -> Response:
     return _document(cached(backend.cache.pools, "", name))
 
 
-@router.put("/pools/{name}", operation_id="replacePool", response_model=PoolOut, tags=["pools"])
+@router.put(
+    "/pools/{name}",
+    operation_id="replacePool",
+    response_model=PoolOut,
+    responses=problems(428),
+    tags=["pools"],
+)
 async def replace_pool(
     identity: Caller,
     backend: Back,
@@ -100,7 +102,7 @@ async def replace_pool(
     return Response(stored, media_type=JSON)
 
 
-@router.delete("/pools/{name}", operation_id="deletePool", status_code=202, tags=["pools"])
+@router.delete("/pools/{name}", operation_id="deletePool", status_code=202, response_class=Response, tags=["pools"])
 async def delete_pool(identity: Caller, backend: Back, name: Name, if_match: IfMatch = None) -> Response:
     """Delete a pool; it goes once no replica is placed in it."""
     await writes.delete(backend.client, identity, GPU_POOLS, None, name, if_match)
@@ -159,7 +161,13 @@ async def get_deployment(identity: Caller, backend: Back, namespace: Namespace, 
     return _document(cached(backend.cache.deployments, namespace, name))
 
 
-@router.put(_ONE, operation_id="replaceServingDeployment", response_model=DeploymentOut, tags=["serving"])
+@router.put(
+    _ONE,
+    operation_id="replaceServingDeployment",
+    response_model=DeploymentOut,
+    responses=problems(428),
+    tags=["serving"],
+)
 async def replace_deployment(
     identity: Caller,
     backend: Back,
@@ -176,7 +184,7 @@ async def replace_deployment(
     return Response(stored, media_type=JSON)
 
 
-@router.delete(_ONE, operation_id="deleteServingDeployment", status_code=202, tags=["serving"])
+@router.delete(_ONE, operation_id="deleteServingDeployment", status_code=202, response_class=Response, tags=["serving"])
 async def delete_deployment(
     identity: Caller, backend: Back, namespace: Namespace, name: Name, if_match: IfMatch = None
 ) -> Response:

@@ -7,14 +7,14 @@ import json
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from controlplane.api.access import Backend, backend_of, caller, require
 from controlplane.api.auth import Identity
-from controlplane.api.documents import ProblemOut
+from controlplane.api.documents import problems
 from controlplane.api.problem import Problem
 from controlplane.api.tuning_access import TUNING_JOBS, database_of, generation_of, job_for, stored
 from controlplane.api.tuning_documents import (
@@ -52,11 +52,7 @@ IfMatch = Annotated[str | None, Header(max_length=64, description="ETag that was
 Namespace = Annotated[str | None, Query(pattern=DNS_LABEL_PATTERN, max_length=63)]
 Limit = Annotated[int, Query(ge=1, le=500)]
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemOut, "content": {"application/problem+json": {}}}
-    for status in (400, 401, 403, 404, 409, 412, 422, 503)
-}
-router = APIRouter(prefix="/v1/tuning-jobs", responses=_PROBLEMS, tags=["tuning"])
+router = APIRouter(prefix="/v1/tuning-jobs", responses=problems(412), tags=["tuning"])
 
 
 def _document(body: Part, status: int = 200, **headers: str) -> Response:

@@ -66,6 +66,23 @@ def check_knobs(
     return errors
 
 
+def check_each(engine: Engine, values: Mapping[str, Scalar], *, field: str) -> list[TrimtabError]:
+    """What is wrong with shape fields and knobs one by one: names, types, ranges. What they mean together is not asked:
+    others may still be chosen."""
+    known = {knob.field: knob for knob in (*engine.shape, *engine.knobs)}
+    errors: list[TrimtabError] = []
+    for name, value in values.items():
+        path = f"{field}.{name}"
+        error = (
+            _check_value(known[name], value, path)
+            if name in known
+            else unknown(f"{engine.id} knob", name, known, field=path)
+        )
+        if error is not None:
+            errors.append(error)
+    return errors
+
+
 def validate_knobs(
     engine: Engine,
     knobs: Mapping[str, Scalar],

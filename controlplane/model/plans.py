@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from controlplane.model.choice import AcceleratorChoice, EngineName, Slo
 from controlplane.model.cluster import FREE_NODES_MAX, FreeNodes
-from controlplane.model.resource import Part, StatusPart
+from controlplane.model.resource import DnsLabel, Part, StatusPart
 from controlplane.model.routing import Routing
 
 # Where the step times behind a number come from, best first:
@@ -76,7 +76,7 @@ class Workload(Part):
 class PlannablePool(Part):
     """Accelerators a plan may use. `free` counts accelerators; CPU pools count whole cores."""
 
-    name: str = Field(min_length=1, max_length=63, description="GPUPool, or any name for a what-if.")
+    name: DnsLabel = Field(description="GPUPool, or a name of that kind for a what-if.")
     accelerator: CatalogueName = Field(description="Accelerator from the catalogue.")
     free: int = Field(ge=0, le=1_000_000, description="Accelerators a plan may take.")
     per_node: int | None = Field(default=None, ge=1, le=1024, description="Accelerators on one node.")

@@ -1,5 +1,6 @@
 """What every custom resource shares: naming style, conditions, the API group."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -17,6 +18,11 @@ DnsLabel = Annotated[str, Field(pattern=DNS_LABEL_PATTERN, min_length=1, max_len
 # A label key is PREFIX/NAME: a prefix of at most 253 characters, a name of at most 63.
 LabelKey = Annotated[str, Field(min_length=1, max_length=253 + 1 + LABEL_VALUE_MAX)]
 LabelValue = Annotated[str, Field(max_length=LABEL_VALUE_MAX)]
+
+
+def is_dns_label(name: str) -> bool:
+    """Whether other objects may name it: names of custom resources may hold dots and be longer."""
+    return len(name) <= LABEL_VALUE_MAX and re.fullmatch(DNS_LABEL_PATTERN, name) is not None
 
 
 class Part(BaseModel):

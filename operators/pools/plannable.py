@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from controlplane.model.blocks import take
 from controlplane.model.cluster import NodeFacts
 from controlplane.model.plans import PlannablePool
+from controlplane.model.resource import is_dns_label
 from operators.pools.free_nodes import free_nodes
 from operators.pools.inventory import Inventory
 
@@ -90,8 +91,8 @@ def _by_node(pool: PlannablePool) -> list[list[int]]:
 
 def _room(inventory: Inventory, name: str) -> PoolRoom | None:
     supply, spec = inventory.fleet.supply(name), inventory.spec(name)
-    if supply is None or spec is None or supply.accelerator is None:
-        return None
+    if supply is None or spec is None or supply.accelerator is None or not is_dns_label(name):
+        return None  # a choice cannot name a pool whose name is no label
     closed = supply.suspended or supply.blocked is not None
     scale = MILLICORES_PER_CORE if inventory.counts_cpu(name) else 1
     nodes = inventory.facts(name)

@@ -134,8 +134,14 @@ class HandClock:
 class Setup:
     """An application over a fake cluster; put objects into its caches with `put`."""
 
-    def __init__(self, log_capacity: int = 50, tuning: Database | None = None) -> None:
-        self.cluster = FakeCluster()
+    def __init__(
+        self,
+        log_capacity: int = 50,
+        tuning: Database | None = None,
+        cluster: FakeCluster | None = None,
+        planner: FakePlanning | None = None,
+    ) -> None:
+        self.cluster = cluster or FakeCluster()
         self.clock = HandClock()
         client = cast(KubeClient, self.cluster)
         self.log = EventLog(log_capacity, epoch="e")
@@ -146,7 +152,7 @@ class Setup:
             raise OSError("no engine here")
 
         self.metrics = EngineMetrics(no_engine)
-        self.planner = FakePlanning()
+        self.planner = planner or FakePlanning()
         self.plans = PlanJobs(self.planner)
         self._backend = Backend(client, self.authority, self.cache, self.metrics, self.plans, tuning)
         for informer in self.cache.informers:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.catalog import Accelerator, Engine, ModelShape, load
+from controlplane.catalog.knobs import check_each
 from controlplane.catalog.params import check_parallel
 from controlplane.model.errors import InvalidSpec
 from controlplane.model.tuning import (
@@ -53,6 +54,8 @@ def engine_space(facts: EngineFacts) -> SearchSpace:
     model = catalog.model(facts.model, field="target.model") if facts.model else None
     accelerator = catalog.accelerator(facts.accelerator, field="target.accelerator") if facts.accelerator else None
     data, fixed = _data()[engine.id], dict(facts.fixed or {})
+    for error in check_each(engine, fixed, field="target.shape"):
+        raise error
     _check_allowed(facts, data)
     parameters = [
         _parameter(engine, row, accelerator)
