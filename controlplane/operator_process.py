@@ -25,8 +25,10 @@ from controlplane.kube import (
     Resource,
     load_access,
 )
+from controlplane.live_metrics import EnginePages
 from controlplane.logs import configure
 from controlplane.model import labels
+from controlplane.model.live import LiveMetrics
 from controlplane.model.ports import PlanningService
 from controlplane.model.resource import GROUP, VERSION
 from controlplane.operator_routing import routing
@@ -80,9 +82,14 @@ class Operator:
     tuning: TuningController
 
 
-async def build(client: KubeClient, settings: OperatorSettings, planner: PlanningService | None = None) -> Operator:
-    """Wire everything; nothing runs yet. Asks the API server once whether it serves ResourceSlices. `planner` None: the
-    installation's own."""
+async def build(
+    client: KubeClient,
+    settings: OperatorSettings,
+    planner: PlanningService | None = None,
+    live: LiveMetrics | None = None,
+) -> Operator:
+    """Wire everything; nothing runs yet. Asks the API server once whether it serves ResourceSlices. `planner` and `live`
+    None: the installation's own."""
     metrics = RuntimeMetrics()
     client.observer = metrics.observe_request
     fence = Fence() if settings.leader_election else Fence.always_open()
@@ -140,12 +147,14 @@ async def build(client: KubeClient, settings: OperatorSettings, planner: Plannin
         planner=CountedPlanning(planner or PlannerProcess(options=planner_options(settings)), metrics.registry),
         rooms=lambda: plannable(inventory),
         calibration=lambda: calibration.used,
+        live=live or EnginePages(),
         workers=settings.workers,
     )
     watch_line(metrics.registry, serving.questions_waiting)
     inventory.subscribe(serving.room_changed)
     calibration.subscribe(serving.calibration_changed)
     manager.add_background(serving.run_planner)
+    manager.add_background(serving.run_readings)
     manager.add_background(pool_controller.expire_reservations)
     manager.add_controller(pool_controller.controller)
     manager.add_controller(serving.controller)

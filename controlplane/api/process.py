@@ -18,10 +18,11 @@ from controlplane.api.access import Backend
 from controlplane.api.app import create_app, keep
 from controlplane.api.auth import Authority
 from controlplane.api.cache import ClusterCache
-from controlplane.api.engines import fetch_page, scrape_forever, session
+from controlplane.api.engines import scrape_forever
 from controlplane.api.plan_jobs import PlanJobs
 from controlplane.bus import EventLog
 from controlplane.calibration import CalibrationWatch
+from controlplane.engine_pages import fetch_page, session
 from controlplane.kube import ConfigError, KubeClient, load_access
 from controlplane.logs import configure
 from controlplane.model.errors import Refused

@@ -42,3 +42,7 @@ class LiveMetrics(Protocol):
     async def read(self, pods: Sequence[EnginePod]) -> Mapping[str, EngineCounters]:
         """By pod uid; pods that do not answer in time, or not in Prometheus text, are absent. Never raises."""
         ...
+
+    async def close(self) -> None:
+        """End what is open."""
+        ...

@@ -47,6 +47,8 @@ class Readings:
         finally:
             for task in list(self._tasks.values()):
                 task.cancel()
+            if self._metrics is not None:
+                await self._metrics.close()
 
     async def _read(self, key: Key, pods: tuple[EnginePod, ...]) -> None:
         try:

@@ -8,7 +8,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from controlplane.api.engines import fetch_page, session, targets
+from controlplane.api.engines import targets
+from controlplane.engine_pages import fetch_page, session
 from controlplane.model import labels
 from telemetry.collectors.engine import MAX_PAGE_BYTES
 from tests.unit.api.fakes import Setup
