@@ -1,0 +1,175 @@
+"""Studies replayed on the recorded grid: how many trials until a sampler has tried one of the good settings.
+
+A trial on a cell draws one of the cell's runs. A cell is good when the mean of its runs is at least 95 % of the best
+cell's. A study that tried as many settings as the grid has cells and none of them good ends there and counts as that
+many: `censored`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+
+from controlplane.model.tuning import Objective, Setting, Told, Verdict
+from tests.perf.tune_openvino import FIXED, METRIC, Bench
+from tuner.search.question import Question, make_sampler
+from tuner.search.space import Space, compile_space
+
+Arm = Literal["default", "tpe", "random"]
+Draw = Callable[[Setting], float | None]
+
+GOOD_SHARE = 0.95
+# What Optuna proposes against the rules of the space is handed back and asked again, at no cost to it.
+_TPE_TRIES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Runs of each cell, by `key_of`: goodput, or None where the engine failed."""
+
+    bench: Bench
+    runs: Mapping[str, tuple[float | None, ...]]
+
+    def __post_init__(self) -> None:
+        lacking = [cell for cell in self.bench.cells() if not self.runs.get(key_of(cell))]
+        if lacking:
+            raise ValueError(f"{len(lacking)} cells of grid {self.bench.name} have no run, {lacking[0]} for one")
+
+    def mean(self, cell: Setting) -> float:
+        """A failed run is worth nothing."""
+        runs = self.runs[key_of(cell)]
+        return sum(value or 0.0 for value in runs) / len(runs)
+
+    def good(self) -> frozenset[str]:
+        """Cells that a search is to find."""
+        means = {key_of(cell): self.mean(cell) for cell in self.bench.cells()}
+        best = max(means.values())
+        return frozenset(key for key, mean in means.items() if mean >= GOOD_SHARE * best)
+
+    def attainment_of(self, rows: Sequence[Mapping[str, Any]]) -> float:
+        """Share of the requests of these runs that kept the limits."""
+        kept = [one for row in rows for one in keeps(self.bench, row)]
+        return sum(kept) / len(kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`trials` until a good cell was tried, that one counted."""
+
+    trials: int
+    censored: bool
+
+
+def key_of(setting: Setting) -> str:
+    """A cell's name: what differs between cells."""
+    return json.dumps({name: value for name, value in setting.items() if name not in FIXED}, sort_keys=True)
+
+
+def keeps(bench: Bench, row: Mapping[str, Any]) -> list[bool]:
+    """Which requests of a recorded run kept the limits."""
+    assert bench.slo.ttft_ms is not None and bench.slo.tpot_ms is not None
+    return [
+        ttft is not None and tpot is not None and ttft <= bench.slo.ttft_ms and tpot <= bench.slo.tpot_ms
+        for ttft, tpot in zip(row["ttft_ms"], row["tpot_ms"], strict=True)
+    ]
+
+
+def grid_of(bench: Bench, recorded: Mapping[str, Any]) -> Grid:
+    """The grid from what was recorded. Runs that nobody believed are left out, as a job would not tell them."""
+    runs: dict[str, list[float | None]] = {}
+    for row in recorded["runs"]:
+        if row["verdict"] == Verdict.OK.value:
+            value: float | None = sum(keeps(bench, row)) / row["duration_s"]
+        elif row["verdict"] == Verdict.INFEASIBLE.value:
+            value = None
+        else:
+            continue
+        runs.setdefault(key_of(row["setting"]), []).append(value)
+    return Grid(bench, {key: tuple(values) for key, values in runs.items()})
+
+
+def study(grid: Grid, arm: Arm, seed: int) -> Found:
+    """One search; the same seed gives the same study."""
+    rng, good = np.random.default_rng((seed, 0x0712)), grid.good()
+    cap = len(grid.bench.cells())
+
+    def draw(setting: Setting) -> float | None:
+        runs = grid.runs[key_of(setting)]
+        return runs[int(rng.integers(len(runs)))]
+
+    space = compile_space(grid.bench.space())
+    search = _tpe(space, draw, seed) if arm == "tpe" else _ours(space, draw, seed, arm)
+    for number in range(cap):
+        if key_of(search(number)) in good:
+            return Found(number + 1, False)
+    return Found(cap, True)
+
+
+def _ours(space: Space, draw: Draw, seed: int, name: str) -> Callable[[int], Setting]:
+    """A sampler of the product, asked as a job asks it."""
+    sampler = make_sampler(name, Question(space=space, objectives=(Objective(metric=METRIC),), seed=seed))
+
+    def ask(number: int) -> Setting:
+        setting = sampler.ask(number).setting
+        value = draw(setting)
+        verdict = Verdict.INFEASIBLE if value is None else Verdict.OK
+        sampler.tell(Told(number=number, setting=setting, verdict=verdict, values=[] if value is None else [value]))
+        return setting
+
+    return ask
+
+
+def _tpe(space: Space, draw: Draw, seed: int) -> Callable[[int], Setting]:
+    """Optuna's TPE with its defaults in one study, one trial at a time. It gets every help the grid allows: levels go
+    by their place as whole numbers, so that it knows their order, and proposals against a rule cost it nothing."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    asked = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+
+    def ask(number: int) -> Setting:
+        for _ in range(_TPE_TRIES):
+            trial = asked.ask()
+            setting = _suggested(space, trial)
+            if space.broken_rule(setting) is None:
+                break
+            asked.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            raise RuntimeError(f"trial {number}: Optuna proposed nothing that keeps the rules")
+        value = draw(setting)
+        if value is None:
+            asked.tell(trial, 0.0)
+        else:
+            asked.tell(trial, value)
+        return setting
+
+    return ask
+
+
+def _suggested(space: Space, trial: optuna.trial.Trial) -> Setting:
+    out: Setting = dict(space.fixed)
+    for axis in space.axes:
+        if not space.is_active(axis, out):
+            continue
+        if all(isinstance(value, bool) for value in axis.choices):
+            place = trial.suggest_categorical(axis.name, list(range(len(axis.choices))))
+            out[axis.name] = axis.choices[place]
+        else:
+            out[axis.name] = axis.choices[trial.suggest_int(axis.name, 0, len(axis.choices) - 1)]
+    return out
+
+
+def ratio_interval(
+    ours: Sequence[Sequence[Found]], theirs: Sequence[Sequence[Found]], *, draws: int = 4000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean trials of ours over mean trials of theirs, and its 90 % bootstrap interval over the seeds. One sequence per
+    workload: of several, the means are added, so that each workload counts by the trials it takes."""
+    rng = np.random.default_rng(seed)
+    of = [[np.array([one.trials for one in arm], np.float64) for arm in arms] for arms in (ours, theirs)]
+    drawn = [sum(arm[rng.integers(len(arm), size=(draws, len(arm)))].mean(axis=1) for arm in arms) for arms in of]
+    value = sum(float(arm.mean()) for arm in of[0]) / sum(float(arm.mean()) for arm in of[1])
+    low, high = np.percentile(np.asarray(drawn[0]) / np.asarray(drawn[1]), (5, 95))
+    return value, float(low), float(high)
