@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controlplane.api import plan_routes, problem, tuning_routes
+from controlplane.api import plan_routes, problem, tuning_apply_routes, tuning_routes
 from controlplane.api.access import Backend
 from controlplane.api.problem import Problem
 from controlplane.api.routes import router
@@ -98,6 +98,7 @@ def create_app(
     problem.install(app)
     app.include_router(router)
     app.include_router(plan_routes.router)
+    app.include_router(tuning_apply_routes.router)  # before the route of all other actions
     app.include_router(tuning_routes.router)
     app.add_middleware(BodyLimit)
 

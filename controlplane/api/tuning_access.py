@@ -24,6 +24,11 @@ from controlplane.store.jobs import Jobs
 TUNING_JOBS = Resource(GROUP, VERSION, "tuningjobs", "TuningJob")
 # Refusals of the store that say something about the job's state, not about the body.
 _STATUS = {"AlreadyExists": 409, "WrongState": 409, "Changed": 412, "IdempotencyMismatch": 422, "IdempotencyGone": 409}
+# Refusals to write a setting into a deployment: about the decision or the deployment as it is.
+_STATUS |= dict.fromkeys(
+    ("NotDecided", "NoWinner", "NotBetter", "EngineDiffers", "DeploymentDiffers", "NothingToUndo", "SettingsChanged"),
+    409,
+)
 T = TypeVar("T")
 
 

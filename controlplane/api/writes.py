@@ -125,6 +125,24 @@ async def scale(
     )
 
 
+async def patch(
+    client: KubeClient,
+    identity: Identity,
+    resource: Resource,
+    namespace: str,
+    name: str,
+    body: Mapping[str, Any],
+    *,
+    dry_run: bool = False,
+) -> None:
+    """A merge patch as the caller; with metadata.resourceVersion in it, only of that version. `dry_run`: the cluster
+    judges it and keeps nothing."""
+    query: dict[str, Any] = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
+    await client.patch(
+        resource, dict(body), name, namespace, content_type=MERGE_PATCH, query=query, token=identity.token
+    )
+
+
 async def delete(
     client: KubeClient, identity: Identity, resource: Resource, namespace: str | None, name: str, version: str | None
 ) -> None:
