@@ -14,13 +14,22 @@ from controlplane.model.errors import InvalidSpec, TrimtabError, Unsupported
 from controlplane.model.ports import Sampler
 from controlplane.model.tuning import Setting, TrialPurpose
 from controlplane.model.tuning_decision import Importance, TuningDecision
-from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget, RequestSlo, TuningSpec
+from controlplane.model.tuning_job import (
+    CommandTarget,
+    DeploymentTarget,
+    EngineTarget,
+    RequestSlo,
+    StartPoint,
+    TuningSpec,
+)
 from controlplane.model.tuning_records import Ask, TrialRecord, told_of
 from tuner.decision import confirm_asks, decide
 from tuner.search.canonical import canonical_of
+from tuner.search.predicted import cheap_trials, known_names
 from tuner.search.question import SAMPLERS, Question, make_sampler
 from tuner.search.space import Space, compile_space
 from tuner.search.spaces.engine import EngineFacts
+from tuner.search.study_sampler import carried_over
 from tuner.search.study_sampler import space_of as search_space
 
 # No engine answers faster: whoever writes less meant seconds.
@@ -47,6 +56,12 @@ def completed(spec: TuningSpec, *, cores: int | None = None, devices: int = 1) -
     _check_slo(spec.slo)
     SAMPLERS.get(spec.sampler, field="sampler")
     _check_baseline(spec)
+    for i, point in enumerate(spec.start_with):
+        if not carried_over(space, [point]):
+            raise InvalidSpec(
+                "lies outside the space", field=f"startWith[{i}].setting", value=str(point.setting)[:200],
+                limit="a value for each parameter of the space, within its range and rules",
+            )  # fmt: skip
     if isinstance(spec.target, CommandTarget):
         names = {axis.name for axis in space.axes} | set(space.fixed)
         if not any(f"{{{name}}}" in word for name in names for word in spec.target.command):
@@ -74,7 +89,18 @@ def sampler_of(spec: TuningSpec) -> Sampler:
             first = (space.checked({**space.fixed, **spec.baseline}),)
         except TrimtabError:
             first = ()  # it is measured for comparison all the same
-    question = Question(space=space, objectives=tuple(spec.objectives), seed=spec.seed, first=first)
+    points = [StartPoint(setting=one, origin="the configuration in use") for one in first]
+    points = carried_over(space, [*points, *spec.start_with], len(points) + len(spec.start_with))
+    cheap = cheap_trials(spec)
+    question = Question(
+        space=space,
+        objectives=tuple(spec.objectives),
+        seed=spec.seed,
+        first=tuple(point.setting for point in points),
+        origins=tuple(point.origin for point in points),
+        cheap=cheap.trials,
+        cheap_note=cheap.note,
+    )
     return make_sampler(spec.sampler, question)
 
 
@@ -132,8 +158,11 @@ def _facts(spec: TuningSpec, cores: int | None, devices: int) -> EngineFacts | N
     if not isinstance(spec.target, EngineTarget):
         return None
     lengths = [one.tokens for one in (spec.load.input, spec.load.output) if one is not None]
+    model, accelerator = known_names(spec.target)
     return EngineFacts(
         engine=spec.target.engine,
+        model=model if accelerator is not None else None,
+        accelerator=accelerator,
         devices=devices,
         cores=cores,
         longest_tokens=sum(lengths) if len(lengths) == 2 else 4096,

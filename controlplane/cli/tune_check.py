@@ -11,6 +11,7 @@ import numpy as np
 from controlplane.cli.tune_text import columns
 from controlplane.model.errors import InvalidSpec
 from controlplane.tuning_jobs import completed
+from tuner.search.predicted import cheap_trials
 from tuner.search.space import compile_space
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def space_check(spec: TuningSpec) -> dict[str, Any]:
             }
             for one in spec.space.margins
         ],
+        "cheap_level": None if error else cheap_trials(spec).note,
         "error": error,
     }
 
@@ -74,4 +76,6 @@ def checked_text(found: dict[str, Any]) -> str:
         lines.append(f"  rule {one['rule']}: takes {one['takes_pct']:.1f} % ({one['message']})")
     for one in found["margins"]:
         lines.append(f"  margin {one['margin'][:120]}: takes {one['takes_pct']:.1f} % ({one['message']})")
+    if found["cheap_level"]:
+        lines.append(f"to begin with: {found['cheap_level']}")
     return "\n".join(lines)

@@ -82,10 +82,13 @@ def run(
 
 def _created(local: LocalTuning, name: str | None, options: dict[str, Any]) -> TuningJobRecord:
     from controlplane.tuning_embedded import TENANT, utc_now  # noqa: PLC0415
+    from controlplane.tuning_history import with_earlier  # noqa: PLC0415
     from controlplane.tuning_jobs import completed  # noqa: PLC0415
+    from tuner.measure.machine import fingerprint  # noqa: PLC0415
 
     spec, own_name = spec_of(options)
     spec = _on_this_machine(completed(spec, cores=len(os.sched_getaffinity(0))))
+    spec = with_earlier(local.database, TENANT, spec, host=fingerprint())
     job = secrets.token_hex(6)
     made, _ = local.jobs.create(job, tenant=TENANT, name=name or own_name or f"tune-{job}", spec=spec, now=utc_now())
     click.echo(f"job {made.name} ({made.id}) in {local.folder}", err=True)

@@ -25,6 +25,19 @@ class EngineTarget(Part):
     engine: EngineName = Field(description="Engine from the catalogue.")
     model: str = Field(min_length=1, max_length=1024, description="Model path or name, as the engine takes it.")
     shape: dict[str, int | str] = Field(default_factory=dict, max_length=16, description="Fixed shape fields.")
+    accelerator: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="What trials run on, as the catalogue names it: with it the space knows the memory, and the predictor "
+        "says where to look first.",
+    )
+    catalog_model: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="The model's name in the catalogue, where `model` does not say it.",
+    )
 
 
 class DeploymentTarget(Part):
@@ -60,6 +73,13 @@ class TrialPods(Part):
     beside_live: bool = Field(
         default=False, description="Measure on nodes that serve: disturbs what serves there, and is disturbed."
     )
+
+
+class StartPoint(Part):
+    """A setting that is measured before the sampler chooses."""
+
+    setting: Setting = Field(description="Parameters of the space; others are dropped.")
+    origin: str = Field(default="given", max_length=253, description="Where it is from.")
 
 
 class Budget(Part):
@@ -126,6 +146,13 @@ class TuningSpec(Part):
     )
     may_change_output: list[ParameterName] = Field(
         default_factory=list, max_length=16, description="Parameters that may change answers (precision, quantisation)."
+    )
+    start_with: list[StartPoint] = Field(
+        default_factory=list, max_length=8, description="Settings measured first, after the one in use."
+    )
+    warm_start: bool = Field(
+        default=True,
+        description="Add winners of earlier jobs of this owner, engine, model and hardware to startWith when it is made.",
     )
     sampler: str = Field(
         default="default", max_length=63, description="default, random, grid, tpe, nsga2, or a plug-in."

@@ -13,20 +13,24 @@ from tuner.search.space import Space
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """`first`: settings measured before anything else (the one in use, the winners of earlier studies). `cheap`: trials
-    of a cheaper level (a predictor, short runs, other hardware), in the same objectives; samplers may use them."""
+    """`first`: settings measured before anything else (the one in use, the winners of earlier studies), `origins` where
+    each is from. `cheap`: trials of a cheaper level (a predictor, short runs, other hardware), in the same objectives;
+    samplers may use them. `cheap_note`: what that level is, or why there is none."""
 
     space: Space
     objectives: tuple[Objective, ...]
     seed: int
     first: tuple[Setting, ...] = ()
+    origins: tuple[str, ...] = ()
     cheap: tuple[Told, ...] = ()
+    cheap_note: str = ""
 
     def given(self, number: int) -> Proposal | None:
         """The proposal of a trial that is not the sampler's to choose."""
         if number >= len(self.first):
             return None
-        return Proposal(setting=self.space.checked(self.first[number]), reason="given to start with")
+        origin = self.origins[number] if number < len(self.origins) else "given"
+        return Proposal(setting=self.space.checked(self.first[number]), reason=f"to start with: {origin}"[:512])
 
 
 SamplerFactory = Callable[[Question], Sampler]

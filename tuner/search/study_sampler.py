@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from controlplane.model.errors import InvalidSpec, TrimtabError
 from controlplane.model.tuning import SearchSpace, Setting
-from controlplane.model.tuning_job import EngineTarget, TuningSpec
+from controlplane.model.tuning_job import EngineTarget, StartPoint, TuningSpec
 from tuner.search.space import Space
 from tuner.search.spaces.engine import EngineFacts, engine_space
 
@@ -33,15 +33,14 @@ def space_of(spec: TuningSpec, facts: EngineFacts | None = None) -> SearchSpace:
     return engine_space(facts)
 
 
-def carried_over(space: Space, earlier: Sequence[Setting]) -> tuple[Setting, ...]:
-    """Of settings that were best in studies like this one, best first, those that this space has, once each: what a
-    question is given as `first`."""
-    out: list[Setting] = []
-    for setting in earlier:
-        taken = _translated(space, setting)
-        if taken is not None and taken not in out and len(out) < EARLIER_MOST:
-            out.append(taken)
-    return tuple(out)
+def carried_over(space: Space, earlier: Sequence[StartPoint], most: int = EARLIER_MOST) -> list[StartPoint]:
+    """Of settings to start with, the first ones that this space has, once each."""
+    out: list[StartPoint] = []
+    for point in earlier:
+        taken = _translated(space, point.setting)
+        if taken is not None and len(out) < most and all(taken != other.setting for other in out):
+            out.append(StartPoint(setting=taken, origin=point.origin))
+    return out
 
 
 def _translated(space: Space, setting: Setting) -> Setting | None:

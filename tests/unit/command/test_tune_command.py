@@ -89,6 +89,26 @@ def test_a_job_runs_to_its_decision_and_leaves_report_and_bundle(here: Path) -> 
     assert call("delete", "steps", "--yes").exit_code == 0 and "steps" not in call("list").stdout
 
 
+def test_a_job_begins_with_what_an_earlier_one_found_unless_told_not_to(here: Path) -> None:
+    budget: dict[str, Any] = {"budget": {"trials": 10}, "sampler": "random"}
+    assert call("run", written(here, job(**budget)), "--name", "first", *QUIET).exit_code == 0
+    won = json.loads(call("best", "first", "-o", "json").stdout)["best"]["setting"]
+    ran = call("run", written(here, job(**budget)), "--name", "second", "-o", "json", *QUIET)
+    assert json.loads(ran.stdout)["spec"]["startWith"] == [{"setting": won, "origin": "best of job first"}]
+    trials = json.loads(call("trials", "second", "-o", "json").stdout)
+    assert [(one["setting"], one["why"]) for one in trials[:2]] == [
+        ({"micro": 1}, "to start with: the configuration in use"), (won, "to start with: best of job first"),
+    ]  # fmt: skip
+    other = {"kind": "command", "command": [sys.executable, "-c", "print('step_ms={micro}')"]}
+    others: dict[str, dict[str, Any]] = {"cold": {"warmStart": False}, "other": {"target": other}}
+    for name, changes in others.items():
+        ran = call("run", written(here, job(**budget, **changes)), "--name", name, "-o", "json", *QUIET)
+        assert json.loads(ran.stdout)["spec"]["startWith"] == [], name
+    outside = job(startWith=[{"setting": {"micro": 99}}])
+    refused = call("run", written(here, outside), *QUIET)
+    assert isinstance(refused.exception, TrimtabError) and refused.exception.field == "startWith[0].setting"
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_job_goes_on_where_it_was(here: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "controlplane", "tune", "run", written(here, job(1.0)), "--name", "s", *QUIET]

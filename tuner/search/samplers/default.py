@@ -127,15 +127,24 @@ class DefaultSampler:
             drawn = self.space.draw(np.random.default_rng((self.question.seed, 0xC4EA)), self._chosen.candidates)
             likely = self._cheap.best(drawn, self._chosen.start // 2)
             if place < len(likely):
-                return Proposal(setting=self.space.setting(drawn, likely[place]), reason="best of the cheap level")
+                return Proposal(
+                    setting=self.space.setting(drawn, likely[place]), reason=self._noted("best of the cheap level")
+                )
         if place < self._chosen.start // 2 or self._ok(start, feasibility)[place] >= self._chosen.start_floor:
-            return Proposal(setting=self.space.setting(start, place), reason="covers the space")
+            return Proposal(
+                setting=self.space.setting(start, place), reason=self._noted("covers the space", first=not place)
+            )
         rows = self.space.draw(rng, self._chosen.candidates)
         ok = self._ok(rows, feasibility)
         x, known = self.space.features(rows), self.space.features(self.space.rows_of(self._history.settings()))
         apart = ((x[:, None, :] - known[None, :, :]) ** 2).sum(axis=2).min(axis=1)
         i = int(np.argmax(np.where(ok >= self._chosen.floor, apart, ok - 1.0)))
         return Proposal(setting=self.space.setting(rows, i), reason=f"covers what should work, p(ok) {ok[i]:.2f}")
+
+    def _noted(self, reason: str, *, first: bool = True) -> str:
+        """With what is known of the cheap level, where that is news."""
+        note = self.question.cheap_note if first else ""
+        return f"{reason} ({note})"[:512] if note else reason
 
     def _improve(
         self, rng: np.random.Generator, measured: list[Told], scores: Floats, feasibility: Feasibility | None

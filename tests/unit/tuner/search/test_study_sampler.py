@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from controlplane.model.errors import InvalidSpec
-from controlplane.model.tuning_job import TuningSpec
+from controlplane.model.tuning_job import StartPoint, TuningSpec
 from tuner.search.question import Question, make_sampler
 from tuner.search.space import compile_space
 from tuner.search.spaces.training import training_space
@@ -54,15 +54,22 @@ def test_earlier_winners_come_first_where_the_space_has_them():
         {"tokens": 128},  # says too little
         {"tokens": 128, "precision": "bf16", "gone": 3},
     ]
-    first = carried_over(space, earlier)
-    assert first == (
-        {"tokens": 64, "precision": "f32", "cards": 2},
-        {"tokens": 128, "precision": "bf16", "cards": 2},
-    )
-    sampler = make_sampler("default", Question(space=space, objectives=tuple(asked.objectives), seed=0, first=first))
-    assert [sampler.ask(number).setting for number in range(2)] == list(first)
-    assert sampler.ask(2).reason == "covers the space"
-    assert len(carried_over(space, [{"tokens": 64 + i, "precision": "f32"} for i in range(50)])) == EARLIER_MOST
+    points = carried_over(space, [StartPoint(setting=one, origin=f"job {i}") for i, one in enumerate(earlier)])
+    assert [(point.setting, point.origin) for point in points] == [
+        ({"tokens": 64, "precision": "f32", "cards": 2}, "job 0"),
+        ({"tokens": 128, "precision": "bf16", "cards": 2}, "job 4"),
+    ]
+    question = Question(
+        space=space, objectives=tuple(asked.objectives), seed=0, first=tuple(point.setting for point in points),
+        origins=("job 0",), cheap_note="nobody predicts",
+    )  # fmt: skip
+    sampler = make_sampler("default", question)
+    assert [sampler.ask(number).setting for number in range(2)] == [point.setting for point in points]
+    assert [sampler.ask(number).reason for number in range(4)] == [
+        "to start with: job 0", "to start with: given", "covers the space (nobody predicts)", "covers the space",
+    ]  # fmt: skip
+    many = [StartPoint(setting={"tokens": 64 + i, "precision": "f32"}) for i in range(50)]
+    assert len(carried_over(space, many)) == EARLIER_MOST
 
 
 def test_training_runs_are_whole():
