@@ -31,17 +31,18 @@ _ROLES: dict[str, Any] = {"prefill": {"choices": [_GPU]}, "decode": {"replicas":
 
 @dataclass(frozen=True)
 class Bad:
-    """`changes` are dotted paths set on a good object; the refusal must name `field` and say `words`."""
+    """`changes` are dotted paths set on a `good` object; the refusal must name `field` and say `words`."""
 
     name: str
     changes: dict[str, Any]
     field: str
     words: str
     pool: bool = field(default=False)
+    good: dict[str, Any] | None = None
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return changed(GOOD_POOL if self.pool else GOOD_SERVING, self.changes)
+        return changed(self.good or (GOOD_POOL if self.pool else GOOD_SERVING), self.changes)
 
 
 def changed(good: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""docs/resources.md names every rule's field, every column and every name of the two resources."""
+"""docs/resources.md names every rule's field, every column and every name of the resources."""
 
 from pathlib import Path
 
@@ -6,11 +6,12 @@ import pytest
 
 from operators.crds.definitions import all_definitions
 from operators.crds.rules import POOL, SERVING, Rule
+from operators.crds.tuning import TUNING
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "resources.md").read_text()
 
 
-@pytest.mark.parametrize("rule", [*SERVING, *POOL], ids=lambda rule: f"{rule.path}{rule.field or ''}")
+@pytest.mark.parametrize("rule", [*SERVING, *POOL, *TUNING], ids=lambda rule: f"{rule.path}{rule.field or ''}")
 def test_every_rule_is_on_the_page(rule: Rule) -> None:
     path, field = rule.path, rule.field or ""
     if path.startswith("spec.slo"):

@@ -9,14 +9,20 @@ from hypothesis import strategies as st
 from controlplane.model.errors import InvalidSpec
 from operators.crds.definitions import serving_deployment
 from operators.crds.rules import DEPLOYMENT_NAME_MAX, POOL, SERVING, SOURCE_PATTERN, Rule, install
+from operators.crds.tuning import TUNING
 from operators.serving.names import NAME_MAX
 from operators.serving.source import parse
 from tests.unit.crds.bad_objects import BAD
+from tests.unit.crds.bad_tuning import BAD_CHANGES, BAD_TUNING
 
 
-@pytest.mark.parametrize("rule", [*SERVING, *POOL], ids=lambda rule: f"{rule.path or 'root'}: {rule.message[:40]}")
+@pytest.mark.parametrize(
+    "rule", [*SERVING, *POOL, *TUNING], ids=lambda rule: f"{rule.path or 'root'}: {rule.message[:40]}"
+)
 def test_every_rule_has_an_object_that_breaks_it(rule: Rule) -> None:
-    assert any(bad.words in rule.message or rule.message in bad.words for bad in BAD)
+    words = [bad.words for bad in (*BAD, *BAD_TUNING)]
+    words += [said for _, field, said in BAD_CHANGES if field == f"{rule.path}{rule.field}"]
+    assert any(said in rule.message or rule.message in said for said in words)
 
 
 def test_the_longest_name_is_the_renderer_s() -> None:
