@@ -24,6 +24,7 @@ from controlplane.store.jobs import IdempotencyKey, Jobs
 from controlplane.store.migrate import upgrade
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
+from controlplane.tuning_history import with_earlier
 from controlplane.tuning_jobs import completed
 from controlplane.tuning_targets import check_for_cluster
 
@@ -58,9 +59,8 @@ class StoreDesk:
         self._ready()
         # The uid stands for the whole resource: its budget may have been raised since the first try.
         key = IdempotencyKey(f"resource:{uid}", hashlib.sha256(uid.encode()).hexdigest())
-        Jobs(self.database).create(
-            uid, tenant=tenant, name=name, spec=self.check(spec, tenant), now=self.now(), idempotency=key
-        )
+        spec = with_earlier(self.database, tenant, self.check(spec, tenant))
+        Jobs(self.database).create(uid, tenant=tenant, name=name, spec=spec, now=self.now(), idempotency=key)
 
     def look(self, uid: str) -> SeenJob | None:
         self._ready()

@@ -39,6 +39,7 @@ from controlplane.store.jobs import IdempotencyKey, Jobs
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
 from controlplane.tuning_files import bundle_of, decision_of, report_of
+from controlplane.tuning_history import with_earlier
 from controlplane.tuning_jobs import completed
 from tuner.decision import pareto
 
@@ -80,7 +81,7 @@ async def create_tuning_job(
     """
     await require_new_job(backend, identity, job.namespace, job.spec)
     database = database_of(backend)
-    spec = await stored(lambda: completed(job.spec))
+    spec = await stored(lambda: with_earlier(database, job.namespace, completed(job.spec)))
     key = None
     if idempotency_key is not None:
         body = json.dumps(job.model_dump(mode="json"), sort_keys=True)
