@@ -7,6 +7,7 @@ ask for it at once, one row is made.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from controlplane.store.studies import Studies
 from controlplane.tuning_history import with_earlier
 from controlplane.tuning_jobs import completed
 from controlplane.tuning_targets import check_for_cluster
+
+logging.getLogger("alembic").setLevel(logging.WARNING)  # which dialect it found is no news
 
 # Where none of so many trials with the best values kept the limits, none is called the best so far.
 _LEADERS = 500

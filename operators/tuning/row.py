@@ -33,21 +33,26 @@ class TuningRow(Row):
     def read(self) -> Read:
         """The spec, or why it cannot be read, and the status as stored."""
         spec: TuningJobSpec | None = None
-        problem = ""
+        problem, newer = "", False
         try:
             spec = TuningJobSpec.model_validate_json(self.spec)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False)[:_ERRORS_SHOWN]
-            problem = "; ".join(f"spec.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found)
+            found = error.errors(include_url=False, include_input=False)
+            newer = all(item["type"] == "extra_forbidden" for item in found)
+            problem = "; ".join(
+                f"spec.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found[:_ERRORS_SHOWN]
+            )
         status = msgspec.json.decode(self.status)
-        return Read(spec, problem, status if isinstance(status, dict) else {})
+        return Read(spec, problem, newer, status if isinstance(status, dict) else {})
 
 
 class Read(msgspec.Struct, frozen=True):
-    """A resource's contents."""
+    """A resource's contents. `newer`: what cannot be read are fields that only a newer definition has; the API server
+    writes their defaults into every object as soon as it has that definition."""
 
     spec: TuningJobSpec | None
     problem: str
+    newer: bool
     status: dict[str, Any]
 
     @property

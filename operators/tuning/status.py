@@ -76,8 +76,13 @@ def judge(sight: Sight, trouble: TrimtabError | None) -> Said:
             "tuning jobs need a database, and this installation has none: set TRIMTAB_DATABASE_URL of the operator"
         )
         return Said(before, "NoDatabase", message, failed=True)
-    if read.spec is None:
+    if read.spec is None and not read.newer:
         return Said("Failed", "InvalidSpec", f"{read.problem}; make another TuningJob", failed=True)
+    if seen is None and read.spec is None:
+        message = (
+            f"the definition is newer than this operator ({read.problem}): the job waits for the operator's update"
+        )
+        return Said(before, "OperatorTooOld", message, unknown=True)
     if seen is None:
         return _without_job(sight, trouble)
     if trouble is not None:
@@ -115,13 +120,13 @@ def _without_job(sight: Sight, trouble: TrimtabError | None) -> Said:
 def _of_record(seen: SeenJob, sight: Sight) -> Said:
     record = seen.record
     state, counts = _STATES[record.state], record.counts
-    assert sight.read.spec is not None
-    wanted = sight.read.spec.budget.trials
+    spec = sight.read.spec
+    wanted = record.budget if spec is None else spec.budget.trials
     more = f"; a budget of {wanted} has no effect any more: make another TuningJob" if wanted > record.budget else ""
     match record.state:
         case JobState.RUNNING:
             return _running(seen, sight.now)
-        case JobState.PAUSED if sight.read.spec.suspend or record.reason == SUSPENDED:
+        case JobState.PAUSED if (spec is not None and spec.suspend) or record.reason == SUSPENDED:
             why = f" (it was paused before: {record.reason}, {record.message})" if record.reason != SUSPENDED else ""
             return Said(
                 state, "Suspended", f"spec.suspend: no trials are given out; {_trials(counts.leased)} under way{why}"

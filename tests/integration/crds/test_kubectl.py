@@ -11,6 +11,7 @@ from operators.crds.__main__ import TARGET
 from operators.crds.definitions import SCHEMA_ANNOTATION, all_definitions
 from tests.integration.conftest import Kubectl
 from tests.unit.crds.bad_objects import GOOD_POOL, GOOD_SERVING, changed
+from tests.unit.crds.bad_tuning import GOOD_TUNING
 
 pytestmark = pytest.mark.cluster
 
@@ -49,6 +50,11 @@ def serving(kubectl: Kubectl) -> Iterator[str]:
         ("sdep.spec.rollout.preferBetter", ["WhenFree", "without losing a"]),
         ("sdep.spec.slo.ttftMs", ["p99", "99th percentile, ms"]),
         ("sdep.status.choices", ["Why", "largestBlock"]),
+        ("tuningjob", ["A TuningJob searches engine and parallelism settings", "spec", "status", "-required-"]),
+        ("tj.spec", ["suspend", "budget", "What is optimised", "What is searched"]),
+        ("tj.spec.target", ["enum: engine, deployment, command", "Engine from the catalogue"]),
+        ("tj.spec.space.parameters", ["enum: int, float, choice", "Least value", "Neighbours in the list are alike"]),
+        ("tj.status.gain", ["no-evidence", "Lower end of its interval"]),
         ("gpupool.spec.topologyKeys", ["nvlink-domain", "Well-known labels"]),
         ("gpool.status.facts", ["Where a fact about the pool came from", "missingNodes"]),
     ],
@@ -65,6 +71,15 @@ def test_get_shows_the_columns(kubectl: Kubectl, serving: str) -> None:
     wide = kubectl("get", "sdep", "-n", serving, "-o", "wide").splitlines()
     assert wide[0].split()[6:] == ["MODEL", "REVISION", "URL", "MESSAGE", "AGE"]
     assert "llama-3.1-8b" in wide[1]
+
+
+def test_get_shows_the_columns_of_tuning_jobs(kubectl: Kubectl, namespace: str) -> None:
+    manifest = changed(GOOD_TUNING, {"metadata.namespace": namespace, "spec.suspend": True})
+    kubectl("create", "-f", "-", stdin=json.dumps(manifest))
+    for words in ("tj", "tuningjobs", "trimtab"):
+        lines = [line.split() for line in kubectl("get", words, "-n", namespace).splitlines()]
+        assert ["NAME", "STATE", "TRIALS", "BEST", "GAIN", "REASON", "AGE"] in lines
+    kubectl("delete", "tj", "search", "-n", namespace, "--timeout=60s")
 
 
 def test_scale_changes_the_replicas_and_knows_its_limits(kubectl: Kubectl, serving: str) -> None:

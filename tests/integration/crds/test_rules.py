@@ -1,6 +1,7 @@
 """Every rule of the definitions against a real API server: what is refused, at which field, in which words."""
 
 import json
+import secrets
 import ssl
 from base64 import b64decode
 from collections.abc import Iterator
@@ -12,6 +13,15 @@ import pytest
 import yaml
 
 from tests.unit.crds.bad_objects import BAD, GOOD, GOOD_SERVING, UNKNOWN_FIELDS, Bad, changed
+from tests.unit.crds.bad_tuning import (
+    BAD_CHANGES,
+    BAD_TUNING,
+    BEFORE_CHANGES,
+    GOOD_CHANGES,
+    GOOD_TUNING,
+    GOOD_TUNINGS,
+    UNKNOWN_TUNING_FIELDS,
+)
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,13 +52,18 @@ def server(cluster_env: dict[str, str]) -> Iterator[httpx.Client]:
 
 def create(server: httpx.Client, manifest: dict[str, Any], validation: str = "Strict") -> httpx.Response:
     """A dry run: nothing is stored."""
-    namespace = manifest["metadata"].get("namespace")
-    scope = f"namespaces/{namespace}/servingdeployments" if namespace else "gpupools"
     query = {"dryRun": "All", "fieldValidation": validation}
-    return server.post(f"/apis/trimtab.dev/v1alpha1/{scope}", params=query, json=manifest)
+    return server.post(path_of(manifest), params=query, json=manifest)
 
 
-@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+def path_of(manifest: dict[str, Any]) -> str:
+    """Of its collection."""
+    namespace = manifest["metadata"].get("namespace")
+    scope = f"namespaces/{namespace}/" if namespace else ""
+    return f"/apis/trimtab.dev/v1alpha1/{scope}{manifest['kind'].lower()}s"
+
+
+@pytest.mark.parametrize("bad", [*BAD, *BAD_TUNING], ids=lambda bad: bad.name)
 def test_a_bad_object_is_refused_at_its_field(server: httpx.Client, bad: Bad) -> None:
     answer = create(server, bad.manifest)
     assert answer.status_code == 422, answer.text
@@ -58,16 +73,26 @@ def test_a_bad_object_is_refused_at_its_field(server: httpx.Client, bad: Bad) ->
     assert bad.field in {cause["field"].removeprefix("<nil>") for cause in told}
 
 
-@pytest.mark.parametrize(("changes", "field"), UNKNOWN_FIELDS, ids=[field for _, field in UNKNOWN_FIELDS])
-def test_an_unknown_field_is_refused(server: httpx.Client, changes: dict[str, Any], field: str) -> None:
-    answer = create(server, changed(GOOD_SERVING, changes))
+@pytest.mark.parametrize(
+    ("good", "changes", "field"),
+    [(GOOD_SERVING, *item) for item in UNKNOWN_FIELDS] + [(GOOD_TUNING, *item) for item in UNKNOWN_TUNING_FIELDS],
+    ids=[field for _, field in (*UNKNOWN_FIELDS, *UNKNOWN_TUNING_FIELDS)],
+)
+def test_an_unknown_field_is_refused(
+    server: httpx.Client, good: dict[str, Any], changes: dict[str, Any], field: str
+) -> None:
+    answer = create(server, changed(good, changes))
     assert answer.status_code == 400
     assert f'unknown field "{field}"' in answer.json()["message"]
 
 
-@pytest.mark.parametrize("changes", [changes for _, changes in GOOD], ids=[name for name, _ in GOOD])
-def test_a_good_object_is_taken_as_written(server: httpx.Client, changes: dict[str, Any]) -> None:
-    manifest = changed(GOOD_SERVING, changes)
+@pytest.mark.parametrize(
+    ("good", "changes"),
+    [(GOOD_SERVING, changes) for _, changes in GOOD] + [(GOOD_TUNING, changes) for _, changes in GOOD_TUNINGS],
+    ids=[name for name, _ in GOOD] + [f"tuning: {name}" for name, _ in GOOD_TUNINGS],
+)
+def test_a_good_object_is_taken_as_written(server: httpx.Client, good: dict[str, Any], changes: dict[str, Any]) -> None:
+    manifest = changed(good, changes)
     answer = create(server, manifest)
     assert answer.status_code == 201, answer.text
     assert _within(manifest["spec"], answer.json()["spec"])
@@ -79,6 +104,60 @@ def test_absent_parts_come_back_spelt_out(server: httpx.Client) -> None:
     assert spec["rollout"] == {"maxSurge": 1, "maxUnavailable": 0, "drainSeconds": 120, "preferBetter": "Never"}
     assert spec["explicit"]["choices"][0]["tensorParallel"] == 1
     assert "status" not in create(server, GOOD_SERVING).json()
+
+
+def test_the_load_of_a_tuning_job_comes_back_spelt_out(server: httpx.Client) -> None:
+    spec = create(server, GOOD_TUNING).json()["spec"]
+    assert (spec["load"]["arrivals"], spec["load"]["concurrency"]) == ("closed", 8)
+    assert spec["budget"] == {"trials": 40} and spec["suspend"] is False
+
+
+@pytest.fixture(scope="module")
+def stored(server: httpx.Client) -> Iterator[dict[str, Any]]:
+    """A TuningJob that exists, suspended, so that no operator begins it."""
+    name = f"crds-{secrets.token_hex(3)}"
+    server.post("/api/v1/namespaces", json={"metadata": {"name": name}}).raise_for_status()
+    manifest = changed(GOOD_TUNING, {**BEFORE_CHANGES, "metadata.namespace": name, "spec.suspend": True})
+    answer = server.post(path_of(manifest), json=manifest)
+    assert answer.is_success, answer.text
+    yield manifest
+    server.delete(f"/api/v1/namespaces/{name}")
+
+
+def change(server: httpx.Client, stored: dict[str, Any], changes: dict[str, Any]) -> httpx.Response:
+    """A dry run with the changes made to what is stored."""
+    path = f"{path_of(stored)}/{stored['metadata']['name']}"
+    return server.put(path, params={"dryRun": "All"}, json=changed(server.get(path).json(), changes))
+
+
+@pytest.mark.parametrize(("changes", "field", "words"), BAD_CHANGES, ids=[str(item[0])[:50] for item in BAD_CHANGES])
+def test_what_a_job_measures_stays_as_it_was_created(
+    server: httpx.Client, stored: dict[str, Any], changes: dict[str, Any], field: str, words: str
+) -> None:
+    answer = change(server, stored, changes)
+    assert answer.status_code == 422, answer.text
+    told = [cause for cause in answer.json()["details"]["causes"] if words in cause["message"]]
+    assert field in {cause["field"] for cause in told}, answer.text
+
+
+@pytest.mark.parametrize("changes", GOOD_CHANGES, ids=str)
+def test_a_job_may_be_suspended_and_extended(
+    server: httpx.Client, stored: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    answer = change(server, stored, changes)
+    assert answer.is_success, answer.text
+
+
+def test_the_largest_space_stays_within_the_budget_of_the_rules(server: httpx.Client) -> None:
+    names = [f"p{number:062}" for number in range(64)]
+    when = [{"parameter": names[0], "values": list(range(64))} for _ in range(8)]
+    space = {
+        "parameters": [{"kind": "choice", "name": name, "values": list(range(256)), "when": when} for name in names],
+        "rules": [{"expression": "x" * 512, "message": "m" * 512} for _ in range(64)],
+        "fixed": {f"f{number}": "x" * 512 for number in range(64)},
+    }
+    answer = create(server, changed(GOOD_TUNING, {"spec.space": space}))
+    assert answer.status_code == 201, answer.text
 
 
 def test_the_largest_object_stays_within_the_budget_of_the_rules(server: httpx.Client) -> None:

@@ -73,6 +73,15 @@ def test_one_reason_dominates(seen: Sight, state: str, why: str) -> None:
     assert reason(seen) == (state, why)
 
 
+def test_a_definition_newer_than_the_operator_fails_no_job() -> None:
+    newer = row(fieldOfTomorrow=True)
+    assert reason(sight(newer, record())) == ("Running", "Running")
+    said = judge(sight(newer), None)
+    assert (said.reason, said.failed, said.unknown) == ("OperatorTooOld", False, True)
+    assert "fieldOfTomorrow" in said.message
+    assert reason(sight(row(fieldOfTomorrow=True, objectives=[]))) == ("Failed", "InvalidSpec")
+
+
 def test_a_trial_that_nobody_takes_waits_for_hardware_and_says_what_went_wrong() -> None:
     waits = SeenJob(
         record=record(counts=TrialCounts(asked=1, waiting=1)), waiting=trial(4, reason="no free cores", asked_at=NOW)
