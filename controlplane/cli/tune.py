@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from controlplane.cli.tune_apply import apply
 from controlplane.cli.tune_look import (
     best,
     bundle,
@@ -55,5 +56,5 @@ def check(output: str, **options: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-for _command in (run, list_jobs, show, trials, best, pause, cancel, delete, report, bundle):
+for _command in (run, list_jobs, show, trials, best, pause, cancel, delete, report, bundle, apply):
     tune.add_command(_command)
