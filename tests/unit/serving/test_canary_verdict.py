@@ -1,0 +1,151 @@
+"""What decides, held against simulated traffic whose truth is known, and against an operator that dies anywhere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controlplane.model.canary import Canary, CanaryStatus, PairSums, RatioPct
+from controlplane.model.live import EngineCounters, EnginePod, LiveReading
+from operators.serving.canary_stats import LEAST_WINDOWS, added, interval, shown_more, weight_of
+from operators.serving.canary_verdict import verdict
+from operators.serving.canary_watch import Growth, growth, paired
+from tests.unit.serving.canary_world import HOLD, CanaryWorld, wanted
+
+CANARY = Canary.model_validate({"hold": {"leastSeconds": 60, "mostSeconds": 1800, "windowSeconds": 10}})
+
+
+def status(**fields: object) -> CanaryStatus:
+    return CanaryStatus.model_validate(
+        {"candidate": "c", "revision": "r", "phase": "Observing", "begunTime": "2026-01-01T00:00:00Z", **fields}
+    )
+
+
+def played(truth: float, seed: int, *, requests: tuple[float, float], scatter: float, drift: float) -> str:
+    """The word after at most half an hour of windows: both sides under the same load, the canary slower by `truth`."""
+    rng, found = np.random.default_rng(seed), status()
+    shape = 1 / scatter**2
+    replicas = (1, max(1, round(requests[1] / requests[0])))
+    for window in range(180):
+        load = math.exp(rng.normal(0, drift))
+        sides = []
+        for mean, factor, size in zip(requests, (truth, 1.0), replicas, strict=True):
+            count = int(rng.poisson(mean))
+            ttft_s, tpot_s = (
+                scale * load * factor * rng.gamma(max(count, 0.01) * shape) / shape for scale in (0.2, 0.8)
+            )
+            sides.append(Growth(size, ttft_s, count, tpot_s, 40 * count))
+        found = paired(found, *sides).model_copy(
+            update={"watched_seconds": 10.0 * (window + 1), "windows": window + 1, "pages": window + 1}
+        )
+        said = verdict(found, CANARY)
+        if said.word is not None:
+            return said.reason
+    raise AssertionError("half an hour passed without a word")
+
+
+@pytest.mark.parametrize("requests", [(20, 20), (20, 200), (60, 60)])
+def test_the_same_configuration_twice_is_mostly_promoted_and_hardly_ever_called_worse(
+    requests: tuple[float, float],
+) -> None:
+    words = [played(1.0, seed, requests=requests, scatter=0.5, drift=0.3) for seed in range(40)]
+    assert sum(word in ("NotWorse", "Better") for word in words) >= 30, words
+    assert words.count("Worse") <= 2
+
+
+@pytest.mark.parametrize("truth", [1.06, 1.1, 1.3])
+def test_one_that_is_worse_than_allowed_is_hardly_ever_promoted(truth: float) -> None:
+    words = [played(truth, seed, requests=(20, 60), scatter=0.5, drift=0.3) for seed in range(40)]
+    assert sum(word in ("NotWorse", "Better") for word in words) <= 3, words
+    if truth >= 1.3:
+        assert words.count("Worse") == 40
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    truth=st.floats(1.15, 3.0),
+    seed=st.integers(0, 2**31),
+    requests=st.tuples(st.floats(10, 100), st.floats(10, 300)),
+    drift=st.floats(0.0, 0.5),
+)
+def test_clearly_worse_is_never_promoted(truth: float, seed: int, requests: tuple[float, float], drift: float) -> None:
+    assert played(truth, seed, requests=requests, scatter=0.5, drift=drift) in ("Worse", "NoEvidence")
+
+
+def test_few_requests_of_the_canary_do_not_make_it_look_faster() -> None:
+    """The logarithm of a mean of two requests is far below that of two hundred; the estimate must not follow it."""
+    rng, found = np.random.default_rng(3), None
+    for _ in range(4000):
+        found = added(
+            found, weight=weight_of(2, 200), canary=rng.exponential(1, 2).mean(), stable=rng.exponential(1, 200).mean()
+        )
+    assert found is not None
+    assert abs(found.change or 99) < 4
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(0.1, 1e4)), min_size=8, max_size=60))
+def test_an_interval_holds_its_estimate_whatever_comes(pairs: list[tuple[float, float, float]]) -> None:
+    found: RatioPct | None = None
+    for canary, stable, weight in pairs:
+        found = added(found, weight=weight, canary=canary, stable=stable)
+    assert found is not None
+    assert RatioPct.model_validate_json(found.model_dump_json(by_alias=True)) == found
+    if found.lo is not None:
+        assert found.change is not None and found.hi is not None
+        assert -100 <= found.lo <= found.change <= found.hi
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
+def test_figures_that_are_none_change_nothing(bad: float) -> None:
+    before = added(None, weight=3.0, canary=1.0, stable=1.0)
+    assert added(before, weight=bad, canary=1.0, stable=1.0) == before
+    assert added(before, weight=1.0, canary=bad, stable=1.0) == before
+    assert added(before, weight=1.0, canary=1.0, stable=bad) == before
+
+
+def test_there_is_no_interval_before_its_variance_is_known() -> None:
+    assert interval(PairSums()) == (None, None, None)
+    found = None
+    for _ in range(LEAST_WINDOWS - 1):
+        found = added(found, weight=1.0, canary=1.0, stable=2.0)
+    assert found is not None
+    assert (found.change, found.lo, found.hi) == (pytest.approx(-50), None, None)
+
+
+def test_failures_are_shown_only_by_many() -> None:
+    assert shown_more(0, 0, 0, 10) is None
+    assert (shown_more(3, 10, 0, 10) or 0) < 1
+    assert (shown_more(300, 1000, 10, 1000) or 0) > 20
+
+
+def test_pods_that_started_again_or_came_late_are_left_out() -> None:
+    pods = [EnginePod(uid, uid, "prod", "10.0.0.1", "vllm") for uid in ("same", "again", "late", "mute")]
+    before = {"same": EngineCounters(1, 10, 1, 10), "again": EngineCounters(9, 90, 9, 90), "mute": EngineCounters()}
+    after = {uid: EngineCounters(2, 20, 2, 20) for uid in ("same", "again", "late", "mute")}
+    assert growth(LiveReading(0, before), LiveReading(10, after), pods) == Growth(1, 1, 10, 1, 10)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 6)), max_size=12), st.sampled_from([1.0, 1.5]))
+def test_an_operator_that_dies_anywhere_comes_to_the_same_end(deaths: list[tuple[int, int]], slowdown: float) -> None:
+    """Killed after any action of any decision: never promoted when worse, never without a stable revision meanwhile."""
+    made = CanaryWorld.running(replicas=2)
+    first = made.revision()
+    made.slow = lambda revision: 1.0 if revision == first else slowdown
+    made.apply(wanted(128, {"hold": HOLD, "verdict": {"notWorseThanPct": 15}}, replicas=2))
+    for pause_s, actions in deaths:
+        made.watch(pause_s)
+        made.step(crash_after=actions)
+        if made.phase in (None, "Starting", "Observing"):
+            assert len(made.alive_of(first)) == 2
+            assert len(made.alive_of(made.revision())) <= 1
+    made.watch(900, lambda: made.phase in ("Promoted", "RolledBack"))
+    made.watch(60)
+    assert made.phase == ("Promoted" if slowdown == 1.0 else "RolledBack")
+    assert {pod.revision for pod in made.alive()} == {made.revision() if slowdown == 1.0 else first}
+    assert made.unserved == 0
