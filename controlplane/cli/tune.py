@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from controlplane.cli.tune_apply import apply
+from controlplane.cli.tune_compare import compare
 from controlplane.cli.tune_look import (
     best,
     bundle,
@@ -56,5 +57,5 @@ def check(output: str, **options: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-for _command in (run, list_jobs, show, trials, best, pause, cancel, delete, report, bundle, apply):
+for _command in (run, compare, list_jobs, show, trials, best, pause, cancel, delete, report, bundle, apply):
     tune.add_command(_command)

@@ -70,7 +70,7 @@ def run(
     with local_tuning(state_dir or state_folder(os.environ)) as local:
         record = _resumed(local, resume, more_trials) if resume else _created(local, name, options)
         stop = threading.Event()
-        _stopped_by_signals(stop)
+        stopped_by_signals(stop)
         record = _run(local, record, stop, beside_live=beside_live, others_pct=others_pct, quiet=quiet)
         _tell(record, output)
         if stop.is_set() and record.state.value == "paused":
@@ -87,7 +87,7 @@ def _created(local: LocalTuning, name: str | None, options: dict[str, Any]) -> T
     from tuner.measure.machine import fingerprint  # noqa: PLC0415
 
     spec, own_name = spec_of(options)
-    spec = _on_this_machine(completed(spec, cores=len(os.sched_getaffinity(0))))
+    spec = on_this_machine(completed(spec, cores=len(os.sched_getaffinity(0))))
     spec = with_earlier(local.database, TENANT, spec, host=fingerprint())
     job = secrets.token_hex(6)
     made, _ = local.jobs.create(job, tenant=TENANT, name=name or own_name or f"tune-{job}", spec=spec, now=utc_now())
@@ -95,7 +95,7 @@ def _created(local: LocalTuning, name: str | None, options: dict[str, Any]) -> T
     return made
 
 
-def _on_this_machine(spec: TuningSpec) -> TuningSpec:
+def on_this_machine(spec: TuningSpec) -> TuningSpec:
     """Raises InvalidSpec or Unsupported for what cannot be started here."""
     from controlplane.model.tuning_job import EngineTarget  # noqa: PLC0415
     from controlplane.tuning_embedded import launchers  # noqa: PLC0415
@@ -180,7 +180,9 @@ def _run(
     return local.jobs.get(record.id)
 
 
-def _stopped_by_signals(stop: threading.Event) -> None:
+def stopped_by_signals(stop: threading.Event) -> None:
+    """The first signal ends what is under way in order, the second at once."""
+
     def told(number: int, frame: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
