@@ -33,7 +33,6 @@ from tuner.tasks import JOBS, TRIALS, CeleryQueue, make_app, serve
 from tuner.work import Work
 
 log = logging.getLogger(__name__)
-logging.getLogger("alembic").setLevel(logging.WARNING)  # which dialect it found is no news
 
 # A sweep comes every few seconds; one that hangs for this long, on a connection that died silently, never ends.
 _SWEEP_SILENCE_S = 300.0
