@@ -12,6 +12,8 @@ from controlplane.model.cluster import GPUPool
 from controlplane.model.plans import PlannablePool
 from controlplane.model.routers import InstalledRouter
 from controlplane.model.serving import ServingDeployment
+from controlplane.model.tuning_resource import TuningJobSpec
+from controlplane.tuning_desk import checked
 from operators.pools.plannable import PoolRoom
 from operators.serving.plan_request import ask
 from operators.serving.render import RenderSettings, pod, replica_template
@@ -35,8 +37,24 @@ def of_kind(kind: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("document", [d for _, d in chosen], ids=[name for name, _ in chosen])
 
 
-def test_both_kinds_are_shown() -> None:
-    assert {document["kind"] for _, document in DOCUMENTS} == {"GPUPool", "ServingDeployment"}
+def test_every_kind_is_shown() -> None:
+    assert {document["kind"] for _, document in DOCUMENTS} == {"GPUPool", "ServingDeployment", "TuningJob"}
+
+
+@of_kind("TuningJob")
+def test_tuning_jobs_are_ones_that_the_operator_makes(document: dict[str, Any]) -> None:
+    spec = TuningJobSpec.model_validate(document["spec"])
+    made = checked(spec.job(), document["metadata"]["namespace"])
+    assert made.space is not None and {one.name for one in made.space.parameters} == {
+        "maxNumSeqs",
+        "maxNumBatchedTokens",
+    }
+
+
+def test_the_tuned_model_is_the_sample_s() -> None:
+    sample = yaml.safe_load((ROOT / "examples" / "serving-openvino.yaml").read_text())
+    tuned = yaml.safe_load((ROOT / "examples" / "tuning-openvino.yaml").read_text())
+    assert f"image:{tuned['spec']['target']['model']}" == sample["spec"]["model"]["source"]
 
 
 @of_kind("ServingDeployment")
