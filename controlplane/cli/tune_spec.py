@@ -89,6 +89,7 @@ def _read(file: Path) -> tuple[dict[str, Any], str | None]:
         if data["kind"] != "TuningJob" or not isinstance(data["spec"], dict):
             raise InvalidSpec("is no TuningJob", field="kind", value=str(data["kind"])[:80], limit="TuningJob")
         metadata = data.get("metadata")
+        data["spec"].pop("suspend", None)  # a cluster's word: whoever runs it here wants it run
         return dict(data["spec"]), str(metadata["name"]) if isinstance(metadata, dict) and "name" in metadata else None
     return data, None
 

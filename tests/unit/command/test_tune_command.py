@@ -136,9 +136,9 @@ def test_an_interrupted_job_goes_on_where_it_was(here: Path, how: signal.Signals
         ({"objectives": [{"metric": "a"}, {"metric": "a"}]}, ["objectives[1].metric"]),
         ({"target": {"kind": "command", "command": ["true"]}}, ["target.command", "{micro}"]),
         ({"target": {"kind": "deployment", "name": "d", "namespace": "n"}}, ["target.kind"]),
-        ({"target": {"kind": "engine", "engine": "openvino", "model": "/m"}, "objectives": [{"metric": "step_ms"}]}, ["objectives[0].metric"]),
-        ({"target": {"kind": "engine", "engine": "openvino", "model": "/m"}, "objectives": [{"metric": "goodput_per_s"}], "slo": {"ttftMs": 0.2}, "baseline": {}}, ["slo.ttftMs", "200"]),
-        ({"target": {"kind": "engine", "engine": "openvino", "model": "/m"}, "objectives": [{"metric": "goodput_per_s"}], "baseline": {}}, ["slo"]),
+        ({"target": {"kind": "engine", "engine": "openvino", "model": "/m"}, "space": None, "objectives": [{"metric": "step_ms"}]}, ["objectives[0].metric"]),
+        ({"target": {"kind": "engine", "engine": "openvino", "model": "/m"}, "space": None, "objectives": [{"metric": "goodput_per_s"}], "slo": {"ttftMs": 0.2}, "baseline": {}}, ["slo.ttftMs", "200"]),
+        ({"target": {"kind": "engine", "engine": "openvino", "model": "/m"}, "space": None, "objectives": [{"metric": "goodput_per_s"}], "baseline": {}}, ["slo"]),
         ({"wrong": 1}, ["wrong"]),
     ],
 )  # fmt: skip
@@ -186,3 +186,16 @@ def test_a_second_process_does_not_work_on_the_same_job(here: Path) -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_cluster_s_manifest_runs_here_too() -> None:
+    example = Path(__file__).resolve().parents[3] / "examples" / "tuning-openvino.yaml"
+    document = yaml.safe_load(example.read_text())
+    spec, name = spec_of({**OPTIONS, "file": example})
+    assert name == document["metadata"]["name"] and spec.budget.trials == document["spec"]["budget"]["trials"]
+
+
+def test_what_kubectl_shows_of_a_job_can_be_run(tmp_path: Path) -> None:
+    document = {"kind": "TuningJob", "metadata": {"name": "a"}, "spec": {**job(), "suspend": False}, "status": {}}
+    spec, name = spec_of({**OPTIONS, "file": Path(written(tmp_path, document))})
+    assert name == "a" and spec.budget.trials == 3
