@@ -18,13 +18,14 @@ import pytest
 import yaml
 
 from tests.integration.conftest import Kubectl
-from tests.unit.chart.rendering import CASES, CHART, EVERYTHING, Case, rendered
-from tests.unit.chart.rights import RIGHTS, Right
+from tests.unit.chart.rendering import CASES, CHART, WITHOUT_TUNING, Case, rendered
+from tests.unit.chart.rights import RIGHTS, TUNING, Right
 
 pytestmark = pytest.mark.cluster
 
 PAUSE = {"image": {"repository": "localhost/trimtab/pause", "tag": "1"}}
-NOBODY: dict[str, Any] = {"operator": {"replicas": 0}, "api": {"replicas": 0}}
+NOBODY: dict[str, Any] = {"operator": {"replicas": 0}, "api": {"replicas": 0}, **WITHOUT_TUNING}
+EPHEMERAL: dict[str, Any] = {"tuning": {"database": {"storage": {"ephemeral": True}}}}
 WITHOUT_DEFINITIONS = {"crds": {"install": False}}
 
 
@@ -218,13 +219,13 @@ def _eventually(condition: Callable[[], object], what: str, patience_s: float = 
 def test_pods_are_admitted_under_the_restricted_standard(kubectl: Kubectl, namespace: str, helm: Helm) -> None:
     kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     # Containers that do nothing stand in: a second operator must not work on this cluster's objects.
-    release = helm.install(namespace, {**PAUSE, **WITHOUT_DEFINITIONS, "api": {"replicas": 2}})
+    release = helm.install(namespace, {**PAUSE, **WITHOUT_DEFINITIONS, **EPHEMERAL, "api": {"replicas": 2}})
 
     def pods() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = kubectl.json("get", "pods", "--namespace", namespace)["items"]
         return found
 
-    _eventually(lambda: len(pods()) == 4, "two operators and two API pods")
+    _eventually(lambda: len(pods()) == 9, "two operators, two API pods, two workers, driver, database and broker")
     replica_sets = kubectl.json("get", "replicasets", "--namespace", namespace)["items"]
     failures = [c["message"] for s in replica_sets for c in s["status"].get("conditions", []) if c["status"] == "True"]
     assert failures == []
@@ -232,10 +233,28 @@ def test_pods_are_admitted_under_the_restricted_standard(kubectl: Kubectl, names
     assert {b["metadata"]["name"] for b in budgets} == {f"{release}-operator", f"{release}-api"}
 
 
-def test_the_fullest_values_are_taken_by_the_api_server(kubectl: Kubectl, namespace: str) -> None:
-    """Strict validation of every field, NetworkPolicies too; this cluster's network does not enforce those."""
+def test_the_tuning_worker_reaches_the_named_namespaces_and_no_secret(
+    kubectl: Kubectl, make_namespace: Callable[[str], str], helm: Helm
+) -> None:
+    home, named = make_namespace("t"), make_namespace("t")
+    values = {"tuning": {"namespaces": [named], "worker": {"replicas": 0}, **EPHEMERAL["tuning"]}}
+    release = helm.install(home, {**PAUSE, **NOBODY, **WITHOUT_DEFINITIONS, **values})
+    user = f"system:serviceaccount:{home}:{release}-tuning-worker"
+    pods = TUNING["ClusterRole", "trimtab-tuning-worker-pods"]
+    table = [(right, named) for right in pods]
+    table += [(right, "") for right in TUNING["ClusterRole", "trimtab-tuning-worker"]]
+    refused = [(right, home) for right in pods] + [
+        (right, named) for right in DENIED if right not in pods and right != Right("", "pods/log", "get")
+    ]
+    answers = allowed(kubectl, user, [*table, *refused])
+    assert [question for question, yes in answers.items() if yes != (question in table)] == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_field_is_taken_by_the_api_server(kubectl: Kubectl, namespace: str, case: Case) -> None:
+    """Strict validation, expressions and NetworkPolicies too; this cluster's network does not enforce the latter."""
     # The Prometheus operator's kinds are not installed here.
-    documents = [document for document in EVERYTHING.documents() if not document["kind"].endswith("Monitor")]
+    documents = [document for document in case.documents() if not document["kind"].endswith("Monitor")]
     for document in documents:
         document["metadata"]["name"] = document["metadata"]["name"].replace("trimtab", namespace)
         if "namespace" in document["metadata"]:
@@ -255,8 +274,9 @@ class Copy:
         self.plural = f"chartpools{mark}"
         self.name = f"{self.plural}.{self.group}"
         definitions = self.chart / "files" / "crds"
-        (definitions / "trimtab.dev_servingdeployments.yaml").unlink()
         self.path = definitions / "trimtab.dev_gpupools.yaml"
+        for other in set(definitions.iterdir()) - {self.path}:
+            other.unlink()
         definition = self.read()
         definition["metadata"]["name"] = self.name
         spec = definition["spec"]

@@ -110,4 +110,4 @@ def rendered(helm: str, values: dict[str, Any], **options: Any) -> str:
     when it refuses."""
     done = render(helm, values, **options)
     assert done.returncode == 0, done.stderr
-    return _MADE_UP.sub(r"\1MADE-UP", done.stdout)
+    return _MADE_UP.sub(r"\1bWFkZS11cA==", done.stdout)
