@@ -7,12 +7,12 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from controlplane.kube import KubeClient, KubeError, load_access
+from controlplane.kube import Forbidden, KubeClient, KubeError, load_access
 from controlplane.model.errors import Refused
 
 T = TypeVar("T")
 
-CLUSTER_DOWN = "ClusterUnreachable"
+CLUSTER_DOWN, NO_QUOTA = "ClusterUnreachable", "QuotaExceeded"
 # Beyond what the client allows a call with its repetitions: only a loop that hangs takes longer.
 _LIMIT_S = 90.0
 
@@ -57,9 +57,7 @@ class ClusterThread:
 def refused(error: KubeError, doing: str, *, field: str | None = None) -> Refused:
     """A failed request in the words of our own errors; the API server's say who must do what."""
     away = error.status in {0, 429} or error.status >= 500
-    return Refused(
-        f"{doing}: {error.reason}: {error.message}",
-        field=field,
-        code=CLUSTER_DOWN if away else error.reason or "Refused",
-        hint="it is asked again" if away else None,
-    )
+    # The API server has no word of its own for this (apiserver/admission/plugin/resourcequota).
+    quota = isinstance(error, Forbidden) and "exceeded quota" in error.message
+    code = CLUSTER_DOWN if away else NO_QUOTA if quota else error.reason or "Refused"
+    return Refused(f"{doing}: {error.reason}: {error.message}", field=field, code=code)

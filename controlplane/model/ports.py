@@ -41,6 +41,10 @@ PLANNER_DOWN = frozenset({"PlannerTimeout", "PlannerDied"})
 STORE_DOWN = frozenset({"StoreUnreachable", "StoreBusy", "StoreFull", "StoreReadOnly"})
 
 
+# Codes of Refused that say nothing about the trial: the same pod may be made later.
+PODS_LATER = frozenset({"ClusterUnreachable", "QuotaExceeded"})
+
+
 class Sampler(Protocol):
     """Proposes configurations. Rebuilt at any time by telling it a study's trials again in their order: the same
     space, settings, seed and history give the same proposal, in any process."""
@@ -128,8 +132,8 @@ class TrialPodLauncher(Protocol):
 
     def start(self, leased: LeasedTrial, spec: TuningSpec) -> TrialPod:
         """The pod of this attempt; those of the trial's older attempts are told to go first. Doing it twice makes one
-        pod. Raises TrimtabError: with a field under `setting` where this setting cannot be started at all, else for what
-        says nothing about it."""
+        pod. Raises TrimtabError: InvalidSpec with a field under `setting` where this setting cannot be started at all,
+        Refused with a code of PODS_LATER where it is worth asking again, else for what says nothing about it."""
         ...
 
 

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from controlplane.catalog import load
-from controlplane.model.errors import InvalidSpec, TrimtabError
-from controlplane.model.ports import StopSignal, TrialPod, TrialPodLauncher
+from controlplane.model.errors import InvalidSpec, Refused, TrimtabError
+from controlplane.model.ports import PODS_LATER, StopSignal, TrialPod, TrialPodLauncher
 from controlplane.model.tuning import LeasedTrial, Outcome, Verdict
 from controlplane.model.tuning_job import CommandTarget, TuningSpec
 from tuner.measure.command import metrics_in
 from tuner.measure.crosscheck import Bands
 from tuner.measure.engine.classify import verdict_of
 from tuner.measure.engine.launch import counters_of, resolved
-from tuner.measure.engine.pod import PodProcess, StopOrEnd
+from tuner.measure.engine.pod import Notes, PodProcess, StopOrEnd, stopped_within
 from tuner.measure.engine.serving import NotServing
 from tuner.measure.loadgen.run import LoadFailed, Stopped
 from tuner.measure.trial import Address, Trusted, check_load, command_outcome, measured, not_ok
@@ -36,16 +36,18 @@ class PodRunner:
     bands: Bands = field(default_factory=Bands)
     request_timeout_s: float = 120.0
     ready_timeout_s: float = 500.0
+    again_s: float = 5.0
 
     def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
         """Whatever goes wrong is an outcome with a verdict and a reason; the pod is told to go whatever happens."""
         deadline_s = time.monotonic() + spec.measuring.timeout_s
+        notes = Notes(lambda why: self.notes(leased, why))
         try:
             if not isinstance(spec.target, CommandTarget):
                 check_load(spec)
-            pod = self.launcher.start(leased, spec)
+            pod = self._started(leased, spec, notes, stop, deadline_s)
             try:
-                return self._measured(pod, leased, spec, stop, deadline_s)
+                return self._measured(PodProcess(pod, notes), leased, spec, stop, deadline_s)
             finally:
                 pod.end()
         except NotServing as found:
@@ -59,23 +61,37 @@ class PodRunner:
             _log.exception("trial %s, attempt %d", leased.id, leased.attempt)
             return not_ok(Verdict.INFRASTRUCTURE, f"{type(error).__name__}: {error}")
 
+    def _started(
+        self, leased: LeasedTrial, spec: TuningSpec, notes: Notes, stop: StopSignal, deadline_s: float
+    ) -> TrialPod:
+        """Quotas and an API server that is away are waited for, as a node is: attempts are for what measuring shows."""
+        while True:
+            try:
+                return self.launcher.start(leased, spec)
+            except Refused as refused:
+                if refused.reason not in PODS_LATER or time.monotonic() + self.again_s > deadline_s:
+                    raise
+                notes.say(str(refused))
+                if stopped_within(stop, self.again_s):
+                    raise NotServing(Verdict.INFRASTRUCTURE, "stopped") from refused
+
     def _measured(
-        self, pod: TrialPod, trial: LeasedTrial, spec: TuningSpec, stop: StopSignal, deadline_s: float
+        self, process: PodProcess, trial: LeasedTrial, spec: TuningSpec, stop: StopSignal, deadline_s: float
     ) -> Outcome:
-        process = PodProcess(pod, lambda why: self.notes(trial, why))
+        pod = process.pod
         process.wait_started(stop, deadline_s)
-        if process.waited or trial.attempt > 1:
-            self.notes(trial, "")
+        process.notes.clear(others=trial.attempt > 1)
         if isinstance(spec.target, CommandTarget):
             return self._command(process, trial, spec, stop, deadline_s)
         engine = load().engine(pod.engine)
+        host = pod.hardware()  # before the work: without it the figures could not be compared
         address = self._ready(process, engine.health_path, trial, spec, stop, deadline_s)
         return measured(
             process, engine, counters_of(engine), Address(address, pod.port, pod.served_name, pod.api_key), trial, spec,
             # What else computes on the pod's node cannot be seen from here; the node is the pod's alone.
             trusted=Trusted(self.bands, None, self.request_timeout_s),
             resolved=resolved(pod.log(last=False), dict(trial.setting)),
-            host=pod.hardware, stop=StopOrEnd(stop, process), deadline_s=deadline_s,
+            host=host, stop=StopOrEnd(stop, process), deadline_s=deadline_s,
         )  # fmt: skip
 
     @staticmethod

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controlplane.catalog import load
+from controlplane.catalog import Engine, load
 from controlplane.model.errors import InvalidSpec, TrimtabError, UnknownName
 from controlplane.model.ports import StopSignal
-from controlplane.model.tuning import LeasedTrial, Outcome, Verdict
+from controlplane.model.tuning import LeasedTrial, Outcome, Setting, Verdict
 from controlplane.model.tuning_job import CommandTarget, EngineTarget, TuningSpec
+from tuner.measure.agreement import Decoder, Reference, is_measured, keep, kept, reference_key, weights_of
 from tuner.measure.command import argv_of, run_command
 from tuner.measure.crosscheck import Bands
 from tuner.measure.engine.launch import HOST, SERVED_NAME, Launcher, resolved, settings_of
-from tuner.measure.engine.process import sweep
+from tuner.measure.engine.process import GuardedProcess, sweep
 from tuner.measure.engine.serving import NotServing, serving
 from tuner.measure.leases import Hardware, NotLeased, hold, live_engines
 from tuner.measure.loadgen.run import LoadFailed, Stopped
@@ -24,6 +26,8 @@ from tuner.measure.machine import fingerprint
 from tuner.measure.trial import Address, Trusted, check_load, command_outcome, measured, not_ok
 
 _log = logging.getLogger(__name__)
+
+Start = Callable[[Setting, Setting], contextlib.AbstractContextManager[tuple[GuardedProcess, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +110,46 @@ class MeasuringRunner:
             check_load(spec)
         except InvalidSpec as error:
             return not_ok(Verdict.INFRASTRUCTURE, f"load: {error}")
-        with serving(
-            engine, launcher, target.model, knobs, shape, folder=self.folder, locks=locks, cpus=self.hardware.cpus,
-            gpus=self.hardware.gpus, stop=stop, deadline_s=min(deadline_s, time.monotonic() + self.ready_timeout_s),
-        ) as (process, port):  # fmt: skip
+        start = self._start(engine, launcher, target.model, locks, stop, deadline_s)
+        reference = self._reference(engine, target, spec, start, stop) if is_measured(spec) else None
+        with start(knobs, shape) as (process, port):
+            extra = {} if reference is None else Decoder(HOST, port, SERVED_NAME, stop).agreement(reference)
             return measured(
                 process, engine, launcher, Address(HOST, port, SERVED_NAME), trial, spec,
                 trusted=Trusted(self.bands, self.others_pct_max, self.request_timeout_s),
                 resolved=resolved(process.log(), {**knobs, **shape}),
-                host=lambda: fingerprint(self.hardware.gpus, self.hardware.cpus), stop=stop, deadline_s=deadline_s,
+                host=fingerprint(self.hardware.gpus, self.hardware.cpus), stop=stop, deadline_s=deadline_s,
+                extra=extra,
             )  # fmt: skip
+
+    def _start(
+        self, engine: Engine, launcher: Launcher, model: str, locks: list[int], stop: StopSignal, deadline_s: float
+    ) -> Start:
+        def start(knobs: Setting, shape: Setting) -> contextlib.AbstractContextManager[tuple[GuardedProcess, int]]:
+            return serving(
+                engine, launcher, model, knobs, shape, folder=self.folder, locks=locks, cpus=self.hardware.cpus,
+                gpus=self.hardware.gpus, stop=stop,
+                deadline_s=min(deadline_s, time.monotonic() + self.ready_timeout_s),
+            )  # fmt: skip
+
+        return start
+
+    def _reference(
+        self, engine: Engine, target: EngineTarget, spec: TuningSpec, start: Start, stop: StopSignal
+    ) -> Reference:
+        """What the configuration in use answers on this machine: decoded once, then kept beside the leases."""
+        in_use = {**(spec.space.fixed if spec.space is not None else {}), **spec.baseline}
+        knobs, shape = settings_of(engine, in_use, target.shape)
+        host = fingerprint(self.hardware.gpus, self.hardware.cpus)
+        facts = {"engine": engine.id, "version": engine.version, "model": weights_of(target.model), "host": host}
+        key = reference_key({**facts, "knobs": knobs, "shape": shape})
+        found = kept(self.folder, key)
+        if found is None:
+            try:
+                with start(knobs, shape) as (_, port):
+                    found = Decoder(HOST, port, SERVED_NAME, stop).reference()
+            except NotServing as error:
+                # Not the trial's fault: nothing can be said of any setting until the one in use works.
+                raise NotServing(Verdict.INFRASTRUCTURE, f"the configuration in use: {error.reason}") from error
+            keep(self.folder, key, found)
+        return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from controlplane.catalog import Engine
@@ -11,7 +10,7 @@ from controlplane.model.ports import StopSignal
 from controlplane.model.tuning import LeasedTrial, Measurement, Outcome, Setting, TrialPurpose, Verdict
 from controlplane.model.tuning_job import TuningSpec
 from tuner.measure.crosscheck import Bands
-from tuner.measure.definitions import DEFINITIONS
+from tuner.measure.definitions import DEFINITIONS, Metrics
 from tuner.measure.engine.launch import Counters
 from tuner.measure.engine.process import Running
 from tuner.measure.loadgen.job import LoadJob
@@ -65,11 +64,12 @@ def measured(
     *,
     trusted: Trusted,
     resolved: Setting,
-    host: Callable[[], str],
+    host: str,
     stop: StopSignal,
     deadline_s: float,
+    extra: Metrics | None = None,
 ) -> Outcome:
-    """Load the engine until its figures are sure enough. `host`: names the hardware. Raises NotServing, LoadFailed,
+    """Load the engine until its figures are sure enough. `host`: names the hardware; `extra`: what was measured before. Raises NotServing, LoadFailed,
     Stopped."""
     how = spec.measuring
     # Confirmation compares processes, not runs of one process: the driver pairs them by their seeds.
@@ -94,7 +94,7 @@ def measured(
         figures = [run.metrics for run in runs]
         if len(runs) >= most or enough(figures, runs[0].samples, metric, spec.slo, how):
             break
-    metrics = combined(figures)
+    metrics = combined(figures) | (extra or {})
     missing = [name for name in wanted(spec) if name not in metrics]
     if missing:
         return not_ok(
@@ -112,7 +112,7 @@ def measured(
             cpu_s=sum(cpu_s) if len(cpu_s) == len(runs) else None,
             engine_version=engine.version,
             resolved=resolved,
-            host=host(),
+            host=host,
             load=_joined(loads),
             seed=trial.seed,
         ),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from controlplane.model.errors import Refused
+from controlplane.model.errors import Refused, TrimtabError
 from controlplane.model.ports import StopSignal, TrialPod
 from controlplane.model.tuning import Verdict
 from controlplane.model.tuning_pods import PodSeen
@@ -15,6 +16,8 @@ from tuner.measure.engine.classify import REASON_LINES, verdict_of
 from tuner.measure.engine.process import Ended
 from tuner.measure.engine.serving import NotServing
 from tuner.measure.http import get
+
+_log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 # While requests are under way the API server is asked this often whether the pod still runs.
@@ -72,17 +75,40 @@ def _words(seen: PodSeen) -> str:
     return ": ".join(part for part in (seen.reason, seen.message[:300]) if part)
 
 
+class Notes:
+    """Why an attempt waits, told on when it changes. Nobody is held up where it cannot be told."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._told, self._told_s = "", float("-inf")
+
+    def say(self, text: str) -> None:
+        """The scheduler words the same thing anew with every node that comes and goes: not more often than so."""
+        if text and text != self._told and time.monotonic() - self._told_s > _NOTE_EVERY_S:
+            self._told, self._told_s = text, time.monotonic()
+            self._on(text)
+
+    def clear(self, *, others: bool) -> None:
+        """It waits no more. `others`: an earlier attempt may have left a word."""
+        if self._told or others:
+            self._on("")
+
+    def _on(self, text: str) -> None:
+        try:
+            self._tell(text)
+        except TrimtabError as error:
+            _log.warning("why a trial waits could not be noted: %s", error)
+
+
 @dataclass(slots=True, eq=False)
 class PodProcess:
-    """A `TrialPod` as a process under way. `notes` hears why it waits, each time that changes."""
+    """A `TrialPod` as a process under way."""
 
     pod: TrialPod
-    notes: Callable[[str], None]
+    notes: Notes
     seen: PodSeen = field(default_factory=lambda: PodSeen("pending"))
     _ended: Ended | None = None
     _looked_s: float = float("-inf")
-    _noted: str = ""
-    _noted_s: float = float("-inf")
 
     def poll(self, *, every_s: float = 0.0) -> Ended | None:
         """`every_s`: what was seen so shortly before is seen again."""
@@ -107,8 +133,9 @@ class PodProcess:
     def wait_started(self, stop: StopSignal, deadline_s: float) -> None:
         """Until its containers run, or have run. Raises NotServing."""
         while (ended := self.poll()) is None and self.seen.phase == "pending":
-            self._note(_waiting(self.seen))
-            _pause(stop, deadline_s, _waiting(self.seen) or self._noted or "its pod did not start")
+            why = _waiting(self.seen)
+            self.notes.say(why)
+            _pause(stop, deadline_s, why or "its pod did not start")
         if ended is not None and self.seen.phase == "pending":
             raise NotServing(*verdict_of(ended, when="at start"))
 
@@ -140,17 +167,6 @@ class PodProcess:
             _pause(stop, float("inf"), "")
         return ended
 
-    @property
-    def waited(self) -> bool:
-        """Whether `notes` was told that it waits."""
-        return bool(self._noted)
-
-    def _note(self, text: str) -> None:
-        """The scheduler words the same thing anew with every node that comes and goes."""
-        if text and text != self._noted and time.monotonic() - self._noted_s > _NOTE_EVERY_S:
-            self._noted, self._noted_s = text, time.monotonic()
-            self.notes(text)
-
 
 class StopOrEnd:
     """A stop signal that is also given by the end of a pod: what sends requests to it need not wait for each to fail."""
@@ -169,8 +185,17 @@ class StopOrEnd:
 def _pause(stop: StopSignal, deadline_s: float, why_not: str) -> None:
     if time.monotonic() > deadline_s:
         raise NotServing(Verdict.INFRASTRUCTURE, why_not)
-    if stop.wait(POLL_S):
+    if stopped_within(stop, POLL_S):
         raise NotServing(Verdict.INFRASTRUCTURE, "stopped")
+
+
+def stopped_within(stop: StopSignal, seconds: float) -> bool:
+    """Waits so long, unless told to stop. A signal may wait for less than it is asked to."""
+    until_s = time.monotonic() + seconds
+    while (left_s := until_s - time.monotonic()) > 0:
+        if stop.wait(left_s):
+            return True
+    return stop.is_set()
 
 
 def _healthy(host: str, port: int, path: str) -> bool:
