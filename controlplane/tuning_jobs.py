@@ -23,12 +23,13 @@ from controlplane.model.tuning_job import (
     TuningSpec,
 )
 from controlplane.model.tuning_records import Ask, TrialRecord, told_of
+from controlplane.tuning_engine import check_engine
 from tuner.decision import confirm_asks, decide
 from tuner.search.canonical import canonical_of
 from tuner.search.predicted import cheap_trials, known_names
 from tuner.search.question import SAMPLERS, Question, make_sampler
 from tuner.search.space import Space, compile_space
-from tuner.search.spaces.engine import EngineFacts
+from tuner.search.spaces.engine import EngineFacts, check_fits
 from tuner.search.study_sampler import carried_over
 from tuner.search.study_sampler import space_of as search_space
 
@@ -36,6 +37,8 @@ from tuner.search.study_sampler import space_of as search_space
 _LEAST_TTFT_MS, _LEAST_TPOT_MS = 1.0, 0.01
 # Below this share of unseen trials explained, a model of what mattered says nothing.
 _LEAST_EXPLAINED = 0.5
+# Of `tuner.measure.agreement`, whose imports are for those who measure.
+AGREEMENT = frozenset({"token_agreement", "logprob_gap_mean"})
 _SLO_METRICS = ("goodput_per_s", "attainment", "attainment_lo", "attainment_hi")
 
 
@@ -50,7 +53,11 @@ def completed(spec: TuningSpec, *, cores: int | None = None, devices: int = 1) -
             limit="engine, command",
             hint="name the deployment's engine and model",
         )
-    spec = spec.model_copy(update={"space": search_space(spec, _facts(spec, cores, devices))})
+    check_engine(spec)
+    facts = _facts(spec, cores, devices)
+    if facts is not None and spec.space is not None:
+        check_fits(facts, spec.space)
+    spec = spec.model_copy(update={"space": search_space(spec, facts)})
     space = space_of(spec)
     _check_metrics(spec)
     _check_slo(spec.slo)
@@ -180,6 +187,14 @@ def _check_metrics(spec: TuningSpec) -> None:
     if not isinstance(spec.target, EngineTarget):
         return  # a command may print what it likes
     known = engine_metrics()
+    if spec.space is not None and any(one.changes_output for one in spec.space.parameters):
+        known |= AGREEMENT
+    for i, limit in enumerate(spec.limits):
+        if limit.metric in AGREEMENT - known:
+            raise InvalidSpec(
+                "is measured only where a searched parameter can change answers", field=f"limits[{i}].metric",
+                value=limit.metric, hint="allow one with mayChangeOutput, or leave the limit out",
+            )  # fmt: skip
     names += [f"limits[{i}].metric" for i in range(len(spec.limits))]
     for field, metric in zip(names, wanted + [one.metric for one in spec.limits], strict=True):
         if metric not in known:

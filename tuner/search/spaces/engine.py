@@ -24,7 +24,7 @@ from controlplane.model.tuning import (
     SpaceRule,
     Value,
 )
-from tuner.search.spaces.memory import memory_margin
+from tuner.search.spaces.memory import check_room, memory_margin
 from tuner.search.spaces.rules import rules_of
 from tuner.serving.case import EngineCase
 
@@ -73,6 +73,43 @@ def engine_space(facts: EngineFacts) -> SearchSpace:
     rules += _whole_prompts(data, searched, facts.longest_tokens)
     margins = _margins(data, facts, parameters, searched, fixed, accelerator)
     return SearchSpace(parameters=parameters, rules=rules, margins=margins, fixed=fixed)
+
+
+def check_fits(facts: EngineFacts, space: SearchSpace) -> None:
+    """For a space that the user wrote: whether the model has room anywhere in it. Nothing is said where model or
+    accelerator are unknown. Raises UnknownName, or Unsupported with the bytes."""
+    if facts.model is None or facts.accelerator is None:
+        return
+    catalog = load()
+    engine = catalog.engine(facts.engine, field="target.engine")
+    accelerator = catalog.accelerator(facts.accelerator, field="target.accelerator")
+    names = _data()[engine.id].get("memory")
+    fixed = {**(facts.fixed or {}), **space.fixed}
+    ranges = {one.name: one for one in space.parameters}
+    said = {*fixed, *ranges}
+    experts_spread = catalog.model(facts.model, field="target.model").moe is not None and "dataParallel" in said
+    if names is None or experts_spread or "quantization" in said:
+        return  # no line tells how experts spread over attention replicas; other weights are other bytes
+    largest = EngineCase(
+        model=facts.model,
+        accelerator=accelerator.id,
+        engine=facts.engine,  # type: ignore[arg-type]  # the catalogue knows it: asked above
+        tensor_parallel=int(_most(ranges.get("tensorParallel"), fixed.get("tensorParallel", 1))),
+        pipeline_parallel=int(_most(ranges.get("pipelineParallel"), fixed.get("pipelineParallel", 1))),
+    )
+    share = fixed.get(names["fraction"])
+    if names["fraction"] in ranges:
+        share = _most(ranges[names["fraction"]], 1.0)
+    check_room(largest, fraction=None if share is None else float(share), longest_tokens=facts.longest_tokens)
+
+
+def _most(parameter: Parameter | None, otherwise: Value) -> float:
+    """The largest number that a parameter may take."""
+    if parameter is None:
+        return float(otherwise)
+    if isinstance(parameter, ChoiceParameter):
+        return max((float(one) for one in parameter.values if not isinstance(one, str)), default=float(otherwise))
+    return parameter.high
 
 
 @cache
@@ -168,6 +205,8 @@ def _margins(
     names = data.get("memory")
     if names is None or accelerator is None or facts.model is None or not set(names.values()) <= searched:
         return []
+    if "quantization" in fixed:
+        return []  # other weights are other bytes
     model = load().model(facts.model, field="target.model")
     if model.moe is not None and ("dataParallel" in searched or int(fixed.get("dataParallel", 1)) > 1):
         return []  # attention replicas spread the experts over each other: no line tells how

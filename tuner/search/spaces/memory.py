@@ -34,16 +34,7 @@ def memory_margin(
     if capacity is None:
         return None
     largest = replace(case, tensor_parallel=max(tensor_parallel), pipeline_parallel=stages_most)
-    least = memory_budget(largest, max_num_tokens=_TOKENS[0], fraction=fraction_most)
-    if (least.kv_bytes or 0) < request_kv_bytes(largest, longest_tokens):
-        raise Unsupported(
-            f"{case.model} does not fit: {least.fixed_bytes:,} bytes of weights, activations and runtime on each of "
-            f"{max(tensor_parallel) * stages_most} devices of {capacity:,} bytes leave no room for one request of "
-            f"{longest_tokens} tokens",
-            field="target.model",
-            value=case.model,
-            hint="more devices, a device with more memory, or a smaller or quantised model",
-        )
+    check_room(largest, fraction=fraction_most, longest_tokens=longest_tokens)
     terms = {tp: _fixed_term(pair, names["tokens"]) for tp, pair in budgets.items()}
     kept = {tp: request_kv_bytes(replace(case, tensor_parallel=tp), longest_tokens) / _GIB for tp in tensor_parallel}
     fixed, request = _by_degree(terms, searched), _by_degree({tp: f"{one:.4g}" for tp, one in kept.items()}, searched)
@@ -60,6 +51,23 @@ def memory_margin(
         slack=round(_SLACK_SHARE * capacity / _GIB, 3),
         message="weights and activations leave no memory for the KV cache: a larger share, fewer batched tokens or "
         "more ranks",
+    )
+
+
+def check_room(largest: EngineCase, *, fraction: float | None, longest_tokens: int) -> None:
+    """`largest`: with the most ranks there may be; `fraction`: the largest share of memory, None: the engine's own.
+
+    Raises Unsupported where no request of that length has room, with the bytes."""
+    least = memory_budget(largest, max_num_tokens=_TOKENS[0], fraction=fraction)
+    if least.capacity_bytes is None or (least.kv_bytes or 0) >= request_kv_bytes(largest, longest_tokens):
+        return
+    raise Unsupported(
+        f"{largest.model} does not fit: {least.fixed_bytes:,} bytes of weights, activations and runtime on each of "
+        f"{largest.tensor_parallel * largest.pipeline_parallel} devices of {least.capacity_bytes:,} bytes leave no room "
+        f"for one request of {longest_tokens} tokens",
+        field="target.model",
+        value=largest.model,
+        hint="more devices, a device with more memory, or a smaller or quantised model",
     )
 
 
