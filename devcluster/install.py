@@ -25,6 +25,7 @@ CHART = TREE / "helm"
 POOLS = PACKAGE / "manifests" / "pools.yaml"
 VALUES = PACKAGE / "manifests" / "values.yaml"
 SAMPLE = TREE / "examples" / "serving-openvino.yaml"
+TUNING = TREE / "examples" / "tuning-openvino.yaml"
 SAMPLE_NAME = "sample"
 SAMPLE_NAMESPACE = "default"
 SAMPLE_PATIENCE_S = 300.0
@@ -199,15 +200,17 @@ def _stream_one(port: int, model: str) -> str:
 
 
 def things_to_try(cluster: Cluster, model: str) -> str:
-    """Three lines for the reader."""
+    """Lines for the reader to type."""
     url = f"http://127.0.0.1:{cluster.plan.ports['engine']}/v1/completions"
+    kubectl = cluster.plan.state / "kubectl"
     down = "make down" if cluster.plan.name == "dev" else f"python3 -m devcluster down --name {cluster.plan.name}"
     return "\n".join(
         [
             "",
             "Try:",
-            f"  {cluster.plan.state / 'kubectl'} get gpupools,servingdeployments",
+            f"  {kubectl} get gpupools,servingdeployments",
             f"  curl -N {url} -H 'Content-Type: application/json' -d '{completion_body(model, 32)}'",
+            f"  {kubectl} apply -f {TUNING.relative_to(TREE)} && {kubectl} get tuningjobs -w",
             f"  {down}",
         ]
     )

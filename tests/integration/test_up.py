@@ -1,4 +1,4 @@
-"""What `make up` leaves behind: the three lines it prints work as printed."""
+"""What `make up` leaves behind: the lines it prints work as printed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from devcluster import install
 from devcluster.cluster import Cluster
+from devcluster.paths import TREE
 
 pytestmark = pytest.mark.cluster
 
@@ -47,6 +48,15 @@ def test_the_second_line_streams_tokens(lines: list[str]) -> None:
     assert events[-1] == "data: [DONE]"
     tokens = [json.loads(event.removeprefix("data: "))["choices"][0]["text"] for event in events[:-1]]
     assert len(tokens) > 10
+
+
+def test_the_third_line_makes_a_tuning_job_that_the_cluster_takes(lines: list[str]) -> None:
+    make, look = lines[2].split(" && ")
+    assert look.endswith(" get tuningjobs -w")
+    shown = subprocess.run(
+        [*shlex.split(make), "--dry-run=server"], cwd=TREE, check=True, capture_output=True, text=True
+    )
+    assert "tuningjob.trimtab.dev/tune-sample" in shown.stdout
 
 
 def test_the_last_line_stops_this_cluster(lines: list[str], cluster: Cluster) -> None:
