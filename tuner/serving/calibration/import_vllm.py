@@ -23,11 +23,12 @@ _STATISTICS = {"mean": "mean", "p50": "median", "p90": "p90", "p95": "p95", "p99
 
 def read(path: Path, case: Mapping[str, Any]) -> list[Measurement]:
     """One Measurement for each run: the file holds one object, a list of them, or one a line."""
+    return [_measurement(run, case, f"{path.name}#{number}") for number, run in enumerate(runs_of(path), 1)]
+
+
+def runs_of(path: Path) -> list[Mapping[str, Any]]:
+    """The benchmark's own objects, one for each run. Raises InvalidSpec."""
     text = readable(path).read_text(encoding="utf-8", errors="replace")
-    return [_measurement(run, case, f"{path.name}#{number}") for number, run in enumerate(_runs(text, path), 1)]
-
-
-def _runs(text: str, path: Path) -> list[Any]:
     runs: list[Any]
     try:
         try:
@@ -39,13 +40,14 @@ def _runs(text: str, path: Path) -> list[Any]:
         raise InvalidSpec(f"is not JSON: {error}", field=str(path)) from None
     if not runs or len(runs) > MAX_ROWS:
         raise InvalidSpec("holds no run", field=str(path), value=len(runs), limit=f"1 to {MAX_ROWS} runs")
+    for number, run in enumerate(runs, 1):
+        if not isinstance(run, Mapping):
+            raise InvalidSpec("must be an object", field=f"{path.name}#{number}")
     return runs
 
 
-def _measurement(run: object, case: Mapping[str, Any], source: str) -> Measurement:
-    if not isinstance(run, Mapping):
-        raise InvalidSpec("must be an object", field=source)
-    ttft, tpot = _latencies(run, "ttft", source), _latencies(run, "tpot", source)
+def _measurement(run: Mapping[str, Any], case: Mapping[str, Any], source: str) -> Measurement:
+    ttft, tpot = _needed(run, "ttft", source), _needed(run, "tpot", source)
     failed = run.get("failed")
     if isinstance(failed, int) and failed > 0:
         raise InvalidSpec(
@@ -107,7 +109,9 @@ def _arrivals(run: Mapping[str, Any]) -> dict[str, Any] | None:
     return None if completed is None else {"closed": completed}
 
 
-def _latencies(run: Mapping[str, Any], name: str, source: str) -> dict[str, float]:
+def latencies(run: Mapping[str, Any], name: str, source: str) -> dict[str, float]:
+    """Milliseconds by statistic (`mean`, `p50`, ...) of `ttft`, `tpot`, `itl` or `e2el`, as far as the run states them.
+    Raises InvalidSpec."""
     found: dict[str, float] = {}
     for ours, theirs in _STATISTICS.items():
         value = run.get(f"{theirs}_{name}_ms", run.get(f"{ours}_{name}_ms"))
@@ -123,6 +127,11 @@ def _latencies(run: Mapping[str, Any], name: str, source: str) -> dict[str, floa
             raise InvalidSpec("must be a list of seconds", field=f"{source}.ttfts")
         for ours, share in (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)):
             found.setdefault(ours, float(np.quantile(seconds, share)) * 1e3)
+    return found
+
+
+def _needed(run: Mapping[str, Any], name: str, source: str) -> dict[str, float]:
+    found = latencies(run, name, source)
     if not found:
         raise InvalidSpec(
             f"no {name} in this run",
