@@ -36,7 +36,6 @@ from operators.runtime import (
     Result,
     SystemClock,
     Writer,
-    key_of,
 )
 from operators.serving.canary_reading import Readings
 from operators.serving.executor import Executor
@@ -45,7 +44,6 @@ from operators.serving.plan import decide
 from operators.serving.plan_adopt import in_force
 from operators.serving.plan_use import with_plan
 from operators.serving.planning import Planning
-from operators.serving.podnews import told
 from operators.serving.prepared import Prepared, Preparer, deployment_of, status_of
 from operators.serving.reasons import Reason
 from operators.serving.remembered import Remembered
@@ -55,6 +53,7 @@ from operators.serving.sight import Sight
 from operators.serving.snapshot import Notes, PlanSettings
 from operators.serving.status import only_details, undecided
 from operators.serving.waiting import Waiting
+from operators.serving.wakes import Wakes
 from operators.workloads.podview import PodView
 
 # A delete that was answered but never seen in the watch (lost with a relist) is forgotten after this long.
@@ -148,12 +147,11 @@ class ServingController:
         self.run_planner = self._planning.run
         self.calibration_changed = self._planning.pools_changed
         deployments.add_handler(self._deployment_changed)
-        pods.add_handler(self._pod_changed)
-        nodes.add_handler(self._node_changed)
-        services.add_handler(self._owned_changed)
-        budgets.add_handler(self._owned_changed)
-        for informer in routed.values():
-            informer.add_handler(self._owned_changed)
+        wakes = Wakes(pods, self._expectations, self.controller.enqueue)
+        pods.add_handler(wakes.pod_changed)
+        nodes.add_handler(wakes.node_changed)
+        for informer in (services, budgets, *routed.values()):
+            informer.add_handler(wakes.owned_changed)
 
     def questions_waiting(self) -> int:
         """Deployments whose planning question waits for its turn."""
@@ -287,30 +285,3 @@ class ServingController:
             self._preparer.forget(row.uid if old is None else old.uid)
             self._forget(row.key)
         self.controller.enqueue(row.key)
-
-    def _pod_changed(self, old: PodView | None, new: PodView | None) -> None:
-        row = new or old
-        if row is None or row.deployment is None:
-            return
-        key = key_of(row.namespace, row.deployment)
-        if new is None or new.deleting:
-            self._expectations.deleted(key, row.uid)
-        if old is None or new is None or old is new or told(old) != told(new):
-            self.controller.enqueue(key)
-
-    def _node_changed(self, old: NodeView | None, new: NodeView | None) -> None:
-        row = new or old
-        if row is None or (old is not None and new is not None and old.ready == new.ready):
-            return
-        for pod in self._pods.store.by_index("node", row.name):
-            if pod.deployment is not None:
-                self.controller.enqueue(key_of(pod.namespace, pod.deployment))
-
-    def _owned_changed(self, old: OwnedRow | None, new: OwnedRow | None) -> None:
-        row = new or old
-        if row is not None and row.deployment and (old is None or new is None or _differ(old, new)):
-            self.controller.enqueue(key_of(row.namespace, row.deployment))
-
-
-def _differ(old: OwnedRow, new: OwnedRow) -> bool:
-    return old.shape != new.shape or (old.ready_pods > 0) != (new.ready_pods > 0)
