@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 
 import pytest
 
+from controlplane.loops.tuning import TuningDriver
+from controlplane.loops.tuning_runs import run_job
 from controlplane.model.ports import SUSPENDED
 from controlplane.model.tuning import JobState, Outcome, Verdict
 from controlplane.model.tuning_job import TuningSpec
@@ -15,8 +18,14 @@ from controlplane.store.jobs import Jobs
 from controlplane.store.migrate import upgrade
 from controlplane.store.steering import Steering
 from controlplane.store.trials import Trials
+from controlplane.testing.null_runner import NullRunner
+from controlplane.tuning_jobs import Confirmation, sampler_of
+from operators.tuning import controller
 from tests.unit.tuning.cases import NAME, NAMESPACE, SPEC
 from tests.unit.tuning.lab import FakeDesk, Lab, utc_now
+from tuner.embedded import LocalQueue
+from tuner.search.canonical import canonical_of
+from tuner.work import Work
 
 
 async def test_a_resource_becomes_a_job_and_says_how_far_it_is(lab: Lab) -> None:
@@ -258,3 +267,42 @@ async def test_an_operator_that_dies_at_any_step_is_followed_by_another(lab: Lab
         await dead.wait()
         async with lab.operator():
             await life
+
+
+def drive(lab: Lab, job: str) -> None:
+    """Driver and worker of a laptop, with a runner that costs nothing, until the job has ended."""
+    spec = Trials(lab.database).spec(job)
+    queue = LocalQueue(lambda trial: work.on(trial), parallel=spec.parallel)
+    work = Work(store=Trials(lab.database), runner=NullRunner(), queue=queue, owner="w", now=utc_now, lease_s=10)
+    driver = TuningDriver(
+        database=lab.database,
+        queue=queue,
+        sampler=sampler_of,
+        canonical=canonical_of,
+        now=utc_now,
+        closing=Confirmation(),
+    )
+    try:
+        run_job(driver, queue, job)
+    finally:
+        queue.close()
+
+
+async def test_a_whole_job_costs_writes_by_time_and_not_by_trial(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POLL_S", "POLL_MOST_S"):
+        monkeypatch.setattr(controller, name, 0.5)
+    uid = lab.create(
+        limits=[], budget={"trials": 60}, sampler="random", baseline={"a": 58}, measuring={"confirmTop": 1}
+    )
+    async with lab.operator():
+        await lab.until(lambda: lab.reason == "Running")
+        began_s = time.monotonic()
+        await asyncio.to_thread(drive, lab, uid)
+        await lab.until(lambda: lab.condition() == ("True", "Done"))
+        status = lab.status
+        assert status["counts"]["done"] == lab.job.counts.asked > 60
+        assert status["best"]["confirmed"] and status["best"]["trial"] is not None
+        assert status["gain"]["verdict"] == "better"
+        assert status["trials"] == f"{lab.job.counts.asked}/{lab.job.counts.asked}"
+        looks = (time.monotonic() - began_s) / 0.5
+        assert len([path for _, path in lab.server.writes() if path.endswith("/status")]) <= looks + 5

@@ -1,0 +1,44 @@
+"""The operator process as installed: with a database it makes jobs, without one it says so."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from controlplane import operator_process
+from controlplane.kube import ClusterAccess, KubeClient
+from controlplane.model.errors import InvalidSpec
+from controlplane.operator_process import build
+from controlplane.operator_tuning import desk_of
+from controlplane.settings import OperatorSettings
+from controlplane.testing.fake_planner import FakePlanner
+from controlplane.tuning_desk import StoreDesk
+from tests.unit.tuning.lab import Lab
+
+
+@pytest.mark.parametrize("with_database", [True, False])
+async def test_the_whole_operator(lab: Lab, monkeypatch: pytest.MonkeyPatch, with_database: bool) -> None:
+    url = "sqlite:///somewhere.db" if with_database else None
+    monkeypatch.setattr(operator_process, "desk_of", {"sqlite:///somewhere.db": lab.desk, None: None}.__getitem__)
+    settings = OperatorSettings(leader_election=False, database_url=url)
+    lab.create()
+    async with KubeClient(ClusterAccess(lab.server.url), timeout_s=5.0) as client:
+        parts = await build(client, settings, planner=FakePlanner({}))  # type: ignore[arg-type]
+        task = asyncio.create_task(parts.manager.run())
+        try:
+            await lab.until(lambda: lab.reason == ("Running" if with_database else "NoDatabase"))
+        finally:
+            parts.manager.stop()
+            await task
+    assert len(lab.jobs if with_database else []) == with_database
+
+
+def test_the_desk_follows_the_url(tmp_path: Path) -> None:
+    assert desk_of(None) is None
+    desk = desk_of(f"sqlite:///{tmp_path}/other.db")
+    assert isinstance(desk, StoreDesk)
+    desk.database.close()
+    with pytest.raises(InvalidSpec):
+        desk_of("mysql://somewhere/trimtab")
