@@ -75,13 +75,19 @@ def read_bundle(path: Path) -> RecordedJob:
 
 
 def read_runs(path: Path, *, baseline: bool = False) -> tuple[list[Measurement], TuningJobRecord | None]:
-    """Runs of one configuration: a bundle's confirmation runs, or a JSON file with a list of measurements."""
-    if path.suffix != ".json":
+    """Runs of one configuration: a bundle's confirmation runs, a JSON file with a list of measurements, or what vLLM's
+    benchmark saved."""
+    if path.suffix not in {".json", ".jsonl"}:
         found = read_bundle(path)
         return found.confirmed(baseline=baseline), found.job
     _check_size(path)
+    body = path.read_bytes()
+    if b'"measurement"' not in body:
+        from tuner.measure.import_vllm_bench import measurements  # noqa: PLC0415 - numpy
+
+        return measurements(path), None
     try:
-        rows = _LIST.validate_python(_json(path.read_bytes()))
+        rows = _LIST.validate_python(_json(body))
     except (ValueError, RecursionError) as error:
         raise InvalidSpec(f"is no list of measurements: {error}"[:300], field=str(path), limit="as measurements.json of a bundle") from None  # fmt: skip
     return [one.measurement for one in rows if one.verdict is Verdict.OK], None

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from controlplane.main import cli
 from controlplane.model.errors import InvalidSpec
 from tuner.measure.import_vllm_bench import DEFINITIONS, measurements
 
@@ -54,3 +56,12 @@ def test_what_is_no_run_is_refused_with_its_place(tmp_path: Path, body: Any) -> 
     with pytest.raises(InvalidSpec) as refused:
         measurements(written(tmp_path / "a.json", body))
     assert "a.json" in str(refused.value)
+
+
+def test_two_files_can_be_compared(tmp_path: Path) -> None:
+    fast = written(tmp_path / "fast.json", [run(output_throughput=400.0 + n) for n in range(4)])
+    slow = written(tmp_path / "slow.json", [run(output_throughput=300.0 + n) for n in range(4)])
+    words = ["tune", "compare", str(fast), str(slow), "--objective", "output_tokens_per_s", "-o", "json"]
+    ran = CliRunner().invoke(cli, words)
+    assert ran.exit_code == 0, ran.output
+    assert "faster" in ran.stdout
