@@ -9,7 +9,16 @@ from typing import Any
 from operators.tuning.row import COMPLETE
 
 # Reasons that a person should look at.
-_BAD = {"TrialsFail", "WaitingForDriver", "WaitingForHardware", "Paused", "Cancelled", "JobDeleted", "NoDatabase"}
+_BAD = {
+    "TrialsFail",
+    "WaitingForDeployment",
+    "WaitingForDriver",
+    "WaitingForHardware",
+    "Paused",
+    "Cancelled",
+    "JobDeleted",
+    "NoDatabase",
+}
 _QUIET = {"Accepted", "Deleting"}
 
 

@@ -15,7 +15,16 @@ from tests.unit.tuning.lab import Lab
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("POLL_S", "POLL_MOST_S", "ENDED_S", "LEAVING_S", "AWAY_S", "AWAY_MOST_S", "REFUSED_OTHERWISE_S"):
+    for name in (
+        "POLL_S",
+        "POLL_MOST_S",
+        "ENDED_S",
+        "LEAVING_S",
+        "AWAY_S",
+        "AWAY_MOST_S",
+        "DEPLOYMENT_S",
+        "REFUSED_OTHERWISE_S",
+    ):
         monkeypatch.setattr(controller, name, 0.03)
     monkeypatch.setattr(controller, "REFUSED_S", {})
 

@@ -10,6 +10,7 @@ import pytest
 
 from controlplane.loops.tuning import TuningDriver
 from controlplane.loops.tuning_runs import run_job
+from controlplane.model.errors import InvalidSpec
 from controlplane.model.ports import SUSPENDED
 from controlplane.model.tuning import JobState, Outcome, Verdict
 from controlplane.model.tuning_job import TuningSpec
@@ -187,6 +188,23 @@ async def test_a_spec_that_cannot_work_says_where(lab: Lab, spec: dict[str, obje
         assert lab.condition("Failed")[0] == "True" and lab.status["state"] == "Failed"
         lab.delete()
         await lab.until(lambda: not lab.there)
+
+
+async def test_a_deployment_that_comes_later_is_waited_for(lab: Lab) -> None:
+    there = False
+
+    def check(spec: TuningSpec, _: str) -> TuningSpec:
+        if not there:
+            raise InvalidSpec("there is no such ServingDeployment", field="target.name", value="chat")
+        return spec
+
+    lab.desk.check = check
+    lab.create()
+    async with lab.operator():
+        await lab.until(lambda: lab.reason == "WaitingForDeployment")
+        assert lab.condition("Failed")[0] == "False"
+        there = True
+        await lab.until(lambda: lab.reason == "Running")
 
 
 async def test_a_store_that_is_away_takes_nothing_back(lab: Lab) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from controlplane.model.errors import Refused
+from controlplane.model.errors import InvalidSpec, Refused, Unsupported
 from controlplane.model.ports import SUSPENDED
 from controlplane.model.resource import rfc3339
 from controlplane.model.tuning import JobState
@@ -100,6 +100,15 @@ def test_refusals_of_the_store_are_told_with_the_way_out() -> None:
     assert "DELETE /v1/tuning-jobs/ID" in taken.message
     gone = judge(sight(row()), Refused("gone", code="IdempotencyGone"))
     assert gone.reason == "JobDeleted"
+
+
+def test_a_deployment_that_is_not_there_yet_is_waited_for() -> None:
+    missing = InvalidSpec("there is no such ServingDeployment", field="target.name", value="chat")
+    said = judge(sight(row()), missing)
+    assert (said.state, said.reason, said.failed) == ("Pending", "WaitingForDeployment", False)
+    assert said.message.startswith("spec.target.name: ")
+    roles = Unsupported("its replicas are measured only together", field="target.name")
+    assert judge(sight(row()), roles).failed
 
 
 def test_a_larger_budget_of_a_cancelled_job_is_said_to_be_without_effect() -> None:

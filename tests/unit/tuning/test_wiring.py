@@ -18,10 +18,15 @@ from controlplane.tuning_desk import StoreDesk
 from tests.unit.tuning.lab import Lab
 
 
+def nothing(_namespace: str, _name: str) -> None:
+    """No deployment is there."""
+
+
 @pytest.mark.parametrize("with_database", [True, False])
 async def test_the_whole_operator(lab: Lab, monkeypatch: pytest.MonkeyPatch, with_database: bool) -> None:
     url = "sqlite:///somewhere.db" if with_database else None
-    monkeypatch.setattr(operator_process, "desk_of", {"sqlite:///somewhere.db": lab.desk, None: None}.__getitem__)
+    desks = {"sqlite:///somewhere.db": lab.desk, None: None}
+    monkeypatch.setattr(operator_process, "desk_of", lambda given, _: desks[given])
     settings = OperatorSettings(leader_election=False, database_url=url)
     lab.create()
     async with KubeClient(ClusterAccess(lab.server.url), timeout_s=5.0) as client:
@@ -36,9 +41,9 @@ async def test_the_whole_operator(lab: Lab, monkeypatch: pytest.MonkeyPatch, wit
 
 
 def test_the_desk_follows_the_url(tmp_path: Path) -> None:
-    assert desk_of(None) is None
-    desk = desk_of(f"sqlite:///{tmp_path}/other.db")
+    assert desk_of(None, nothing) is None
+    desk = desk_of(f"sqlite:///{tmp_path}/other.db", nothing)
     assert isinstance(desk, StoreDesk)
     desk.database.close()
     with pytest.raises(InvalidSpec):
-        desk_of("mysql://somewhere/trimtab")
+        desk_of("mysql://somewhere/trimtab", nothing)
