@@ -7,6 +7,7 @@ import logging
 import os
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -32,7 +33,7 @@ from controlplane.model.live import LiveMetrics
 from controlplane.model.ports import PlanningService
 from controlplane.model.resource import GROUP, VERSION
 from controlplane.operator_routing import routing
-from controlplane.operator_tuning import add_tuning, desk_of
+from controlplane.operator_tuning import add_tuning, deployment_in, desk_of
 from controlplane.planner_metrics import CountedPlanning, watch_line
 from controlplane.planning import PlannerProcess, planner_options
 from controlplane.settings import OperatorSettings
@@ -158,7 +159,8 @@ async def build(
     manager.add_background(pool_controller.expire_reservations)
     manager.add_controller(pool_controller.controller)
     manager.add_controller(serving.controller)
-    tuning = add_tuning(client, manager, desk_of(settings.database_url), recorder)
+    desk = desk_of(settings.database_url, partial(deployment_in, deployments.store))
+    tuning = add_tuning(client, manager, desk, recorder)
     if settings.leader_election:
         times = LeaderTimes()
         leases = KubeLeaseStore(

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
 from controlplane.kube import KubeClient, Resource
 from controlplane.model.ports import TuningDesk
 from controlplane.model.resource import GROUP, VERSION
+from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec
 from operators.runtime import EventRecorder, Informer, Manager, Writer
+from operators.runtime.store import Store
+from operators.serving.prepared import deployment_of, status_of
+from operators.serving.rows import DeploymentRow
 from operators.tuning.controller import TUNING_PROJECTION, TuningController
 
 TUNING_JOBS = Resource(GROUP, VERSION, "tuningjobs", "TuningJob")
 
 
-def desk_of(database_url: str | None) -> TuningDesk | None:
-    """None: no database is set. Nothing is connected yet. Raises InvalidSpec for what is no database URL."""
+def desk_of(database_url: str | None, deployment: Callable[[str, str], ServingDeployment | None]) -> TuningDesk | None:
+    """None: no database is set. Nothing is connected yet. `deployment`: by namespace and name, as the cache has it.
+    Raises InvalidSpec for what is no database URL."""
     if database_url is None:
         return None
     # SQLAlchemy and the tuner: what an installation without a database does without.
     from controlplane.store.database import open_database  # noqa: PLC0415
-    from controlplane.tuning_desk import StoreDesk  # noqa: PLC0415
+    from controlplane.tuning_desk import StoreDesk, checking  # noqa: PLC0415
 
-    return StoreDesk(open_database(database_url))
+    return StoreDesk(open_database(database_url), checking(deployment))
+
+
+def deployment_in(store: Store[DeploymentRow], namespace: str, name: str) -> ServingDeployment | None:
+    """A cached deployment as the floor's type; None where there is none or its spec does not parse."""
+    row = store.get(f"{namespace}/{name}")
+    if row is None:
+        return None
+    try:
+        spec = ServingDeploymentSpec.model_validate_json(row.spec or b"{}")
+    except ValidationError:
+        return None
+    return deployment_of(row, spec, status_of(row)[1])
 
 
 def add_tuning(

@@ -15,18 +15,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from controlplane.model.errors import Refused, UnknownName
+from controlplane.model.errors import InvalidSpec, Refused, UnknownName
 from controlplane.model.ports import SUSPENDED
+from controlplane.model.serving import ServingDeployment
 from controlplane.model.tuning import JobState, TrialPurpose, TrialState
-from controlplane.model.tuning_job import TuningSpec
+from controlplane.model.tuning_job import DeploymentTarget, TuningSpec
 from controlplane.model.tuning_records import SeenJob, TrialRecord, TuningJobRecord
 from controlplane.store.database import Database
 from controlplane.store.jobs import IdempotencyKey, Jobs
 from controlplane.store.migrate import upgrade
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
+from controlplane.tuning_deployments import completed_on_cluster
 from controlplane.tuning_history import with_earlier
-from controlplane.tuning_jobs import completed
 from controlplane.tuning_targets import check_for_cluster
 
 logging.getLogger("alembic").setLevel(logging.WARNING)  # which dialect it found is no news
@@ -41,10 +42,30 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def checking(
+    deployment: Callable[[str, str], ServingDeployment | None],
+) -> Callable[[TuningSpec, str], TuningSpec]:
+    """What is stored of a resource's spec, which raises UnknownName, InvalidSpec, Unsupported, or Refused for a
+    deployment that has no plan yet. A deployment is one of the job's own namespace."""
+
+    def check(spec: TuningSpec, namespace: str) -> TuningSpec:
+        check_for_cluster(spec, namespace)
+        found = None
+        if isinstance(spec.target, DeploymentTarget):
+            found = deployment(namespace, spec.target.name)
+            if found is None:
+                raise InvalidSpec(
+                    "there is no such ServingDeployment", field="target.name", value=spec.target.name,
+                    hint=f"make it in namespace {namespace}, or name another",
+                )  # fmt: skip
+        return completed_on_cluster(spec, found)
+
+    return check
+
+
 def checked(spec: TuningSpec, namespace: str) -> TuningSpec:
-    """What is stored of a resource's spec. Raises UnknownName, InvalidSpec or Unsupported."""
-    check_for_cluster(spec, namespace)
-    return completed(spec)
+    """Where no deployment is known."""
+    return checking(lambda _namespace, _name: None)(spec, namespace)
 
 
 @dataclass(slots=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-from controlplane.api.access import Backend
+from controlplane.api.access import Backend, cached
 from controlplane.api.auth import Identity
 from controlplane.api.cache import SERVING_DEPLOYMENTS
 from controlplane.api.problem import Problem
 from controlplane.api.tuning_access import TUNING_JOBS
 from controlplane.kube import PODS, Resource
+from controlplane.model.serving import ServingDeployment
 from controlplane.model.tuning_job import DeploymentTarget, TuningSpec
 from controlplane.tuning_targets import check_for_cluster
 
@@ -37,6 +38,15 @@ def _of_trials(spec: TuningSpec) -> list[_Right]:
     if isinstance(spec.target, DeploymentTarget):
         rights.append(("get", SERVING_DEPLOYMENTS, spec.target.name))
     return rights
+
+
+def target_of(backend: Backend, spec: TuningSpec) -> ServingDeployment | None:
+    """The deployment that is tuned, for a caller who may get it; None for other targets. Raises Problem 404."""
+    target = spec.target
+    if not isinstance(target, DeploymentTarget):
+        return None
+    found = cached(backend.cache.deployments, target.namespace, target.name)
+    return ServingDeployment.model_validate_json(found.json)
 
 
 async def _require(backend: Backend, identity: Identity, namespace: str, rights: list[_Right]) -> None:

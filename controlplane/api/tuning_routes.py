@@ -29,7 +29,7 @@ from controlplane.api.tuning_documents import (
     cursor_of,
     position_of,
 )
-from controlplane.api.tuning_rights import require_new_job, require_trials
+from controlplane.api.tuning_rights import require_new_job, require_trials, target_of
 from controlplane.api.tuning_stream import job_events
 from controlplane.model.resource import DNS_LABEL_PATTERN, Part
 from controlplane.model.tuning import JobState, TrialState
@@ -38,9 +38,9 @@ from controlplane.model.tuning_records import TuningJobRecord
 from controlplane.store.jobs import IdempotencyKey, Jobs
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
+from controlplane.tuning_deployments import completed_on_cluster
 from controlplane.tuning_files import bundle_of, decision_of, report_of
 from controlplane.tuning_history import with_earlier
-from controlplane.tuning_jobs import completed
 from tuner.decision import pareto
 
 _ID_MAX = 63
@@ -81,7 +81,8 @@ async def create_tuning_job(
     """
     await require_new_job(backend, identity, job.namespace, job.spec)
     database = database_of(backend)
-    spec = await stored(lambda: with_earlier(database, job.namespace, completed(job.spec)))
+    deployment = target_of(backend, job.spec)
+    spec = await stored(lambda: with_earlier(database, job.namespace, completed_on_cluster(job.spec, deployment)))
     key = None
     if idempotency_key is not None:
         body = json.dumps(job.model_dump(mode="json"), sort_keys=True)

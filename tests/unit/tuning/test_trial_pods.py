@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def of_engine(target: EngineTarget = ENGINE, where: Place | None = None, shape: 
     return engine_pod(OF, "team", target, spec(target), where, {}, shape or {}, CATALOG, IMAGES)
 
 
-CASES = {
+CASES: dict[str, Callable[[], Rendered]] = {
     "command": lambda: command_pod(OF, "team", spec(COMMAND), Place(), "registry.test/train:1", ["train", "--lr=0.1"]),
     "command-gpu": lambda: command_pod(
         OF, "team", spec(COMMAND, pools=["h"], beside_live=True), place(pool("h", "h100-sxm-80gb"), named=["h"]), "i:1", ["a"]
