@@ -76,6 +76,22 @@ def test_clearly_worse_is_never_promoted(truth: float, seed: int, requests: tupl
     assert played(truth, seed, requests=requests, scatter=0.5, drift=drift) in ("Worse", "NoEvidence")
 
 
+@pytest.mark.parametrize(("requests", "scatter"), [((20, 60), 0.5), ((3, 20), 1.0)])
+def test_the_interval_holds_at_every_look_together(requests: tuple[float, float], scatter: float) -> None:
+    """Stated 90 %: that it ever excludes the truth within 180 windows happens to a tenth of all canaries at most."""
+    shape, missed = 1 / scatter**2, 0
+    for seed in range(100):
+        rng, found, wrong = np.random.default_rng(seed), None, False
+        for _ in range(180):
+            load = math.exp(rng.normal(0, 0.3))
+            counts = [int(rng.poisson(mean)) for mean in requests]
+            means = [load * rng.gamma(count * shape) / (count * shape) if count else 0.0 for count in counts]
+            found = added(found, weight=weight_of(*counts), canary=means[0], stable=means[1])
+            wrong |= found.lo is not None and found.hi is not None and not found.lo <= 0 <= found.hi
+        missed += wrong
+    assert missed <= 15
+
+
 def test_few_requests_of_the_canary_do_not_make_it_look_faster() -> None:
     """The logarithm of a mean of two requests is far below that of two hundred; the estimate must not follow it."""
     rng, found = np.random.default_rng(3), None
