@@ -114,7 +114,7 @@ def sampler_of(spec: TuningSpec) -> Sampler:
 def baseline_of(spec: TuningSpec) -> Setting | None:
     """What the winner is compared with. None: a command without a stated baseline has none."""
     fixed: Setting = dict(spec.space.fixed) if spec.space is not None else {}
-    if isinstance(spec.target, EngineTarget) or spec.baseline:
+    if isinstance(spec.target, EngineTarget | DeploymentTarget) or spec.baseline:
         return {**fixed, **spec.baseline}
     return None
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 _PREFIX = "trimtab_engine_"
 _TOKEN = b'data: {"choices": [{"index": 0, "text": "x", "finish_reason": null}]}\n\n'
@@ -64,6 +65,20 @@ class _Server:
         return "\n".join(lines).encode() + b"\n"
 
 
+def _greedy(asked: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Tokens that follow from the last four; with another precision every tenth of them is another."""
+    ids, context = [], list(asked["prompt"])
+    for _ in range(asked["max_tokens"]):
+        token = 300 + (7 * sum(context[-4:]) + len(context)) % 3000
+        if options.inference_precision == "bf16" and token % 10 == 0:
+            token += 1
+        ids.append(token)
+        context.append(token)
+    gap = 0.25 if options.inference_precision == "bf16" else 0.0
+    logprobs = None if options.no_logprobs else {"token_logprobs": [-1.0 - gap] * len(ids)}
+    return {"token_ids": None if options.no_token_ids else ids, "logprobs": logprobs}
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self, server: _Server) -> None:
         self._server = server
@@ -110,7 +125,11 @@ class _Connection(asyncio.Protocol):
             if options.refuse:
                 self._plain(b"400 Bad Request", json.dumps({"error": {"message": options.refuse}}).encode())
                 return
-            self._stream = _Stream(self._transport, int(json.loads(body)["max_tokens"]), now_s)
+            asked = json.loads(body)
+            if asked.get("return_token_ids"):
+                self._plain(b"200 OK", json.dumps({"choices": [_greedy(asked, options)]}).encode())
+                return
+            self._stream = _Stream(self._transport, int(asked["max_tokens"]), now_s)
             head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
             self._transport.write(head)
             server.live[self] = None
@@ -165,6 +184,9 @@ def _options() -> argparse.Namespace:
     add("--die-at-start", action="store_true")
     add("--last-words", default="")
     add("--refuse", default="", help="answer every request with this error")
+    add("--inference-precision", default="f32")
+    add("--no-logprobs", action="store_true")
+    add("--no-token-ids", action="store_true")
     add("--lie", type=float, default=1.0, help="factor on the sums of the latencies")
     add("--stall-at", type=float, default=-1.0, help="seconds after the start; below 0: never")
     add("--stall-for", type=float, default=0.0)

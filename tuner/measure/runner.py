@@ -17,6 +17,8 @@ from controlplane.model.tuning_job import CommandTarget, EngineTarget, TuningSpe
 from tuner.measure.agreement import Decoder, Reference, is_measured, keep, kept, reference_key, weights_of
 from tuner.measure.command import argv_of, run_command
 from tuner.measure.crosscheck import Bands
+from tuner.measure.definitions import Metrics
+from tuner.measure.engine.classify import verdict_of
 from tuner.measure.engine.launch import HOST, SERVED_NAME, Launcher, resolved, settings_of
 from tuner.measure.engine.process import GuardedProcess, sweep
 from tuner.measure.engine.serving import NotServing, serving
@@ -26,6 +28,7 @@ from tuner.measure.machine import fingerprint
 from tuner.measure.trial import Address, Trusted, check_load, command_outcome, measured, not_ok
 
 _log = logging.getLogger(__name__)
+_DYING_S = 1.0
 
 Start = Callable[[Setting, Setting], contextlib.AbstractContextManager[tuple[GuardedProcess, int]]]
 
@@ -113,7 +116,7 @@ class MeasuringRunner:
         start = self._start(engine, launcher, target.model, locks, stop, deadline_s)
         reference = self._reference(engine, target, spec, start, stop) if is_measured(spec) else None
         with start(knobs, shape) as (process, port):
-            extra = {} if reference is None else Decoder(HOST, port, SERVED_NAME, stop).agreement(reference)
+            extra = {} if reference is None else self._agreement(process, port, reference, stop)
             return measured(
                 process, engine, launcher, Address(HOST, port, SERVED_NAME), trial, spec,
                 trusted=Trusted(self.bands, self.others_pct_max, self.request_timeout_s),
@@ -121,6 +124,17 @@ class MeasuringRunner:
                 host=fingerprint(self.hardware.gpus, self.hardware.cpus), stop=stop, deadline_s=deadline_s,
                 extra=extra,
             )  # fmt: skip
+
+    @staticmethod
+    def _agreement(process: GuardedProcess, port: int, reference: Reference, stop: StopSignal) -> Metrics:
+        try:
+            return Decoder(HOST, port, SERVED_NAME, stop).agreement(reference)
+        except NotServing:
+            if not stop.wait(_DYING_S):  # a connection is lost before the process is reaped
+                ended = process.poll()
+                if ended is not None:
+                    raise NotServing(*verdict_of(ended, when="with one request")) from None
+            raise
 
     def _start(
         self, engine: Engine, launcher: Launcher, model: str, locks: list[int], stop: StopSignal, deadline_s: float
