@@ -21,7 +21,8 @@ from tests.servers import Redis, postgresql, redis
 
 @dataclass(slots=True)
 class Cluster:
-    """`processes` by name; a killed one is started again under the same name by `start`."""
+    """`processes` by name; a killed one is started again under the same name by `start`. `commands`: of processes that
+    are neither driver nor worker, by name."""
 
     url: str
     database: Database
@@ -30,13 +31,18 @@ class Cluster:
     log: IO[bytes]
     engines: bool
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    commands: dict[str, list[str]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
+        command = self.commands.get(name) or self._command(name)
+        self.processes[name] = subprocess.Popen(command, stdout=self.log, stderr=self.log, start_new_session=True)
+
+    def _command(self, name: str) -> list[str]:
         role = "driver" if name.startswith("driver") else "worker"
         command = [sys.executable, "-m", "tests.perf.tuning_process", role, self.url, self.broker.url, name]
         if self.engines and role == "worker":
             command.append(str(self.folder))
-        self.processes[name] = subprocess.Popen(command, stdout=self.log, stderr=self.log, start_new_session=True)
+        return command
 
     def kill(self, name: str) -> None:
         """As the machine does when it needs memory: this process, at once, nobody else."""

@@ -6,7 +6,8 @@ here: anything a real API server must be asked for instead (schemas, RBAC, garba
 """
 
 from controlplane.testing.fake_api_server.faults import Fault
+from controlplane.testing.fake_api_server.reviews import FakeReviews
 from controlplane.testing.fake_api_server.server import FakeApiServer
 from controlplane.testing.fake_api_server.storage import FakeStorage, Refusal
 
-__all__ = ["FakeApiServer", "FakeStorage", "Fault", "Refusal"]
+__all__ = ["FakeApiServer", "FakeReviews", "FakeStorage", "Fault", "Refusal"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from controlplane.testing.fake_api_server.faults import Fault
 from controlplane.testing.fake_api_server.http import HEAD_LIMIT_BYTES, Request, answer, read_request
+from controlplane.testing.fake_api_server.reviews import FakeReviews
 from controlplane.testing.fake_api_server.selectors import Selector
 from controlplane.testing.fake_api_server.storage import FakeStorage, Object, Refusal
 from controlplane.testing.fake_api_server.watches import FakeWatches
@@ -20,7 +21,8 @@ class FakeApiServer:
     """Any group, version and plural is served; nothing is validated beyond what the storage says.
 
     Not the real thing: no defaulting, schemas, RBAC, garbage collection or managedFields encoding. `requests` keeps
-    (method, path, token) of the latest 100,000 requests, for tests that count writes.
+    (method, path, token) of the latest 100,000 requests, for tests that count writes. `reviews` None: reviews are stored
+    like any object and get no answer.
     """
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -32,6 +34,7 @@ class FakeApiServer:
         self.watches = FakeWatches(self.storage)
         self.faults: list[Fault] = []
         self.accepted_tokens: set[str] | None = None
+        self.reviews: FakeReviews | None = None
         self.requests: deque[tuple[str, str, str | None]] = deque(maxlen=100_000)
         self.connections_total = 0
         self.port = 0
@@ -132,6 +135,10 @@ class FakeApiServer:
         in_status = subresource == "status"
         where = namespace or ""
         body: Object = json.loads(request.body) if request.body else {}
+        if self.reviews is not None and request.method == "POST":
+            review = self.reviews.answer(collection, body)
+            if review is not None:
+                return 201, review
         match request.method:
             case "GET" if name:
                 return 200, storage.get(collection, where, name)
