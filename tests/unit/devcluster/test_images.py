@@ -7,6 +7,7 @@ import io
 import json
 import re
 import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from devcluster import archive, imageload, imageprune, images
 from devcluster.errors import DevclusterError
 from devcluster.images import IMAGES, Image
+from devcluster.paths import TREE
 
 RECIPE = "ARG BASE=x\nFROM ${BASE} AS w\nCOPY a.txt folder ./\nFROM ${BASE}\nCOPY --from=w /dist /dist\nCOPY b.txt /b\n"
 
@@ -121,3 +123,22 @@ def test_an_image_in_use_is_tried_again_later(tmp_path: Path) -> None:
     for number in range(imageprune.KEPT + 1):
         assert imageprune.remember(history, f"x:{number}", ["false"]) == []
     assert imageprune.remember(history, "x:last", ["true"]) == ["x:0", "x:1"]
+
+
+def test_the_control_plane_s_image_has_every_extra_that_those_it_names_need() -> None:
+    """The recipe passes over extras that name other extras of ours: it must name those itself."""
+    extras = tomllib.loads((TREE / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    found = re.search(
+        r'" ((?:[a-z]+ )+)> /requirements\.txt', IMAGES["trimtab"].containerfile.read_text(encoding="utf-8")
+    )
+    assert found is not None
+    named = set(found[1].split())
+    needed = {
+        other
+        for extra in named
+        for line in extras[extra]
+        if line.startswith("trimtab[")
+        for other in line[len("trimtab[") : line.index("]")].split(",")
+    }
+    assert needed <= named
+    assert "worker" in named
