@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from controlplane.model.errors import InvalidSpec
+from controlplane.model.errors import InvalidSpec, Unsupported
 from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, TuningSpec
 
 
 def check_for_cluster(spec: TuningSpec, namespace: str) -> None:
-    """Raises InvalidSpec."""
+    """Raises InvalidSpec or Unsupported."""
     target = spec.target
+    searched = [] if spec.space is None else [one.name for one in spec.space.parameters if one.changes_output]
+    if spec.may_change_output or searched:
+        raise Unsupported(
+            "agreement with the configuration in use is not measured in pods: nothing that may change answers is searched",
+            field="mayChangeOutput",
+            value=", ".join(spec.may_change_output or searched),
+            hint="leave it empty, or search it with `trimtab tune run` on a machine that has the engine",
+        )
     if isinstance(target, CommandTarget) and target.image is None:
         raise InvalidSpec(
             "a command runs in a pod of its own, and no image is named",

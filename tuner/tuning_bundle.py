@@ -27,6 +27,7 @@ job.json           the job: what was asked, its state
 decision.json      what was confirmed, with intervals and importance
 environment.json   hardware, engine version, metric definitions
 trials.csv         every trial: setting, seed, state, objectives, violation of limits
+settings.json      every trial's setting, with the types of its values
 measurements.json  every measurement: metrics, resolved configuration, digest of the requests, seeds
 events.json        what happened, in order
 samples/           raw samples per request of the confirmed trials (Parquet), where they were kept
@@ -50,6 +51,7 @@ def packed(
         "decision.json": _json(decision.model_dump(mode="json", by_alias=True)),
         "environment.json": _json(environment(measured)),
         "trials.csv": _csv(job, trials),
+        "settings.json": _json({str(trial.number): trial.setting for trial in trials}),
         "measurements.json": _json([one.model_dump(mode="json", by_alias=True) for one in measured]),
         "events.json": _json([one.model_dump(mode="json", by_alias=True) for one in events]),
         "report.html": tuning_page(job, trials, measured, decision).encode(),

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +14,27 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from controlplane.model.errors import InvalidSpec
-from controlplane.model.tuning import Measurement, TrialPurpose, Verdict
+from controlplane.model.tuning import Measurement, Setting, TrialPurpose, Verdict
 from controlplane.model.tuning_decision import TuningDecision
 from controlplane.model.tuning_records import MeasuredAttempt, TuningJobRecord
 
 _FILE_BYTES_MAX = 512 * 2**20
 _PART_BYTES_MAX = 64 * 2**20
 _PARTS_MAX = 20_000
-_WANTED = ("job.json", "decision.json", "measurements.json", "trials.csv")
+_WANTED = ("job.json", "decision.json", "measurements.json", "settings.json", "trials.csv")
 _LIST = TypeAdapter(list[MeasuredAttempt])
+_SETTING: TypeAdapter[Setting] = TypeAdapter(Setting)
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedJob:
-    """`purposes` and `canonical` by trial number."""
+    """`purposes`, `settings` and `canonical` by trial number."""
 
     job: TuningJobRecord
     decision: TuningDecision
     measured: tuple[MeasuredAttempt, ...]
     purposes: dict[int, TrialPurpose]
+    settings: dict[int, Setting]
     canonical: dict[int, str]
 
     def believed(self) -> list[MeasuredAttempt]:
@@ -64,6 +67,7 @@ def read_bundle(path: Path) -> RecordedJob:
             job=TuningJobRecord.model_validate(_json(parts["job.json"])),
             decision=TuningDecision.model_validate(_json(parts["decision.json"])),
             measured=tuple(_LIST.validate_python(_json(parts["measurements.json"]))),
+            settings=dict(_settings(_json(parts["settings.json"]))),
             purposes={int(row["trial"]): TrialPurpose(row["purpose"]) for row in rows},
             canonical={int(row["trial"]): row["canonical"] for row in rows},
         )
@@ -120,6 +124,13 @@ def _check_size(path: Path) -> None:
         raise InvalidSpec(f"cannot be read: {error.strerror}", field=str(path)) from None
     if size > _FILE_BYTES_MAX:
         raise InvalidSpec("is too large", field=str(path), value=size, limit=f"{_FILE_BYTES_MAX} bytes")
+
+
+def _settings(rows: object) -> Iterator[tuple[int, Setting]]:
+    if not isinstance(rows, dict):
+        raise ValueError("settings.json is no object")
+    for number, setting in rows.items():
+        yield int(number), _SETTING.validate_python(setting)
 
 
 def _json(body: bytes) -> Any:

@@ -17,6 +17,7 @@ from tuner.plot import Series, plot
 from tuner.tuning_figures import feasibility_map, parallel_coordinates
 
 _ROWS_MAX = 400
+_AGREEMENT = "token_agreement"
 
 
 def tuning_page(
@@ -48,7 +49,7 @@ def tuning_page(
         pairs("What was asked", _asked(job), words=True),
         pairs("Environment", environment(measured), words=True),
         "<h2>Trials</h2>",
-        _trials(trials, metrics),
+        _trials(trials, metrics, measured),
     ]
     return page(f"Tuning {job.name}", parts)
 
@@ -185,20 +186,24 @@ def _asked(job: TuningJobRecord) -> Mapping[str, object]:
     }
 
 
-def _trials(trials: Sequence[TrialRecord], metrics: Sequence[str]) -> str:
+def _trials(trials: Sequence[TrialRecord], metrics: Sequence[str], measured: Sequence[MeasuredAttempt]) -> str:
+    """With how far each agrees with the configuration in use, where that was measured."""
+    agrees = {one.number: one.measurement.metrics.get(_AGREEMENT) for one in measured}
+    column = [_AGREEMENT] if any(value is not None for value in agrees.values()) else []
     rows = [
         [
             trial.number,
             trial.purpose.value,
             trial.state.value,
             *(trial.objectives or _nothing(metrics)),
+            *(agrees.get(trial.number) for _ in column),
             dict(trial.setting),
             trial.reason[:300] or trial.why,
         ]
         for trial in trials[-_ROWS_MAX:]
     ]
     note = f"<p>The newest {_ROWS_MAX} of {len(trials)}.</p>" if len(trials) > _ROWS_MAX else ""
-    return note + table(["trial", "purpose", "state", *metrics, "setting", "why"], rows, words=True)
+    return note + table(["trial", "purpose", "state", *metrics, *column, "setting", "why"], rows, words=True)
 
 
 def _nothing(metrics: Sequence[str]) -> list[None]:

@@ -30,7 +30,13 @@ for command in (training, observe, install, uninstall):
 
 @calibrate.command()
 @click.option("--data", type=_FILE, multiple=True, help="Measured runs; --format names the kind.")
-@click.option("--format", "format_name", default="csv", show_default=True, help="csv, jsonl, silicon, or a plug-in's.")
+@click.option(
+    "--format",
+    "format_name",
+    default="csv",
+    show_default=True,
+    help="csv, jsonl, silicon, tuning (a tuning job's bundle), or a plug-in's.",
+)
 @click.option("--vllm-bench", type=_FILE, multiple=True, help="Result of `vllm bench serve --save-result`.")
 @click.option(
     "--metrics",

@@ -131,11 +131,17 @@ def expectation(spec: TuningSpec, model: str, accelerator: str) -> Callable[[Set
     assert isinstance(spec.target, EngineTarget)
     predictor, cpu = Predictor(), load().accelerator(accelerator, field="target.accelerator").kind == "cpu"
     fixed: dict[str, Any] = dict(spec.target.shape)
-    asked = {"model": model, "system": accelerator, "backend": spec.target.engine, **_load(spec), "seed": spec.seed}
+    asked = {
+        "model": model,
+        "system": accelerator,
+        "backend": spec.target.engine,
+        **load_fields(spec),
+        "seed": spec.seed,
+    }
 
     def told(setting: Setting, number: int) -> Told | str:
         whole = {**fixed, **setting}
-        question = parse_question(asked | _engine(whole, cpu=cpu))
+        question = parse_question(asked | engine_fields(whole, cpu=cpu))
         metrics = _metrics(predictor.predict(question).result, spec)
         values, over = [], []
         for objective in spec.objectives:
@@ -154,7 +160,8 @@ def expectation(spec: TuningSpec, model: str, accelerator: str) -> Callable[[Set
     return told
 
 
-def _load(spec: TuningSpec) -> dict[str, Any]:
+def load_fields(spec: TuningSpec) -> dict[str, Any]:
+    """Load and lengths of a question to the predictor; not of a trace."""
     load_ = spec.load
     assert load_.input is not None and load_.output is not None
     kind, rate = load_.arrivals, load_.rate_per_second
@@ -170,7 +177,7 @@ def _load(spec: TuningSpec) -> dict[str, Any]:
     }
 
 
-def _engine(setting: Mapping[str, Any], *, cpu: bool) -> dict[str, Any]:
+def engine_fields(setting: Mapping[str, Any], *, cpu: bool) -> dict[str, Any]:
     """Degrees, cores and knobs of a question."""
     out: dict[str, Any] = {"tp": 1} | {_DEGREES[name]: value for name, value in setting.items() if name in _DEGREES}
     if cpu and isinstance(setting.get(_CORES), int):

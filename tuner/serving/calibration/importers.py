@@ -18,6 +18,7 @@ MAX_ROWS = 1_000_000
 
 _BUILT_IN = {
     "vllm-bench": "tuner.serving.calibration.import_vllm:read",
+    "tuning": "tuner.serving.calibration.import_tuning:read",
     "silicon": "tuner.serving.calibration.import_tables:read_silicon",
     "csv": "tuner.serving.calibration.import_tables:read_csv",
     "jsonl": "tuner.serving.calibration.import_tables:read_jsonl",
