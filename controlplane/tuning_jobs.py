@@ -210,9 +210,10 @@ def _check_metrics(spec: TuningSpec) -> None:
 def engine_metrics() -> frozenset[str]:
     """Metrics that measuring an engine reports."""
     from tuner.measure.definitions import metrics_of  # noqa: PLC0415 - numpy
+    from tuner.measure.energy import METRICS  # noqa: PLC0415
     from tuner.measure.loadgen.job import Sample  # noqa: PLC0415
 
-    return frozenset(metrics_of([Sample(0, 0.0, 0.0, 0.1, 0.2, 1, 2)], RequestSlo()))
+    return frozenset(metrics_of([Sample(0, 0.0, 0.0, 0.1, 0.2, 1, 2)], RequestSlo())) | frozenset(METRICS)
 
 
 def _check_slo(slo: RequestSlo | None) -> None:

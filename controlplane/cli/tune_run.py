@@ -102,6 +102,7 @@ def on_this_machine(spec: TuningSpec) -> TuningSpec:
 
     if not isinstance(spec.target, EngineTarget):
         return spec
+    _check_energy(spec)
     if spec.target.engine not in launchers(os.environ):
         name = spec.target.engine.upper().replace("-", "_")
         raise Unsupported(
@@ -122,6 +123,20 @@ def on_this_machine(spec: TuningSpec) -> TuningSpec:
         return spec
     target = spec.target.model_copy(update={"model": str(Path(spec.target.model).resolve())})
     return spec.model_copy(update={"target": target})
+
+
+def _check_energy(spec: TuningSpec) -> None:
+    """Raises Unsupported where a metric of energy is wanted and nothing here counts it."""
+    from tuner.measure.energy import METRICS, EnergyMeter  # noqa: PLC0415
+
+    wanted = [(f"objectives[{i}].metric", one.metric) for i, one in enumerate(spec.objectives)]
+    wanted += [(f"limits[{i}].metric", one.metric) for i, one in enumerate(spec.limits)]
+    for field, metric in wanted:
+        why = EnergyMeter().why_not() if metric in METRICS else None
+        if why is not None:
+            raise Unsupported(
+                f"cannot be measured here: {why}", field=field, value=metric, hint="tune for tokens per second instead"
+            )
 
 
 def _resumed(local: LocalTuning, word: str, more_trials: int | None) -> TuningJobRecord:

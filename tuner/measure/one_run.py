@@ -13,6 +13,7 @@ from controlplane.model.tuning_job import RequestSlo
 from tuner.measure.counters import NoCounters, Served, read, served
 from tuner.measure.crosscheck import Bands, as_metrics, compare
 from tuner.measure.definitions import Metrics, metrics_of
+from tuner.measure.energy import EnergyMeter, energy_metrics
 from tuner.measure.engine.classify import verdict_of
 from tuner.measure.engine.launch import Counters
 from tuner.measure.engine.process import Running
@@ -47,14 +48,18 @@ def one_run(
     others_pct_max: float | None,
     stop: StopSignal,
     deadline_s: float,
+    meter: EnergyMeter | None = None,
 ) -> Believed:
-    """Raises NotServing with the verdict: the engine died, refused everything, or the run is not to be believed."""
+    """`meter`: of the hardware that the engine has; None: what it uses cannot be known from here. Raises NotServing with
+    the verdict: the engine died, refused everything, or the run is not to be believed."""
     try:
         before = read(job.host, job.port, engine.metrics.path)
         # The machine's own count of CPU seconds says something only where the engine's are counted on it, too.
         cpu_before_s = process.cpu_s()
         others = None if cpu_before_s is None else Others(lambda: process.cpu_s() or 0.0)
+        energy = None if meter is None else meter.begin()
         result = run_load(job, stop=stop, deadline_s=deadline_s)
+        used = None if energy is None else energy.end()
         cpu_after_s = process.cpu_s()
         cpu_s = None if cpu_before_s is None or cpu_after_s is None else cpu_after_s - cpu_before_s
         disturbed_pct = None if others is None else others.share_pct(result.cpu_s)
@@ -93,6 +98,7 @@ def one_run(
         "others_cpu_pct": disturbed_pct,
         "saturated": float(result.saturated),
     }
+    metrics |= energy_metrics(used, sum(sample.output_tokens for sample in result.samples))
     metrics["engine_cpu_ms_per_token"] = None if cpu_s is None else _per_token(cpu_s, result.samples)
     return Believed(metrics, result.samples, cpu_s)
 

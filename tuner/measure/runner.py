@@ -18,6 +18,7 @@ from tuner.measure.agreement import Decoder, Reference, is_measured, keep, kept,
 from tuner.measure.command import argv_of, run_command
 from tuner.measure.crosscheck import Bands
 from tuner.measure.definitions import Metrics
+from tuner.measure.energy import EnergyMeter
 from tuner.measure.engine.classify import verdict_of
 from tuner.measure.engine.launch import HOST, SERVED_NAME, Launcher, resolved, settings_of
 from tuner.measure.engine.process import GuardedProcess, sweep
@@ -81,6 +82,9 @@ class MeasuringRunner:
                 "disturbed; allow it with beside_live, or measure elsewhere"
             )
 
+    def _meter(self) -> EnergyMeter:
+        return EnergyMeter(self.hardware.gpus, alone=not self.hardware.share_host)
+
     @staticmethod
     def _patience(found: NotServing, trial: LeasedTrial) -> Verdict:
         """An engine that runs and does not get ready is tried once more; then its configuration is the reason."""
@@ -119,7 +123,7 @@ class MeasuringRunner:
             extra = {} if reference is None else self._agreement(process, port, reference, stop)
             return measured(
                 process, engine, launcher, Address(HOST, port, SERVED_NAME), trial, spec,
-                trusted=Trusted(self.bands, self.others_pct_max, self.request_timeout_s),
+                trusted=Trusted(self.bands, self.others_pct_max, self.request_timeout_s, self._meter()),
                 resolved=resolved(process.log(), {**knobs, **shape}),
                 host=fingerprint(self.hardware.gpus, self.hardware.cpus), stop=stop, deadline_s=deadline_s,
                 extra=extra,

@@ -11,6 +11,8 @@ from controlplane.model.tuning import LeasedTrial, Measurement, Outcome, Setting
 from controlplane.model.tuning_job import TuningSpec
 from tuner.measure.crosscheck import Bands
 from tuner.measure.definitions import DEFINITIONS, Metrics
+from tuner.measure.energy import METRICS as ENERGY
+from tuner.measure.energy import EnergyMeter
 from tuner.measure.engine.launch import Counters
 from tuner.measure.engine.process import Running
 from tuner.measure.loadgen.job import LoadJob
@@ -32,11 +34,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """What must hold for a run to be believed, and how long one request may take."""
+    """What must hold for a run to be believed, how long one request may take, and what counts its energy."""
 
     bands: Bands
     others_pct_max: float | None
     request_timeout_s: float
+    meter: EnergyMeter | None = None
 
 
 def clients_of(spec: TuningSpec) -> int | None:
@@ -88,7 +91,7 @@ def measured(
         runs.append(
             one_run(
                 process, engine, counters, job, spec.slo, bands=trusted.bands, others_pct_max=trusted.others_pct_max,
-                stop=stop, deadline_s=deadline_s,
+                stop=stop, deadline_s=deadline_s, meter=trusted.meter,
             )
         )  # fmt: skip
         figures = [run.metrics for run in runs]
@@ -101,6 +104,10 @@ def measured(
             Verdict.INFRASTRUCTURE,
             f"no metric {missing[0]!r} (goodput needs an slo); there are {', '.join(sorted(metrics))}",
         )
+    unmetered = next((name for name in wanted(spec) if name in ENERGY and metrics[name] is None), None)
+    if unmetered is not None:
+        why = "the pod's node is not asked" if trusted.meter is None else trusted.meter.why_not()
+        return not_ok(Verdict.INVALID, f"{unmetered} is unknown: {why or 'a counter began again during the run'}")
     metrics["half_width_pct"] = half_width_pct(figures, runs[0].samples, metric, spec.slo)
     cpu_s = [run.cpu_s for run in runs if run.cpu_s is not None]
     return Outcome(

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from controlplane.main import cli
 from controlplane.model.errors import TrimtabError
 from tests.unit.api.bad_jobs import BY_FACTS, BY_SCHEMA, GOOD
+from tuner.measure import energy
 
 
 @pytest.fixture
@@ -45,3 +46,11 @@ def test_a_file_of_ten_megabytes_is_no_job(here: Path) -> None:
     (here / "job.yaml").write_text("a: " + "x" * 10 * 2**20)
     error = CliRunner().invoke(cli, ["tune", "check", "job.yaml"]).exception
     assert isinstance(error, TrimtabError) and "1048576 bytes" in str(error)
+
+
+def test_energy_is_refused_where_nothing_counts_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy.EnergyMeter, "why_not", lambda self: "no counter here")
+    (here / "job.yaml").write_text(yaml.safe_dump(GOOD | {"objectives": [{"metric": "joule_per_output_token", "direction": "minimize"}]}))  # fmt: skip
+    error = CliRunner().invoke(cli, ["tune", "run", "job.yaml"]).exception
+    assert isinstance(error, TrimtabError) and error.field == "objectives[0].metric"
+    assert "no counter here" in str(error)

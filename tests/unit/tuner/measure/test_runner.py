@@ -109,6 +109,14 @@ def test_confirmation_is_one_run_and_equal_seeds_send_equal_requests(tmp_path: P
     assert one.metrics["runs"] == 1 and one.load == other.load
 
 
+def test_energy_is_of_counters_or_unknown(tmp_path: Path) -> None:
+    wanted = spec(objectives=[Objective(metric="joule_per_output_token", direction="minimize")])
+    unknown = measure(runner(tmp_path, hardware=Hardware(share_host=True)), wanted)
+    assert unknown.verdict is Verdict.INVALID and "the host is shared" in unknown.reason
+    found = measure(runner(tmp_path, hardware=Hardware(share_host=True)), spec())
+    assert found.measurement is not None and found.measurement.metrics["energy_j"] is None
+
+
 def test_open_loop_on_a_port_of_our_choice(tmp_path: Path) -> None:
     load = Workload(arrivals="gamma", cv=0.5, rate_per_second=30, input=Lengths(tokens=8), output=Lengths(tokens=3))
     outcome = measure(runner(tmp_path, any_port=False), spec(load=load))
