@@ -93,7 +93,7 @@ def deployment(**changes: Any) -> ServingDeployment:
 
 def of_deployment(what: ServingDeployment | None = None, knobs: Setting | None = None) -> Rendered:
     target = DeploymentTarget(name="chat", namespace="team")
-    setting = {"cacheSizeGb": 2} if knobs is None else knobs
+    setting: Setting = {"cacheSizeGb": 2} if knobs is None else knobs
     return deployment_pod(
         OF, spec(target), place(pool("a")), what or deployment(), setting, CATALOG, IMAGES, "secret-1"
     )
