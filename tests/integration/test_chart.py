@@ -233,7 +233,7 @@ def test_pods_are_admitted_under_the_restricted_standard(kubectl: Kubectl, names
     assert {b["metadata"]["name"] for b in budgets} == {f"{release}-operator", f"{release}-api"}
 
 
-def test_the_tuning_worker_reaches_the_named_namespaces_and_no_secret(
+def test_the_tuning_worker_reaches_the_named_namespaces_and_passwords_stay(
     kubectl: Kubectl, make_namespace: Callable[[str], str], helm: Helm
 ) -> None:
     home, named = make_namespace("t"), make_namespace("t")
@@ -248,6 +248,17 @@ def test_the_tuning_worker_reaches_the_named_namespaces_and_no_secret(
     ]
     answers = allowed(kubectl, user, [*table, *refused])
     assert [question for question, yes in answers.items() if yes != (question in table)] == []
+
+    # An upgrade takes the passwords over, and makes one that is missing.
+    secret = f"{release}-tuning"
+    before = kubectl.json("get", "secret", secret, "--namespace", home)["data"]
+    gone = json.dumps([{"op": "remove", "path": "/data/redis-password"}])
+    kubectl("patch", "secret", secret, "--namespace", home, "--type=json", "-p", gone)
+    kept = {**PAUSE, **NOBODY, **WITHOUT_DEFINITIONS, **values}
+    helm("upgrade", release, str(CHART), "--namespace", home, "--force-conflicts", values={**kept, "logLevel": "debug"})
+    after = kubectl.json("get", "secret", secret, "--namespace", home)["data"]
+    assert after["postgresql-password"] == before["postgresql-password"]
+    assert after["redis-password"] not in ("", before["redis-password"])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
