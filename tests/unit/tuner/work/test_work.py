@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -200,3 +204,32 @@ def test_a_result_counts_however_late_its_worker_was_told_to_end() -> None:
     )
     assert work.on("j/0") and store.told[0].verdict is Verdict.OK and not store.told[0].interrupted
     stopping_soon.join()
+
+
+WORKER = """
+import threading
+from tuner.tasks import TRIALS, make_app, serve
+
+ending = threading.Event()
+
+def trial(_):
+    print("began", flush=True)
+    print("heard" if ending.wait(60) else "deaf", flush=True)
+
+app = make_app("memory://", trial=trial)
+app.send_task(TRIALS, args=["j/0"], queue=TRIALS)
+serve(app, TRIALS, name="w", told_to_end=ending.set)
+"""
+
+
+def test_a_worker_process_hears_that_it_is_to_end_while_a_trial_is_under_way() -> None:
+    command = [sys.executable, "-c", WORKER]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        assert child.stdout is not None
+        said = ""
+        for line in child.stdout:
+            said += line
+            if "began" in line:
+                child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=60) == 0 and "heard" in said, said
