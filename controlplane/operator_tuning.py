@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from controlplane.kube import KubeClient, Resource
+from controlplane.model.errors import InvalidSpec, Refused
 from controlplane.model.ports import TuningDesk
 from controlplane.model.resource import GROUP, VERSION
 from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec
@@ -19,16 +20,27 @@ from operators.tuning.controller import TUNING_PROJECTION, TuningController
 TUNING_JOBS = Resource(GROUP, VERSION, "tuningjobs", "TuningJob")
 
 
-def desk_of(database_url: str | None, deployment: Callable[[str, str], ServingDeployment | None]) -> TuningDesk | None:
-    """None: no database is set. Nothing is connected yet. `deployment`: by namespace and name, as the cache has it.
-    Raises InvalidSpec for what is no database URL."""
+def desk_of(
+    database_url: str | None, deployment: Callable[[str, str], ServingDeployment | None]
+) -> Callable[[], TuningDesk] | None:
+    """How to make the desk; None: no database is set. `deployment`: by namespace and name, as the cache has it."""
     if database_url is None:
         return None
-    # SQLAlchemy and the tuner: what an installation without a database does without.
-    from controlplane.store.database import open_database  # noqa: PLC0415
-    from controlplane.tuning_desk import StoreDesk, checking  # noqa: PLC0415
 
-    return StoreDesk(open_database(database_url), checking(deployment))
+    def make() -> TuningDesk:
+        # SQLAlchemy and the tuner, 25 MB: a standby, and an installation without jobs, do without.
+        from controlplane.store.database import open_database  # noqa: PLC0415
+        from controlplane.tuning_desk import StoreDesk, checking  # noqa: PLC0415
+
+        try:
+            database = open_database(database_url)
+        except InvalidSpec as error:  # the installation's fault, not the job's
+            raise Refused(
+                error.message, field=error.field, limit=error.limit, hint=error.hint, code="StoreUnreachable"
+            ) from error
+        return StoreDesk(database, checking(deployment))
+
+    return make
 
 
 def deployment_in(store: Store[DeploymentRow], namespace: str, name: str) -> ServingDeployment | None:
@@ -44,7 +56,7 @@ def deployment_in(store: Store[DeploymentRow], namespace: str, name: str) -> Ser
 
 
 def add_tuning(
-    client: KubeClient, manager: Manager, desk: TuningDesk | None, recorder: EventRecorder
+    client: KubeClient, manager: Manager, desk: Callable[[], TuningDesk] | None, recorder: EventRecorder
 ) -> TuningController:
     """Wire it into the manager."""
     resources = Informer(client, TUNING_JOBS, TUNING_PROJECTION)

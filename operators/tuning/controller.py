@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+from collections.abc import Callable
 from typing import Any, Literal
 
 from controlplane.model.errors import TrimtabError
@@ -54,12 +56,13 @@ _EVENT_ACTION = "Reconcile"
 
 
 class TuningController:
-    """`desk` None: the installation has no database, and every resource says so."""
+    """`desk` makes the desk when it is first needed, in a thread: what it takes is loaded by who leads and has jobs. None:
+    the installation has no database, and every resource says so."""
 
     def __init__(
         self,
         resources: Informer[Any, TuningRow],
-        desk: TuningDesk | None,
+        desk: Callable[[], TuningDesk] | None,
         writer: Writer,
         fence: Fence,
         *,
@@ -69,7 +72,9 @@ class TuningController:
         seed: int | None = None,
     ) -> None:
         self._resources = resources
-        self._desk = desk
+        self._make_desk = desk
+        self._made_desk: TuningDesk | None = None
+        self._making = threading.Lock()
         self._writer = writer
         self._fence = fence
         self._recorder = recorder
@@ -127,8 +132,7 @@ class TuningController:
 
     def _do(self, action: Action, row: TuningRow) -> None:
         """In a thread."""
-        desk, spec = self._desk, row.read().spec
-        assert desk is not None
+        desk, spec = self._desk(), row.read().spec
         match action.kind:
             case "open":
                 assert spec is not None
@@ -145,7 +149,15 @@ class TuningController:
                 desk.delete(row.uid)
 
     async def _look(self, row: TuningRow) -> SeenJob | None:
-        return None if self._desk is None else await asyncio.to_thread(self._desk.look, row.uid)
+        return None if self._make_desk is None else await asyncio.to_thread(lambda: self._desk().look(row.uid))
+
+    def _desk(self) -> TuningDesk:
+        """In a thread."""
+        with self._making:
+            if self._made_desk is None:
+                assert self._make_desk is not None
+                self._made_desk = self._make_desk()
+            return self._made_desk
 
     async def _seen_all_the_same(self, row: TuningRow, error: TrimtabError) -> SeenJob | None:
         """The job after something was refused; None where the store cannot say."""
@@ -166,7 +178,7 @@ class TuningController:
             return self._resources.absorb(body) or row
 
     def _sight(self, row: TuningRow, seen: SeenJob | None) -> Sight:
-        return Sight(row, row.read(), seen, self._desk is not None, self._clock.utc_now())
+        return Sight(row, row.read(), seen, self._make_desk is not None, self._clock.utc_now())
 
     async def _tell(self, sight: Sight, trouble: TrimtabError | None) -> bool:
         """Whether there was anything new to write."""

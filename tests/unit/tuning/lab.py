@@ -116,7 +116,8 @@ class Lab:
             manager = Manager(stop_grace_s=5.0)
             recorder = EventRecorder(client, "test")
             manager.add_background(recorder.run)
-            add_tuning(client, manager, self.desk if isinstance(desk, str) else desk, recorder)
+            used = self.desk if isinstance(desk, str) else desk
+            add_tuning(client, manager, None if used is None else lambda: used, recorder)
             task = asyncio.create_task(manager.run())
             try:
                 yield manager

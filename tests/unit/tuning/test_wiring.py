@@ -9,12 +9,12 @@ import pytest
 
 from controlplane import operator_process
 from controlplane.kube import ClusterAccess, KubeClient
-from controlplane.model.errors import InvalidSpec
 from controlplane.operator_process import build
-from controlplane.operator_tuning import desk_of
+from controlplane.operator_tuning import add_tuning, desk_of
 from controlplane.settings import OperatorSettings
 from controlplane.testing.fake_planner import FakePlanner
 from controlplane.tuning_desk import StoreDesk
+from operators.runtime import EventRecorder, Manager
 from tests.unit.tuning.lab import Lab
 
 
@@ -25,7 +25,7 @@ def nothing(_namespace: str, _name: str) -> None:
 @pytest.mark.parametrize("with_database", [True, False])
 async def test_the_whole_operator(lab: Lab, monkeypatch: pytest.MonkeyPatch, with_database: bool) -> None:
     url = "sqlite:///somewhere.db" if with_database else None
-    desks = {"sqlite:///somewhere.db": lab.desk, None: None}
+    desks = {"sqlite:///somewhere.db": lambda: lab.desk, None: None}
     monkeypatch.setattr(operator_process, "desk_of", lambda given, _: desks[given])
     settings = OperatorSettings(leader_election=False, database_url=url)
     lab.create()
@@ -42,8 +42,21 @@ async def test_the_whole_operator(lab: Lab, monkeypatch: pytest.MonkeyPatch, wit
 
 def test_the_desk_follows_the_url(tmp_path: Path) -> None:
     assert desk_of(None, nothing) is None
-    desk = desk_of(f"sqlite:///{tmp_path}/other.db", nothing)
+    make = desk_of(f"sqlite:///{tmp_path}/other.db", nothing)
+    assert make is not None
+    desk = make()
     assert isinstance(desk, StoreDesk)
     desk.database.close()
-    with pytest.raises(InvalidSpec):
-        desk_of("mysql://somewhere/trimtab", nothing)
+
+
+async def test_a_url_that_is_none_is_told_and_stops_nothing_else(lab: Lab) -> None:
+    desk = desk_of("mysql://somewhere/trimtab", nothing)
+    lab.create()
+    async with KubeClient(ClusterAccess(lab.server.url), timeout_s=5.0) as client:
+        manager = Manager(stop_grace_s=5.0)
+        add_tuning(client, manager, desk, EventRecorder(client, "test"))
+        task = asyncio.create_task(manager.run())
+        await lab.until(lambda: lab.condition() == ("Unknown", "StoreUnreachable"))
+        assert "mysql is not supported" in lab.status["message"]
+        manager.stop()
+        await task
