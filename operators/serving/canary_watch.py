@@ -17,9 +17,10 @@ from operators.serving.canary_stats import added, weight_of
 
 Side = Literal["stable", "canary"]
 
-# Readings are a little late, each a little differently; a window that took much longer is another window.
+# Readings are a little late, each a little differently. One that comes late ends a longer window, of both sides alike: on
+# a busy machine most do. Only so much of it counts as watched, whatever the clock says.
 _EARLY_S = 0.25
-_LONGEST = 2.0
+_LONGEST = 4.0
 # After the Service was turned: until kube-proxy has it, and requests that arrived before are through their first token.
 _SETTLE_SHARE = 0.2
 _SETTLE_LEAST_S = 1.0
@@ -84,9 +85,7 @@ def beside(
     if live is not None and begins is not None and live.time_s - begins.time_s >= window_s - _EARLY_S:
         lasted_s = live.time_s - begins.time_s
         canary, stable = (growth(begins, live, pods[side]) for side in ("canary", "stable"))
-        if lasted_s <= _LONGEST * window_s:
-            status = paired(status, canary, stable)
-        status = _lasted(status, min(lasted_s, window_s), canary, stable)
+        status = _lasted(paired(status, canary, stable), min(lasted_s, _LONGEST * window_s), canary, stable)
         begins = live
     elif begins is None and live is not None and now_s - live.time_s <= window_s / 2:
         begins = live
@@ -123,15 +122,12 @@ def in_turns(
     mine = growth(begins, live, pods[side])
     other = growth(begins, live, pods["stable" if side == "canary" else "canary"])
     alone = mine.ttft_count >= _OWN_SHARE * (mine.ttft_count + other.ttft_count)
-    whole = live.time_s - begins.time_s <= _LONGEST * window_s and mine.replicas > 0
     given = mine if alone else replace(mine, ttft_count=0.0, tpot_count=0.0)
     if not turn.second or turn.first is None:
-        following = replace(_turn(turn.pair, True, window_s, now_s), first=given if whole else Growth())
+        following = replace(_turn(turn.pair, True, window_s, now_s), first=given)
     else:
         canary, stable = (given, turn.first) if side == "canary" else (turn.first, given)
-        if whole:
-            status = paired(status, canary, stable)
-        status = _lasted(status, 2 * window_s, canary, stable)
+        status = _lasted(paired(status, canary, stable), 2 * window_s, canary, stable)
         following = _turn(turn.pair + 1, False, window_s, now_s)
     kept = Watch(watch.candidate, None, following)
     return Seen(status, kept, False, following.settled_s, side_of(status.candidate, following))
