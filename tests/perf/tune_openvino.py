@@ -107,7 +107,7 @@ class Bench:
 A = Bench(
     name="a",
     load=Workload(arrivals="closed", concurrency=8, input=Lengths(tokens=256), output=Lengths(tokens=32)),
-    slo=RequestSlo(ttft_ms=300.0, tpot_ms=10.7),
+    slo=RequestSlo(ttft_ms=300.0, tpot_ms=10.0),
     requests=60,
     warm_up=16,
     confirm_runs=8,
@@ -117,7 +117,7 @@ A = Bench(
 B = Bench(
     name="b",
     load=Workload(arrivals="poisson", rate_per_second=4.0, input=Lengths(tokens=1024), output=Lengths(tokens=32)),
-    slo=RequestSlo(ttft_ms=1200.0, tpot_ms=22.0),
+    slo=RequestSlo(ttft_ms=1200.0, tpot_ms=14.3),
     requests=28,
     warm_up=4,
     confirm_runs=6,

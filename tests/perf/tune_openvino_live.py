@@ -1,31 +1,62 @@
-"""One whole tuning job per workload: `python -m tests.perf.tune_openvino_live FILE a|b`.
+"""One whole tuning job per workload: `python -m tests.perf.tune_openvino_live FILE a|b [--stated]`.
 
 `trimtab tune run` on this machine, as a user would: the engine's own space with nothing taken out of it, the default
-sampler, the engine's defaults as the configuration in use, confirmation in fresh processes. What others took of the
-cores is kept and nothing is refused for it.
+sampler, the engine's defaults as the configuration in use, confirmation in fresh processes. Nothing is refused for what
+others take of the cores.
+
+How fast a shared machine is changes from hour to hour, and limits that half of the requests keep in one may be kept by all
+in the next. So a pilot comes first: runs of the engine's defaults, of which half the requests keep the limit per token
+that is then set; the one of the first token stays. `--stated` takes the limits of the grid instead.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from controlplane.catalog import load
+from controlplane.model.tuning import Verdict
+from controlplane.tuning_embedded import launchers
 from tests.perf.tune_openvino import BENCHES, METRIC, Bench
-from tests.perf.tune_openvino_record import made_model
+from tests.perf.tune_openvino_record import made_model, measured
 from tuner.measure.machine import fingerprint
+from tuner.measure.runner import MeasuringRunner
 
 TRIALS = 20
+PILOT_RUNS = 4
+_PILOT_SEED = 2_000_000  # no trial of the job sends its requests
 NAME = "live"
 _TRIMTAB = "from controlplane.main import main; main()"
 _KEPT = ("number", "purpose", "state", "setting", "objectives", "seed", "attempt", "endedAt")
+
+
+def half_kept(runs: Sequence[Mapping[str, Any]], ttft_ms: float) -> float:
+    """The limit per token, in ms, that half of the requests of these runs keep beside `ttft_ms`. Raises ValueError where
+    even without one fewer do."""
+    requests = [pair for run in runs for pair in zip(run["ttft_ms"], run["tpot_ms"], strict=True)]
+    within = sorted(tpot for ttft, tpot in requests if ttft is not None and tpot is not None and ttft <= ttft_ms)
+    needed = math.ceil(len(requests) / 2)
+    if not requests or len(within) < needed:
+        raise ValueError(f"{len(within)} of {len(requests)} first tokens came within {ttft_ms:g} ms: half are needed")
+    return float(within[needed - 1])
+
+
+def piloted(bench: Bench, model: str, folder: Path) -> Bench:
+    """The workload with the limit per token that half of the default setting's requests keep now."""
+    runner = MeasuringRunner(folder / "hardware", launchers(os.environ), others_pct_max=None, beside_live=True)
+    rows = [measured(runner, bench, model, {}, _PILOT_SEED + i) for i in range(PILOT_RUNS)]
+    assert bench.slo.ttft_ms is not None
+    tpot_ms = half_kept([row for row in rows if row["verdict"] == Verdict.OK.value], bench.slo.ttft_ms)
+    return replace(bench, slo=bench.slo.model_copy(update={"tpot_ms": round(tpot_ms, 1)}))
 
 
 def job_of(bench: Bench, model: str) -> dict[str, Any]:
@@ -47,11 +78,12 @@ def job_of(bench: Bench, model: str) -> dict[str, Any]:
     }
 
 
-def live_study(bench: Bench) -> dict[str, Any]:
+def live_study(bench: Bench, *, pilot: bool = True) -> dict[str, Any]:
     """Run it and keep the decision and every trial."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job = job_of(bench, made_model(folder))
+        model = made_model(folder)
+        job = job_of(piloted(bench, model, folder) if pilot else bench, model)
         file = folder / "job.yaml"
         file.write_text(json.dumps(job), encoding="utf-8")
         options = ["--name", NAME, "--others-pct", "100", "--beside-live", "--output", "json"]
@@ -61,7 +93,7 @@ def live_study(bench: Bench) -> dict[str, Any]:
     job["target"]["model"] = "the engine's own (29.4 M parameters, Q8_0)"
     return {
         "recorded": time.strftime("%Y-%m-%d", time.gmtime()),
-        "command": f"python -m tests.perf.tune_openvino_live FILE {bench.name}",
+        "command": f"python -m tests.perf.tune_openvino_live FILE {bench.name}{'' if pilot else ' --stated'}",
         "host": fingerprint(),
         "engine": load().engine("openvino").version,
         "job": job,
@@ -77,7 +109,7 @@ def row_of(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     path, bench = Path(sys.argv[1]), next(one for one in BENCHES if one.name == sys.argv[2])
-    document = live_study(bench)
+    document = live_study(bench, pilot="--stated" not in sys.argv)
     path.write_text(as_text(document), encoding="utf-8")
     sys.stderr.write(f"{document['decision']['message']}\n")
 

@@ -24,8 +24,6 @@ Arm = Literal["default", "tpe", "random"]
 Draw = Callable[[Setting], float | None]
 
 GOOD_SHARE = 0.95
-# What Optuna proposes against the rules of the space is handed back and asked again, at no cost to it.
-_TPE_TRIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +94,18 @@ def grid_of(bench: Bench, recorded: Mapping[str, Any]) -> Grid:
 def study(grid: Grid, arm: Arm, seed: int) -> Found:
     """One search; the same seed gives the same study."""
     rng, good = np.random.default_rng((seed, 0x0712)), grid.good()
-    cap = len(grid.bench.cells())
+    cells = grid.bench.cells()
 
     def draw(setting: Setting) -> float | None:
         runs = grid.runs[key_of(setting)]
         return runs[int(rng.integers(len(runs)))]
 
     space = compile_space(grid.bench.space())
-    search = _tpe(space, draw, seed) if arm == "tpe" else _ours(space, draw, seed, arm)
-    for number in range(cap):
+    search = _tpe(cells, space, draw, seed) if arm == "tpe" else _ours(space, draw, seed, arm)
+    for number in range(len(cells)):
         if key_of(search(number)) in good:
             return Found(number + 1, False)
-    return Found(cap, True)
+    return Found(len(cells), True)
 
 
 def _ours(space: Space, draw: Draw, seed: int, name: str) -> Callable[[int], Setting]:
@@ -124,42 +122,38 @@ def _ours(space: Space, draw: Draw, seed: int, name: str) -> Callable[[int], Set
     return ask
 
 
-def _tpe(space: Space, draw: Draw, seed: int) -> Callable[[int], Setting]:
-    """Optuna's TPE with its defaults in one study, one trial at a time. It gets every help the grid allows: levels go
-    by their place as whole numbers, so that it knows their order, and proposals against a rule cost it nothing."""
+def _tpe(cells: Sequence[Setting], space: Space, draw: Draw, seed: int) -> Callable[[int], Setting]:
+    """Optuna's TPE with its defaults in one study, one trial at a time. Its tree has the levels that the rules leave
+    after the choices above, by their place as whole numbers: it knows their order and never proposes against a rule."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     asked = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
 
     def ask(number: int) -> Setting:
-        for _ in range(_TPE_TRIES):
-            trial = asked.ask()
-            setting = _suggested(space, trial)
-            if space.broken_rule(setting) is None:
-                break
-            asked.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            raise RuntimeError(f"trial {number}: Optuna proposed nothing that keeps the rules")
-        value = draw(setting)
-        if value is None:
-            asked.tell(trial, 0.0)
-        else:
-            asked.tell(trial, value)
+        trial = asked.ask()
+        setting = _suggested(cells, space, trial)
+        asked.tell(trial, draw(setting) or 0.0)
         return setting
 
     return ask
 
 
-def _suggested(space: Space, trial: optuna.trial.Trial) -> Setting:
-    out: Setting = dict(space.fixed)
+def _suggested(cells: Sequence[Setting], space: Space, trial: optuna.trial.Trial) -> Setting:
+    """One value after the other; a range of its own for every set of levels."""
+    left = list(cells)
     for axis in space.axes:
-        if not space.is_active(axis, out):
+        levels = [value for value in axis.choices if any(cell.get(axis.name) == value for cell in left)]
+        if not levels:
             continue
-        if all(isinstance(value, bool) for value in axis.choices):
-            place = trial.suggest_categorical(axis.name, list(range(len(axis.choices))))
-            out[axis.name] = axis.choices[place]
+        name = f"{axis.name} of {levels}"
+        if len(levels) == 1:
+            place = 0
+        elif isinstance(levels[0], bool):
+            place = int(trial.suggest_categorical(name, list(range(len(levels)))) or 0)
         else:
-            out[axis.name] = axis.choices[trial.suggest_int(axis.name, 0, len(axis.choices) - 1)]
-    return out
+            place = trial.suggest_int(name, 0, len(levels) - 1)
+        left = [cell for cell in left if cell.get(axis.name) == levels[place]]
+    (found,) = left
+    return found
 
 
 def ratio_interval(

@@ -13,7 +13,7 @@ import pytest
 from controlplane.model.tuning import Outcome, Verdict
 from tests.perf.tune_openvino import BENCHES, A, B, Bench
 from tests.perf.tune_openvino_live import as_text as live_text
-from tests.perf.tune_openvino_live import job_of
+from tests.perf.tune_openvino_live import half_kept, job_of
 from tests.perf.tune_openvino_record import as_text, order, requests_of, row_of, searched
 from tests.perf.tune_openvino_replay import Found, Grid, grid_of, key_of, ratio_interval, study
 from tuner.measure.loadgen.job import Sample
@@ -135,3 +135,11 @@ def test_the_job_is_one_that_the_command_takes(bench: Bench) -> None:
 def test_a_recorded_job_is_read_back() -> None:
     document = {"recorded": "2026-11-21", "decision": {"verdict": "better"}, "trials": [{"number": 0}, {"number": 1}]}
     assert json.loads(live_text(document)) == document
+
+
+def test_the_pilot_sets_the_limit_that_half_of_all_requests_keep() -> None:
+    run = {"ttft_ms": [50.0, 90.0, 200.0, None], "tpot_ms": [3.0, 7.0, 1.0, None]}
+    assert half_kept([run], 100.0) == 7.0
+    assert half_kept([run, {"ttft_ms": [10.0, 10.0], "tpot_ms": [5.0, 6.0]}], 100.0) == 6.0
+    with pytest.raises(ValueError, match="1 of 4 first tokens came within 60 ms"):
+        half_kept([run], 60.0)
