@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devcluster import plan
@@ -32,6 +32,7 @@ def make(name: str = "dev", **changes: object) -> Plan:
     return Plan(**{**values, **changes})  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(names)
 def test_every_allowed_name_gives_links_the_kernel_accepts(name: str) -> None:
     assert plan.check_name(name) == name
@@ -46,6 +47,7 @@ def test_other_names_are_refused_with_the_rule(name: str) -> None:
         plan.check_name(name)
 
 
+@settings(deadline=None)
 @given(st.lists(names, unique=True, min_size=2, max_size=20))
 def test_clusters_side_by_side_never_share_a_link(chosen: list[str]) -> None:
     taken: list[ipaddress.IPv4Network] = []
