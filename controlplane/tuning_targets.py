@@ -17,6 +17,8 @@ def check_for_cluster(spec: TuningSpec, namespace: str) -> None:
             value=", ".join(spec.may_change_output or searched),
             hint="leave it empty, or search it with `trimtab tune run` on a machine that has the engine",
         )
+    if not isinstance(target, CommandTarget):
+        _refuse_energy(spec)
     if isinstance(target, CommandTarget) and target.image is None:
         raise InvalidSpec(
             "a command runs in a pod of its own, and no image is named",
@@ -31,3 +33,18 @@ def check_for_cluster(spec: TuningSpec, namespace: str) -> None:
             limit=namespace,
             hint="make the job in the deployment's namespace",
         )
+
+
+def _refuse_energy(spec: TuningSpec) -> None:
+    """A worker loads a pod over the network: what its node counts is not read."""
+    from tuner.measure.energy import METRICS  # noqa: PLC0415 - numpy
+
+    wanted = [(f"objectives[{i}].metric", one.metric) for i, one in enumerate(spec.objectives)]
+    for field, metric in wanted + [(f"limits[{i}].metric", one.metric) for i, one in enumerate(spec.limits)]:
+        if metric in METRICS:
+            raise Unsupported(
+                "energy is not measured in pods",
+                field=field,
+                value=metric,
+                hint="tune for tokens per second, or measure it with `trimtab tune run` on the machine itself",
+            )

@@ -96,6 +96,7 @@ async def test_a_job_is_made_once_per_key_and_comes_with_its_space(http: httpx.A
         ({"target": {"kind": "command", "command": ["rm", "{a}"]}}, "target.image"),
         ({"objectives": [{"metric": "outputtokens_per_s"}]}, "objectives[0].metric"),
         ({"objectives": [{"metric": "goodput_per_s"}]}, "slo"),
+        ({"objectives": [{"metric": "joule_per_output_token"}]}, "objectives[0].metric"),
         ({"sampler": "defualt"}, "sampler"),
     ],
 )
