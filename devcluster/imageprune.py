@@ -8,7 +8,7 @@ from pathlib import Path
 from devcluster.paths import write_atomic
 from devcluster.shell import succeeds
 
-KEPT = 5  # newest of each name: a rollback to one of them starts without a build
+KEPT = 3  # newest of each name, of up to a gigabyte each: a rollback to one of them starts without a build
 
 
 def remember(history: Path, reference: str, remove_command: list[str]) -> list[str]:
