@@ -77,7 +77,7 @@ class Canary(Part):
 class PairSums(StatusPart):
     """Sums over paired windows, from which a verdict can go on after a restart. Weights w, means c (canary), s (stable)."""
 
-    n: int = Field(default=0, description="Windows in which both revisions had requests.")
+    pairs: int = Field(default=0, description="Windows in which both revisions had requests.")
     w: float = Field(default=0.0, description="Sum of w.")
     ww: float = Field(default=0.0, description="Sum of w squared.")
     wc: float = Field(default=0.0, description="Sum of w c.")

@@ -28,6 +28,8 @@ _KEPT = (
     "maxProperties",
     "required",
 )
+# YAML 1.1, which kubectl and Helm read, takes these for true or false, also as names of fields.
+_YAML_BOOLEANS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false"})
 _SCALAR: Schema = {"maxLength": 1024, "maxItems": 0, "maxProperties": 0}
 # Pydantic says these for exclusive bounds; OpenAPI v3.0, which the API server speaks, has a flag beside the bound.
 _EXCLUSIVE = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
@@ -85,6 +87,8 @@ def _convert_object(node: Schema, out: Schema, defs: dict[str, Schema], path: st
         required = node.get("required", [])
         out["properties"] = properties = {}
         for name, child in node["properties"].items():
+            if name.lower() in _YAML_BOOLEANS:
+                raise SchemaError(f"{path}.{name}: kubectl and Helm read this name as a truth value; call it otherwise")
             if child.get("type") == "null":
                 continue  # a field that a narrower type has given up
             properties[name] = converted = _convert(child, defs, f"{path}.{name}")

@@ -32,7 +32,7 @@ def added(before: RatioPct | None, *, weight: float, canary: float, stable: floa
         return before or RatioPct()
     mine, theirs = weight * canary, weight * stable
     sums = PairSums(
-        n=old.n + 1,
+        pairs=old.pairs + 1,
         w=old.w + weight,
         ww=old.ww + weight * weight,
         wc=old.wc + mine,
@@ -53,11 +53,11 @@ def weight_of(canary_requests: float, stable_requests: float) -> float:
 
 def interval(sums: PairSums) -> tuple[float | None, float | None, float | None]:
     """Change of the canary against the stable revision in %, and the ends of its interval; None: not known yet."""
-    if sums.n < 1:
+    if sums.pairs < 1:
         return None, None, None
     mean = math.log(sums.wc / sums.ws)
     effective = sums.w * sums.w / sums.ww
-    if sums.n < LEAST_WINDOWS or effective < LEAST_WINDOWS / 2:
+    if sums.pairs < LEAST_WINDOWS or effective < LEAST_WINDOWS / 2:
         return _percent(mean), None, None
     mc, ms = sums.wc / sums.w, sums.ws / sums.w
     squares = sums.cc / (mc * mc) - 2 * sums.cs / (mc * ms) + sums.ss / (ms * ms)

@@ -270,6 +270,14 @@ class _Map(BaseModel):
     maybe: str | None = Field(default=None, max_length=3, description="Optional.")
 
 
+def test_names_that_yaml_takes_for_truth_values_are_refused() -> None:
+    class Counted(BaseModel):
+        n: int = Field(default=0, description="How many.")
+
+    with pytest.raises(SchemaError, match="truth value"):
+        structural(Counted)
+
+
 def test_a_type_without_a_structural_schema_is_an_error() -> None:
     with pytest.raises(SchemaError, match="no unions"):
         structural(_Union)
