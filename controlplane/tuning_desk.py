@@ -26,6 +26,7 @@ from controlplane.store.jobs import IdempotencyKey, Jobs
 from controlplane.store.migrate import upgrade
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
+from controlplane.store.trials import WAITS
 from controlplane.tuning_deployments import completed_on_cluster
 from controlplane.tuning_history import with_earlier
 from controlplane.tuning_targets import check_for_cluster
@@ -95,9 +96,7 @@ class StoreDesk:
                 self._leaders.pop(uid, None)
             return None
         leader = self._leader(record) if record.decision is None and record.counts.done else None
-        waits = record.state is JobState.RUNNING and record.counts.waiting and not record.counts.leased
-        oldest = Studies(self.database).page(uid, states=[TrialState.WAITING], limit=1) if waits else []
-        return SeenJob(record=record, leader=leader, waiting=oldest[0] if oldest else None)
+        return SeenJob(record=record, leader=leader, waiting=self._waiting(record))
 
     def pause(self, uid: str) -> None:
         self._steer(lambda steering: steering.pause(uid, now=self.now(), reason=SUSPENDED))
@@ -130,6 +129,17 @@ class StoreDesk:
         if not self._migrated:
             upgrade(self.database)
             self._migrated = True
+
+    def _waiting(self, record: TuningJobRecord) -> TrialRecord | None:
+        """Asked only where none is measured: nobody took it, or whoever did finds no hardware."""
+        counts = record.counts
+        if record.state is not JobState.RUNNING or (counts.leased and record.reason != WAITS):
+            return None
+        state = TrialState.LEASED if counts.leased else TrialState.WAITING
+        oldest = (
+            Studies(self.database).page(record.id, states=[state], limit=1) if counts.leased or counts.waiting else []
+        )
+        return oldest[0] if oldest else None
 
     def _leader(self, record: TuningJobRecord) -> TrialRecord | None:
         """Read again only after another trial was measured."""

@@ -86,7 +86,7 @@ class TrialRecord(Part):
 
 class SeenJob(Part):
     """A job as one look finds it. `leader`: the search trial with the best first objective that kept every limit.
-    `waiting`: the trial that has waited longest, where none is under way."""
+    `waiting`: the trial that has waited longest, where none is measured: for a worker, or leased for hardware."""
 
     record: TuningJobRecord
     leader: TrialRecord | None = None

@@ -155,10 +155,10 @@ def _running(seen: SeenJob, now: datetime) -> Said:
     if not counts.asked and now - record.created_at >= PATIENCE:
         message = "no driver has asked its first trial yet: is `trimtab worker driver` running?"
         return Said("Running", "WaitingForDriver", message)
-    if record.reason == _TRIALS_WAIT:
-        return Said("Running", "WaitingForHardware", record.message)
     waiting = seen.waiting
-    if waiting is not None and now - waiting.asked_at >= PATIENCE:
+    if waiting is not None and now - (waiting.leased_at or waiting.asked_at) >= PATIENCE:
+        if record.reason == _TRIALS_WAIT:
+            return Said("Running", "WaitingForHardware", record.message)
         message = f"trial {waiting.number} waits for a worker or for free hardware"
         last = f"; its last attempt: {waiting.reason}" if waiting.reason else ""
         return Said("Running", "WaitingForHardware", f"{message}{last}")

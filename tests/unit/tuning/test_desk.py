@@ -11,12 +11,14 @@ import pytest
 
 from controlplane.model.errors import InvalidSpec, Refused
 from controlplane.model.ports import SUSPENDED
-from controlplane.model.tuning import JobState
+from controlplane.model.tuning import JobState, Outcome, Verdict
 from controlplane.model.tuning_job import TuningSpec
+from controlplane.model.tuning_records import Ask
 from controlplane.store.database import Database, open_database
 from controlplane.store.event_log import EventLog
 from controlplane.store.jobs import Jobs
 from controlplane.store.studies import Studies
+from controlplane.store.trials import Trials
 from controlplane.store.upkeep import Retention, Upkeep
 from controlplane.testing import FakeApiServer
 from controlplane.tuning_desk import StoreDesk
@@ -136,3 +138,26 @@ def test_the_smallest_leads_where_less_is_better(desk: StoreDesk) -> None:
         lab.measure(UID, number, value)
     seen = desk.look(UID)
     assert seen is not None and seen.leader is not None and seen.leader.number == 1
+
+
+def test_a_trial_waits_for_a_worker_or_for_hardware(desk: StoreDesk) -> None:
+    made(desk)
+    lab = Lab(FakeApiServer(), desk.database)
+
+    def waiting() -> int | None:
+        seen = desk.look(UID)
+        assert seen is not None
+        return None if seen.waiting is None else seen.waiting.number
+
+    assert waiting() is None
+    leased = lab.lease(UID, 0)
+    assert waiting() is None
+    Trials(desk.database).waits(leased, "no node takes its pod", now=utc_now())
+    assert waiting() == 0
+    Trials(desk.database).waits(leased, "", now=utc_now())
+    assert waiting() is None
+    ask = Ask(number=1, setting={"a": 2}, canonical="c")
+    assert Studies(desk.database).append(UID, [ask], now=utc_now())
+    assert waiting() is None  # another one is measured
+    Trials(desk.database).tell(leased, Outcome(verdict=Verdict.INFEASIBLE, reason="x"), now=utc_now())
+    assert waiting() == 1

@@ -58,7 +58,6 @@ IDLE = record(counts=TrialCounts())
         (sight(row(), record()), "Running", "Running"),
         (sight(row(), IDLE), "Running", "Running"),
         (sight(row(), IDLE, now=NOW + MINUTE), "Running", "WaitingForDriver"),
-        (sight(row(), record(reason=WAITS, message="trial 3: no node")), "Running", "WaitingForHardware"),
         (sight(row(), record(JobState.PAUSED, reason="Paused")), "Paused", "Paused"),
         (sight(row(), record(JobState.PAUSED, reason=SUSPENDED)), "Paused", "Suspended"),
         (sight(row(suspend=True), record(JobState.PAUSED, reason="TrialsFail")), "Paused", "Suspended"),
@@ -92,6 +91,14 @@ def test_a_trial_that_nobody_takes_waits_for_hardware_and_says_what_went_wrong()
     assert "trial 4" in said.message and "no free cores" in said.message
     later = judge(sight(row(), waits, now=NOW + 60 * MINUTE), None)
     assert later == said  # a clock in the text would be a write with every look
+
+
+def test_hardware_that_is_free_in_a_moment_is_no_news() -> None:
+    """One trial's pod goes while the next one's comes."""
+    waits = SeenJob(record=record(reason=WAITS, message="trial 3: no node"), waiting=trial(3, leased_at=NOW))
+    assert reason(sight(row(), waits)) == ("Running", "Running")
+    said = judge(sight(row(), waits, now=NOW + MINUTE), None)
+    assert (said.reason, said.message) == ("WaitingForHardware", "trial 3: no node")
 
 
 def test_refusals_of_the_store_are_told_with_the_way_out() -> None:
