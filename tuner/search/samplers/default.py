@@ -4,7 +4,8 @@ An engine's best configuration often lies beside one that runs out of memory, an
 models learn side by side: the objective (log of it, Gaussian process) from what was measured, and p(ok) from what
 failed. An ask takes the largest expected improvement among candidates with p(ok) above a floor; a small share looks
 lower, so that a wrong belief about the edge does not last. When no candidate promises more than noise, the two best are
-measured again: a pick among lucky trials costs more than another look.
+measured again: a pick among lucky trials costs more than another look. Otherwise no setting is asked twice: noise makes
+one look promising for ever, and where there are few settings it would be all that is asked.
 
 Known limits (margins of the space) serve twice: far on the wrong side they are not measured, and near it they are a
 feature of p(ok), so a coarse memory model helps without being believed.
@@ -22,7 +23,7 @@ from controlplane.model.ports import Sampler
 from controlplane.model.tuning import Proposal, Setting, Told
 from tuner.search.candidates import around, covering
 from tuner.search.feasibility import Feasibility, learn
-from tuner.search.gaussian import Averaged, Regression, fit, fit_averaged
+from tuner.search.gaussian import Averaged, Regression, cumulative, fit, fit_averaged
 from tuner.search.history import History, within
 from tuner.search.objective import scores_of, weights_of
 from tuner.search.one_thread import one_thread
@@ -130,7 +131,9 @@ class DefaultSampler:
                 return Proposal(
                     setting=self.space.setting(drawn, likely[place]), reason=self._noted("best of the cheap level")
                 )
-        if place < self._chosen.start // 2 or self._ok(start, feasibility)[place] >= self._chosen.start_floor:
+        asked = self._among(start, self._history.settings())[place]
+        likely_ok = place < self._chosen.start // 2 or self._ok(start, feasibility)[place] >= self._chosen.start_floor
+        if likely_ok and not asked:
             return Proposal(
                 setting=self.space.setting(start, place), reason=self._noted("covers the space", first=not place)
             )
@@ -178,7 +181,8 @@ class DefaultSampler:
             near_gain, near_ok = self._judge(near, model, beside, best, feasibility, limits)
             rows = self._join(rows, near)
             gain, ok = np.concatenate((gain, near_gain)), np.concatenate((ok, near_ok))
-        worth = self._worth(gain, ok, floor)
+        new = ~self._among(rows, [*(measured[int(i)].setting for i in kept), *pending])
+        worth = np.where(new, self._worth(gain, ok, floor), -np.inf)
         i, where = int(np.argmax(worth)), "edge, " if edge else ""
         if worth[i] < self._chosen.least_gain and not edge:
             again = self._again(measured, kept, believed, holds)
@@ -186,13 +190,20 @@ class DefaultSampler:
                 return again
             # The best are known well and nothing near them is better: what the models are least sure of, then.
             floor, where = self._chosen.doubt_floor, "the best are known well, elsewhere: "
-            i = int(np.argmax(np.where(ok >= floor, gain * ok, -np.inf)))
+            i = int(np.argmax(np.where((ok >= floor) & (new | ~new.any()), gain * ok, -np.inf)))
         if ok[i] < floor:
             i = int(np.argmax(ok))
             return Proposal(setting=self.space.setting(rows, i), reason=f"safest found, p(ok) {ok[i]:.2f}")
         return Proposal(
             setting=self.space.setting(rows, i), reason=f"{where}expected gain {gain[i] * 100:.2g} %, p(ok) {ok[i]:.2f}"
         )
+
+    def _among(self, rows: Rows, settings: list[Setting]) -> Bools:
+        """Which rows are one of these settings."""
+        if not settings:
+            return np.zeros(len(rows), bool)
+        x, known = self.space.features(rows), self.space.features(self.space.rows_of(settings))
+        return np.asarray((x[:, None, :] == known[None, :, :]).all(axis=2).any(axis=1))
 
     def _worth(self, gain: Floats, ok: Floats, floor: float) -> Floats:
         """What an ask is expected to bring: the gain where it works, less what a failure costs."""
@@ -255,10 +266,10 @@ class DefaultSampler:
         x = self.space.features(rows)
         mean, deviation = model.at(x)
         z = (mean + beside.at(rows) - best) / deviation
-        gain = deviation * (z * _cumulative(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
+        gain = deviation * (z * cumulative(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
         for limit in limits:
             violation, spread = limit.at(x)
-            gain = gain * _cumulative(-violation / spread)
+            gain = gain * cumulative(-violation / spread)
         return gain, self._ok(rows, feasibility)
 
     def _limit_models(self, measured: list[Told], kept: Indices) -> list[Regression]:
@@ -285,12 +296,3 @@ class DefaultSampler:
 def make(question: Question) -> Sampler:
     """The registry's entry."""
     return DefaultSampler(question)
-
-
-def _cumulative(z: Floats) -> Floats:
-    """Normal distribution (Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7)."""
-    x = np.abs(z) / math.sqrt(2)
-    t = 1 / (1 + 0.3275911 * x)
-    tail = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    erf = 1 - tail * np.exp(-x * x)
-    return np.asarray(0.5 * (1 + np.sign(z) * erf), np.float64)

@@ -180,3 +180,30 @@ def test_margins_keep_trials_from_failing():
         return sum(one.verdict is Verdict.INFEASIBLE for one in told)
 
     assert wasted(margins=[margin]) < 0.6 * wasted()
+
+
+def noisy_study(seed, trials):
+    """Of 24 settings whose runs differ by 30 %: the proposals, in their order."""
+    tokens = ChoiceParameter(name="tokens", values=[32, 64, 128, 256, 512, 1024], ordered=True)
+    threads = ChoiceParameter(name="threads", values=[1, 2, 3, 4])
+    sampler, noise = DefaultSampler(question(tokens, threads, seed=seed)), np.random.default_rng(seed)
+    proposals = []
+    for number in range(trials):
+        proposals.append(sampler.ask(number))
+        value = (proposals[-1].setting["threads"] + 1) * float(np.exp(noise.normal(0, 0.3)))
+        sampler.tell(
+            Told(number=number, setting=proposals[-1].setting, verdict=Verdict.OK, values=[value], violation=[])
+        )
+    return proposals
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_there_are_few_settings_none_is_asked_twice_but_to_know_the_best(seed):
+    seen = []
+    for proposal in noisy_study(seed, 20):
+        assert proposal.setting not in seen or "measured again" in proposal.reason
+        seen.append(proposal.setting)
+
+
+def test_more_trials_than_settings_end_in_no_error():
+    assert len(noisy_study(0, 34)) == 34
