@@ -132,3 +132,33 @@ def test_what_a_killed_worker_leaves_is_swept_once_its_lease_is_over(lab: Lab) -
         assert lab.pods() == []
     finally:
         cluster.close()
+
+
+def test_an_engine_in_a_pod_is_measured_by_the_installed_workers(lab: Lab) -> None:
+    kubectl, namespace = lab.kubectl, lab.namespace
+    workers = kubectl.run("get", "deploy", "trimtab-tuning-worker", "-n", "trimtab-system", check=False)
+    if workers.returncode != 0:
+        pytest.skip("the cluster has no tuning workers: install the chart with tuning.enabled")
+    spec = {
+        "target": {"kind": "engine", "engine": "openvino", "model": "/models/tiny-random-llama.gguf"},
+        "objectives": [{"metric": "output_tokens_per_s"}],
+        "load": {"arrivals": "closed", "concurrency": 2, "input": {"tokens": 32}, "output": {"tokens": 8}},
+        "budget": {"trials": 1},
+        "sampler": "random",
+        "measuring": {"requests": 10, "warmUpRequests": 2, "runsMax": 1},
+        "pods": {"besideLive": True},
+    }
+    job = {
+        "apiVersion": "trimtab.dev/v1alpha1",
+        "kind": "TuningJob",
+        "metadata": {"name": "real", "namespace": namespace},
+    }
+    kubectl.apply({**job, "spec": spec})
+
+    def status() -> dict[str, Any]:
+        return dict(kubectl.json("get", "tj", "real", "-n", namespace).get("status", {}))
+
+    until(lambda: status().get("counts", {}).get("done"), "a measured trial")
+    assert status()["best"]["value"] > 0
+    kubectl("delete", "tj", "real", "-n", namespace, "--timeout=60s")
+    until(lambda: not lab.pods(), "its pods to go")
