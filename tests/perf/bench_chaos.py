@@ -35,12 +35,13 @@ TRIALS = 500
 WORKERS = 4
 SEED = 6
 _LONGEST_S = 1500.0
-_PATIENCE_S = 6.0
+_PATIENCE_S = 1.0
+_AT_ONCE = 3
 # For the last events to be read and the last status to be written.
 _SETTLE_S = 120.0
 # A trial may be hit again and again; what is counted is whether it is forgotten, not whether it is given up.
 _ATTEMPTS = 16
-_WEIGHTS = {"worker": 5, "driver": 2, "redis": 1, "repeat": 4, "api": 2, "operator": 2, "steer": 3}
+_WEIGHTS = {"worker": 6, "driver": 2, "redis": 1, "repeat": 4, "api": 2, "operator": 2, "steer": 2}
 # A face that is still starting is killed this often only: they start within seconds, and something shall happen.
 _KILLED_STARTING = 0.1
 
@@ -103,7 +104,9 @@ class _Chaos:
                 found = [(job.name, job.state, job.reason, job.counts) for job in records]
                 raise RuntimeError(f"not over within {_LONGEST_S:g} s: {found} after {dict(self.done)}")
             self._pause(records)
-            self._act(self._rng.choices([*_WEIGHTS], [*_WEIGHTS.values()])[0], records)
+            at_once = self._rng.randint(1, _AT_ONCE)
+            for act in self._rng.choices([*_WEIGHTS], [*_WEIGHTS.values()], k=at_once):
+                self._act(act, records)
 
     def settle(self) -> None:
         """Everything gets up once more, and tells what it knows."""
@@ -163,7 +166,7 @@ class _Chaos:
                     self._queue.trial(trial_id(job.id, number))
                 self._queue.job(job.id)
         else:
-            turn = self._steerer.turn([job.id for job in records])
+            turn = self._steerer.turn([job.id for job in records if job.state is not JobState.DONE])
             self.done.update([turn] if turn else [])
             return
         self.done[act] += 1
