@@ -10,22 +10,19 @@ from sqlalchemy import Connection, event, text
 from controlplane.store.database import Database
 from controlplane.store.tables import jobs, trials
 
+_PAGES_MAX = 1_073_741_823  # SQLite's own default
 _TRIGGERED = (jobs.name, trials.name)
 
 
 @contextmanager
 def read_only(database: Database) -> Iterator[None]:
     """Every write is refused, as on a standby or a disk that was mounted read-only."""
-
-    def deny(connection: Connection) -> None:
-        connection.exec_driver_sql("PRAGMA query_only=ON" if database.embedded else "SET TRANSACTION READ ONLY")
-
-    event.listen(database.engine, "begin", deny)
-    try:
+    if database.embedded:
+        with _begun_with(database, "PRAGMA query_only=ON", "PRAGMA query_only=OFF"):
+            yield
+        return
+    with _begun_with(database, "SET TRANSACTION READ ONLY", "SET TRANSACTION READ WRITE"):
         yield
-    finally:
-        event.remove(database.engine, "begin", deny)
-        database.engine.dispose()  # SQLite's word holds for a connection
 
 
 @contextmanager
@@ -35,16 +32,8 @@ def full(database: Database) -> Iterator[None]:
     if database.embedded:
         with database.read() as connection:
             pages = connection.execute(text("PRAGMA page_count")).scalar_one()
-
-        def limit(connection: Connection) -> None:
-            connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-
-        event.listen(database.engine, "begin", limit)
-        try:
+        with _begun_with(database, f"PRAGMA max_page_count={pages}", f"PRAGMA max_page_count={_PAGES_MAX}"):
             yield
-        finally:
-            event.remove(database.engine, "begin", limit)
-            database.engine.dispose()
         return
     with database.write() as connection:
         connection.execute(
@@ -62,3 +51,18 @@ def full(database: Database) -> Iterator[None]:
     finally:
         with database.write() as connection:
             connection.execute(text("DROP FUNCTION no_room CASCADE"))
+
+
+@contextmanager
+def _begun_with(database: Database, during: str, after: str) -> Iterator[None]:
+    """Every transaction begins with this. SQLite keeps its word for the whole connection, so it is taken back in each."""
+    word = during
+
+    def say(connection: Connection) -> None:
+        connection.exec_driver_sql(word)
+
+    event.listen(database.engine, "begin", say)
+    try:
+        yield
+    finally:
+        word = after
