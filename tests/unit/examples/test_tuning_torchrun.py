@@ -33,4 +33,5 @@ def test_two_ranks_train_over_gloo(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     words = ["--state-dir", str(tmp_path / "state"), "--others-pct", "100", "--beside-live", "--quiet", "-o", "json"]
     ran = CliRunner().invoke(cli, ["tune", "run", str(tmp_path / "job.yaml"), *words])
     assert ran.exit_code == 0, ran.output
-    assert json.loads(ran.stdout)["decision"]["best"]["objectives"][0]["mean"] > 0
+    # Noise may leave no winner; the configuration in use was measured in any case.
+    assert json.loads(ran.stdout)["decision"]["baseline"]["objectives"][0]["mean"] > 0
