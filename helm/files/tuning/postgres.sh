@@ -5,7 +5,9 @@ read -r password < /etc/trimtab/passwords/postgresql-password || test -n "$passw
 case $password in
   *[!A-Za-z0-9_-]*) echo "postgresql-password: only letters, digits, - and _ are allowed" >&2; exit 1 ;;
 esac
-single() { postgres --single -c log_min_error_statement=panic -D "$1" postgres > /dev/null; }
+# A server that was killed leaves its lock, and every container's first process has the number in it: 1, which is this shell
+# now. PostgreSQL takes a lock of its own parents for stale, and is told of this one as pg_ctl tells it.
+single() { PG_GRANDPARENT_PID=$$ postgres --single -c log_min_error_statement=panic -D "$1" postgres > /dev/null; }
 if [ ! -f "$PGDATA/PG_VERSION" ]; then
   rm -rf "$PGDATA.draft"
   initdb --pgdata "$PGDATA.draft" --username postgres --auth reject --encoding UTF8 --locale C > /dev/null
