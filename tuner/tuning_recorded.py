@@ -17,6 +17,7 @@ from controlplane.model.errors import InvalidSpec
 from controlplane.model.tuning import Measurement, Setting, TrialPurpose, Verdict
 from controlplane.model.tuning_decision import TuningDecision
 from controlplane.model.tuning_records import MeasuredAttempt, TuningJobRecord
+from controlplane.model.tuning_stored import stored_spec
 
 _FILE_BYTES_MAX = 512 * 2**20
 _PART_BYTES_MAX = 64 * 2**20
@@ -64,7 +65,7 @@ def read_bundle(path: Path) -> RecordedJob:
     try:
         rows = list(csv.DictReader(io.StringIO(parts["trials.csv"].decode())))
         return RecordedJob(
-            job=TuningJobRecord.model_validate(_json(parts["job.json"])),
+            job=_job(_json(parts["job.json"])),
             decision=TuningDecision.model_validate(_json(parts["decision.json"])),
             measured=tuple(_LIST.validate_python(_json(parts["measurements.json"]))),
             settings=dict(_settings(_json(parts["settings.json"]))),
@@ -74,7 +75,7 @@ def read_bundle(path: Path) -> RecordedJob:
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidSpec(first["msg"], field=f"{path}: {'.'.join(map(str, first['loc']))}") from None
-    except (ValueError, KeyError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidSpec(f"is broken: {error}"[:300], field=str(path)) from None
 
 
@@ -124,6 +125,10 @@ def _check_size(path: Path) -> None:
         raise InvalidSpec(f"cannot be read: {error.strerror}", field=str(path)) from None
     if size > _FILE_BYTES_MAX:
         raise InvalidSpec("is too large", field=str(path), value=size, limit=f"{_FILE_BYTES_MAX} bytes")
+
+
+def _job(document: dict[str, Any]) -> TuningJobRecord:
+    return TuningJobRecord.model_validate(document | {"spec": stored_spec(document["spec"])})
 
 
 def _settings(rows: object) -> Iterator[tuple[int, Setting]]:

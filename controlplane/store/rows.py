@@ -14,6 +14,7 @@ from controlplane.model.tuning_records import (
     TuningEvent,
     TuningJobRecord,
 )
+from controlplane.model.tuning_stored import stored_spec
 
 _ID_MAX = 63 + 1 + 6
 
@@ -35,7 +36,10 @@ def job_of(row: Row[Any]) -> TuningJobRecord:
     names = row._mapping
     return TuningJobRecord.model_validate(
         {name: names[name] for name in TuningJobRecord.model_fields if name != "counts"}
-        | {"counts": TrialCounts(**{name: names[name] for name in TrialCounts.model_fields})}
+        | {
+            "spec": stored_spec(names["spec"]),
+            "counts": TrialCounts(**{name: names[name] for name in TrialCounts.model_fields}),
+        }
     )
 
 

@@ -28,6 +28,7 @@ from controlplane.model.tuning import (
 )
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.model.tuning_records import objective_values, violations
+from controlplane.model.tuning_stored import stored_spec
 from controlplane.store.change import change_job, moved, note
 from controlplane.store.database import Database
 from controlplane.store.rows import split_trial_id
@@ -162,7 +163,7 @@ class Trials:
             row = connection.execute(select(jobs.c.spec).where(jobs.c.id == job)).first()
         if row is None:
             raise UnknownName(f"no tuning job {job!r}", field="job", value=job)
-        return TuningSpec.model_validate(row.spec)
+        return stored_spec(row.spec)
 
 
 def hold(connection: Connection, job: str) -> Row[Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,3 +117,19 @@ def test_a_broken_bundle_says_what_is_wrong(tmp_path: Path) -> None:
     for name in ("cut", "empty", "odd"):
         with pytest.raises(InvalidSpec):
             read_bundle(tmp_path / f"{name}.tar.gz")
+
+
+def test_a_bundle_of_an_older_version_is_read(tmp_path: Path) -> None:
+    whole, older = bundle(tmp_path / "whole.tar.gz", [attempt(0)], [{"a": 1}]), tmp_path / "older.tar.gz"
+    with tarfile.open(whole) as source, tarfile.open(older, "w:gz") as made:
+        for member in source:
+            body = source.extractfile(member)
+            text = b"" if body is None else body.read()
+            if member.name.endswith("/job.json"):
+                document = json.loads(text)
+                document["spec"]["measuring"]["confirmRuns"] = 2  # allowed then
+                document["spec"]["target"]["serviceAccount"] = None  # has moved since
+                text = json.dumps(document).encode()
+            member.size = len(text)
+            made.addfile(member, io.BytesIO(text))
+    assert read_bundle(older).job.spec.measuring.confirm_runs == 3
