@@ -26,6 +26,9 @@ from tuner.measure.trial import Address, Trusted, check_load, command_outcome, m
 
 _log = logging.getLogger(__name__)
 
+# Of an attempt's time limit: a command that ran for less was kept waiting, one that ran for longer takes too long.
+_ENOUGH = 0.8
+
 
 @dataclass(frozen=True, slots=True)
 class PodRunner:
@@ -99,7 +102,7 @@ class PodRunner:
         process: PodProcess, trial: LeasedTrial, spec: TuningSpec, stop: StopSignal, deadline_s: float
     ) -> Outcome:
         begun_s = time.monotonic()
-        ended = process.wait_over(stop, deadline_s)
+        ended = process.wait_over(stop, deadline_s, enough_s=_ENOUGH * spec.measuring.timeout_s)
         took_s = time.monotonic() - begun_s
         if ended.exit_code != 0:
             raise NotServing(*verdict_of(ended, when="(the command)"))

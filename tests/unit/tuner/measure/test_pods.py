@@ -214,6 +214,15 @@ def test_a_ready_pod_that_cannot_be_reached_is_the_networks_fault(monkeypatch: p
     assert outcome.verdict is Verdict.INFRASTRUCTURE and "NetworkPolicy" in outcome.reason
 
 
+@pytest.mark.parametrize(("waits", "verdict"), [(60, Verdict.INFRASTRUCTURE), (0, Verdict.INFEASIBLE)])
+def test_a_command_takes_too_long_only_if_it_had_its_time(waits: int, verdict: Verdict) -> None:
+    runs = PodSeen("running", scheduled=True, node="n")
+    pod = Pod([*([PodSeen("pending")] * waits), runs])
+    outcome, _ = measure(Launcher(pod), spec(**PRINTS, measuring=Measuring(timeout_s=2)))
+    assert outcome.verdict is verdict, outcome.reason
+    assert pod.ended == 1
+
+
 def test_a_command_without_its_figure() -> None:
     done = PodSeen("succeeded", scheduled=True, node="n", exit_code=0)
     outcome, _ = measure(Launcher(Pod([done], ["loss=2"])), spec(**PRINTS))
