@@ -97,9 +97,24 @@ class TuningDriver:
                 self.queue.trial(trial)
                 self._sent[trial] = (now, min(2 * pause_s, _SEND_AGAIN_MOST_S))
         self._sent = {trial: self._sent[trial] for trial in waiting if trial in self._sent}
-        running = [job for job in Studies(self.database).running() if only in (None, job) and self.step(job)]
+        running = [
+            job
+            for job in Studies(self.database).running()
+            if only in (None, job) and (self.step(job) if only else self._stepped(job))
+        ]
         upkeep.purge(self.retention, now=now)
         return running
+
+    def _stepped(self, job: str) -> bool:
+        """Its step; what goes wrong with one job is no reason to leave the others standing."""
+        try:
+            return self.step(job)
+        except TrimtabError:
+            raise  # the store is away, for all of them
+        except Exception:
+            log.exception("tuning job %s cannot be brought forward; it is tried again", job)
+            self._studies.pop(job, None)
+            return True
 
     def _forward(self, job: str, head: StudyHead) -> bool:
         studies = Studies(self.database)

@@ -192,6 +192,23 @@ def test_two_drivers_at_once_ask_every_question_once(database: Database) -> None
     assert sorted(queue.trials) == [f"j/{i}" for i in range(6)]
 
 
+def test_a_job_that_cannot_be_brought_forward_holds_up_no_other(database: Database) -> None:
+    job(database)
+    Jobs(database).create("a", tenant="t", name="a", spec=SPEC.model_copy(update={"seed": 13}), now=NOW)
+
+    def sampler(spec: TuningSpec) -> NullSampler:
+        if spec.seed == 13:
+            raise ZeroDivisionError
+        return NullSampler(spec.seed)
+
+    queue = Asked()
+    one = driver(database, queue, sampler=sampler)
+    assert set(one.sweep()) == {"a", "j"}, "both run on: the next sweep tries again"
+    assert queue.trials == ["j/0", "j/1"]
+    with pytest.raises(ZeroDivisionError):
+        one.sweep(only="a")  # its own process says what is wrong
+
+
 def test_a_deleted_or_unknown_job_is_nothing_to_do(database: Database) -> None:
     job(database)
     one = driver(database, Asked())
