@@ -46,7 +46,12 @@ class ClusterThread:
         async def whole() -> T:
             return await awaitable
 
-        return asyncio.run_coroutine_threadsafe(whole(), self._loop).result(_LIMIT_S)
+        asked = asyncio.run_coroutine_threadsafe(whole(), self._loop)
+        try:
+            return asked.result(_LIMIT_S)
+        except TimeoutError:
+            asked.cancel()
+            raise
 
     def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -5,6 +5,8 @@ What a trial pod looks like is said in `operators.tuning`; here it is read what 
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import logging
 import secrets
@@ -102,6 +104,7 @@ class ClusterPods:
     settings: RenderSettings
     installation: str
     namespaces: tuple[str, ...] = ()
+    _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def start(self, leased: LeasedTrial, spec: TuningSpec) -> ClusterPod:
         of = Attempt(leased.job, leased.number, leased.attempt)
@@ -149,8 +152,13 @@ class ClusterPods:
         )  # fmt: skip
         if place is None:
             raise Refused(f"no pool has {accelerator.id}", field="pods.pools")
-        key = secrets.token_urlsafe(24)
+        key = self._key(of)
         return deployment_pod(of, spec, place, deployment, knobs, catalog, self.settings, key), engine.id
+
+    def _key(self, of: Attempt) -> str:
+        """Asked of the clients of this attempt's engine. The same at every try: a pod whose creation was not answered may
+        be there already, with the key of the first."""
+        return hmac.new(self._secret, f"{of.job}/{of.number}/{of.attempt}".encode(), hashlib.sha256).hexdigest()
 
     def _pools(self) -> list[GPUPool]:
         try:

@@ -58,22 +58,19 @@ class PodSweep:
             self._thread.join()
 
     def once(self) -> int:
-        """How many pods were told to go. Raises KubeError, or Refused while the store is away."""
+        """How many pods were told to go. What cannot be read or deleted in one namespace keeps no other one from being
+        swept. Raises Refused while the store is away."""
         found = list(self._found())
         if not found:
             return 0
         held = self.store.leases([(pod.of.job, pod.of.number) for pod in found], now=self.now())
-        gone = orphans(found, held)
-        for pod in gone:
-            log.warning("pod %s/%s measures for nobody: told to go", pod.namespace, pod.name)
-            self._delete(pod)
-        return len(gone)
+        return sum(self._told(pod) for pod in orphans(found, held))
 
     def _run(self) -> None:
         while True:
             try:
                 self.once()
-            except (KubeError, Refused, TimeoutError) as error:
+            except (Refused, TimeoutError) as error:
                 log.warning("trial pods could not be looked over: %s; tried again in %g s", error, self.period_s)
             except Exception:  # the next sweep may go well
                 log.exception("trial pods could not be looked over")
@@ -83,18 +80,27 @@ class PodSweep:
     def _found(self) -> Iterator[FoundPod]:
         selector = f"{labels.TRIAL},{labels.INSTALLATION}={self.pods.installation}"
         for namespace in self.pods.namespaces or (None,):
-            body = self.pods.cluster.call(_listing(namespace, selector))
+            try:
+                body = self.pods.cluster.call(_listing(namespace, selector))
+            except KubeError as error:
+                log.warning("trial pods of %s could not be looked over: %s", namespace or "all namespaces", error)
+                continue
             for item in json.loads(body)["items"]:
                 metadata = item["metadata"]
                 of = attempt_of(metadata.get("labels") or {})
                 if of is not None and "deletionTimestamp" not in metadata:
                     yield FoundPod(metadata["namespace"], metadata["name"], metadata["uid"], of)
 
-    def _delete(self, pod: FoundPod) -> None:
+    def _told(self, pod: FoundPod) -> bool:
         try:
             self.pods.cluster.call(lambda client: client.delete(PODS, pod.name, pod.namespace, uid=pod.uid))
         except NotFound:
-            return
+            return False
+        except KubeError as error:
+            log.warning("pod %s/%s measures for nobody and could not be deleted: %s", pod.namespace, pod.name, error)
+            return False
+        log.warning("pod %s/%s measures for nobody: told to go", pod.namespace, pod.name)
+        return True
 
 
 def _listing(namespace: str | None, selector: str) -> Callable[[KubeClient], Awaitable[bytes]]:

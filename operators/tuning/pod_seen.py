@@ -16,7 +16,8 @@ _HARDWARE_CHARS = 256
 
 def seen_of(body: bytes, container: str) -> tuple[str, PodSeen]:
     """Its uid, and what is to be seen of it and of the container that is measured. A container that has ended says why
-    itself; the pod's own word (Evicted, NodeLost) goes before that, the scheduler's before all."""
+    itself; the pod's own word (Evicted, NodeLost) goes before that, the scheduler's before all. An init container that
+    failed has a reason of its own, as `kubectl get` words it: it says nothing about what was to be measured."""
     pod = json.loads(body)
     metadata, status = pod["metadata"], pod.get("status") or {}
     conditions = {item["type"]: item for item in status.get("conditions") or []}
@@ -44,8 +45,13 @@ def _state(status: Mapping[str, Any], container: str) -> Mapping[str, Any]:
     """Of the measured container; of an init container that keeps it from starting."""
     for one in status.get("initContainerStatuses") or []:
         state = one.get("state") or {}
-        if state.get("waiting") or (state.get("terminated") or {}).get("exitCode"):
+        if state.get("waiting"):
             return dict(state)
+        ended = state.get("terminated") or {}
+        if ended.get("exitCode"):
+            reason = f"Init:{ended.get('reason') or 'Error'}"
+            message = f"{one['name']} ended with status {ended['exitCode']}. {ended.get('message') or ''}".rstrip()
+            return {"terminated": {**ended, "reason": reason, "message": message}}
     for one in status.get("containerStatuses") or []:
         if one["name"] == container:
             return dict(one.get("state") or {})

@@ -14,14 +14,17 @@ from controlplane.cluster_thread import ClusterThread, refused
 from controlplane.kube import Forbidden, Unreachable
 from controlplane.model.errors import InvalidSpec, Refused
 from controlplane.model.ports import PODS_LATER
-from controlplane.model.tuning import LeasedTrial, Objective
+from controlplane.model.tuning import LeasedTrial, Objective, Verdict
 from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, TuningSpec
-from controlplane.testing import FakeApiServer
-from controlplane.tuning_pods import ClusterPods
+from controlplane.testing import FakeApiServer, Fault
+from controlplane.tuning_pods import ClusterPod, ClusterPods
 from controlplane.tuning_sweep import FoundPod, PodSweep, orphans
 from operators.serving.render import RenderSettings
 from operators.tuning.pod_names import Attempt
 from operators.tuning.pod_seen import hardware_words, seen_of
+from tests.unit.tuning.test_trial_pods import IMAGES, deployment, pool
+from tuner.measure.engine.classify import verdict_of
+from tuner.measure.engine.pod import ended_of
 
 T = TypeVar("T")
 NS = "team"
@@ -93,6 +96,56 @@ async def test_another_namespaces_deployment_is_not_touched(lab: Lab) -> None:
         await lab.do(lambda: lab.pods.start(leased(), spec(DeploymentTarget(name="chat", namespace="other"))))
 
 
+async def test_a_pod_whose_creation_was_not_answered_is_asked_with_its_own_key(lab: Lab) -> None:
+    what = deployment()
+    body = what.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"status"})
+    lab.server.storage.create("trimtab.dev/v1alpha1/servingdeployments", NS, body)
+    body = pool("a").model_dump(mode="json", by_alias=True, exclude_none=True)
+    lab.server.storage.create("trimtab.dev/v1alpha1/gpupools", "", body)
+    pods = ClusterPods(lab.cluster, IMAGES, "trimtab-system")
+
+    def start() -> ClusterPod:
+        return pods.start(leased(setting={}), spec(DeploymentTarget(name="chat", namespace=NS)))
+
+    lab.server.faults += [Fault(method="POST", drop_after=True, times=1), Fault(method="DELETE", status=500, times=1)]
+    with pytest.raises(Refused):
+        await lab.do(start)
+    found = await lab.do(start)
+    (made,) = lab.server.storage.objects("/v1/pods")
+    env = {one["name"]: one.get("value") for one in made["spec"]["containers"][0]["env"]}
+    assert found.api_key and env["TRIMTAB_API_KEY"] == found.api_key
+    others = ClusterPods(lab.cluster, IMAGES, "trimtab-system")
+    assert others._key(Attempt("j", 0, 1)) != found.api_key != pods._key(Attempt("j", 0, 2))
+    assert found.api_key not in repr(found)
+
+
+async def test_a_pod_that_cannot_be_deleted_keeps_no_other_one(lab: Lab) -> None:
+    for number in range(3):
+        await lab.do(lambda number=number: lab.pods.start(leased(1, number), spec()))  # type: ignore[misc]
+    lab.server.faults.append(Fault(method="DELETE", path_contains="tune-j-0-1", status=403))
+
+    class Store:
+        def leases(self, asked: list[tuple[str, int]], *, now: object) -> set[tuple[str, int, int]]:
+            return set()
+
+    sweep = PodSweep(lab.pods, Store(), lambda: None)  # type: ignore[arg-type, return-value]
+    assert await lab.do(sweep.once) == 2
+    assert lab.names() == ["tune-j-0-1"]
+
+
+async def test_a_namespace_that_cannot_be_read_keeps_no_other_one(lab: Lab) -> None:
+    await lab.do(lambda: lab.pods.start(leased(), spec()))
+    lab.server.faults.append(Fault(method="GET", path_contains="namespaces/away/", status=403))
+
+    class Store:
+        def leases(self, asked: list[tuple[str, int]], *, now: object) -> set[tuple[str, int, int]]:
+            return set()
+
+    pods = ClusterPods(lab.cluster, RenderSettings(), "trimtab-system", ("away", NS))
+    sweep = PodSweep(pods, Store(), lambda: None)  # type: ignore[arg-type, return-value]
+    assert await lab.do(sweep.once) == 1 and lab.names() == []
+
+
 async def test_the_sweep_spares_what_is_held_and_what_is_not_ours(lab: Lab) -> None:
     for number in range(3):
         await lab.do(lambda number=number: lab.pods.start(leased(2, number), spec()))  # type: ignore[misc]
@@ -143,6 +196,17 @@ def test_what_is_seen_of_a_pod() -> None:
     placed = {"type": "PodScheduled", "status": "True"}
     seen = seen_of(pod({"phase": "Pending", "conditions": [placed], "containerStatuses": [image]}), "engine")[1]
     assert seen.scheduled and (seen.reason, seen.exit_code) == ("ImagePullBackOff", None)
+
+
+def test_an_init_container_that_fails_says_nothing_about_the_setting() -> None:
+    failed = {"name": "fetch", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}
+    waits = {"name": "engine", "state": {"waiting": {"reason": "PodInitializing"}}}
+    seen = seen_of(pod({"phase": "Failed", "initContainerStatuses": [failed], "containerStatuses": [waits]}), "engine")[
+        1
+    ]
+    assert (seen.reason, seen.message) == ("Init:Error", "fetch ended with status 1.")
+    ended = ended_of(seen, ())
+    assert ended is not None and verdict_of(ended, when="at start")[0] is Verdict.INFRASTRUCTURE
 
 
 def test_hardware_is_named_without_its_host() -> None:
