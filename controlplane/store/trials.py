@@ -128,7 +128,7 @@ class Trials:
             ours = connection.execute(update(trials).where(*_held(leased)).values(reason=why[:_REASON_MAX]))
             if ours.rowcount == 0:
                 return
-            message = f"trial {leased.number}: {why}"[:_REASON_MAX] if why else ""
+            message = f"{_waits_of(leased.number)}{why}"[:_REASON_MAX] if why else ""
             changed = change_job(
                 connection, leased.job, jobs.c.state == JobState.RUNNING.value, jobs.c.reason.in_(["", WAITS] if why else [WAITS]),
                 values={"reason": WAITS if why else "", "message": message},
@@ -168,7 +168,7 @@ class Trials:
 
 def hold(connection: Connection, job: str) -> Row[Any] | None:
     """The job with its row held until the transaction ends: nobody else changes it or its trials. Deleted ones too."""
-    state = (jobs.c.state, jobs.c.protocol, jobs.c.deleted_at)
+    state = (jobs.c.state, jobs.c.reason, jobs.c.message, jobs.c.protocol, jobs.c.deleted_at)
     columns: list[ColumnElement[Any]] = [jobs.c.id, jobs.c.tenant, jobs.c.spec, *state]
     return connection.execute(select(*columns).where(jobs.c.id == job).with_for_update()).first()
 
@@ -188,7 +188,10 @@ def end_attempt(connection: Connection, job: Row[Any], row: Row[Any], outcome: O
     lost = row.lost + (verdict in {Verdict.INFRASTRUCTURE, Verdict.INVALID} and not excused)
     over = job.state == JobState.CANCELLED.value or job.deleted_at is not None
     after = _after(verdict, over=over, used_up=lost >= _attempts(job.spec))
-    changed = change_job(connection, row.job, values=moved(TrialState.LEASED, after))
+    values_of_job = moved(TrialState.LEASED, after)
+    if job.reason == WAITS and job.message.startswith(_waits_of(row.number)):
+        values_of_job |= {"reason": "", "message": ""}  # whatever it waited for, this attempt waits no more
+    changed = change_job(connection, row.job, values=values_of_job)
     final = after is not TrialState.WAITING
     connection.execute(
         update(trials)
@@ -220,6 +223,11 @@ def end_attempt(connection: Connection, job: Row[Any], row: Row[Any], outcome: O
             data["objectives"] = values
         note(connection, changed, "told", data, now)
     return after
+
+
+def _waits_of(number: int) -> str:
+    """How a job's message begins while this trial waits."""
+    return f"trial {number}: "
 
 
 def give_up(connection: Connection, job: Row[Any], row: Row[Any], why: str, now: datetime) -> TrialState:

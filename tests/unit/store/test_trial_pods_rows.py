@@ -52,6 +52,19 @@ def test_why_a_trial_waits_stands_at_trial_and_job(database: Database, leased: L
     assert kinds[-2:] == ["waits", "begins"]
 
 
+def test_an_attempt_that_ended_waits_no_more(database: Database, leased: LeasedTrial, now: datetime) -> None:
+    store, jobs = Trials(database), Jobs(database)
+    other = store.lease("j/1", owner="w", seconds=30, now=now)
+    assert other is not None
+    lost = Outcome(verdict=Verdict.INFRASTRUCTURE, reason="no node in all its time")
+    store.waits(leased, "no node takes its pod", now=now)
+    store.tell(other, lost, now=now)
+    assert jobs.get("j").reason == WAITS  # another one's word
+    store.tell(leased, lost, now=now)
+    job = jobs.get("j")
+    assert (job.reason, job.message) == ("", "")
+
+
 def test_a_word_of_a_lease_that_has_passed_on_counts_for_nothing(
     database: Database, leased: LeasedTrial, now: datetime
 ) -> None:

@@ -119,6 +119,13 @@ async def test_a_pod_whose_creation_was_not_answered_is_asked_with_its_own_key(l
     assert found.api_key not in repr(found)
 
 
+async def test_a_pool_that_cannot_be_read_keeps_no_trial_of_others(lab: Lab) -> None:
+    odd = {"metadata": {"name": "odd"}, "spec": {"nodeSelector": 7}}
+    lab.server.storage.create("trimtab.dev/v1alpha1/gpupools", "", odd)
+    await lab.do(lambda: lab.pods.start(leased(), spec()))
+    assert lab.names() == ["tune-j-0-1"]
+
+
 async def test_a_pod_that_cannot_be_deleted_keeps_no_other_one(lab: Lab) -> None:
     for number in range(3):
         await lab.do(lambda number=number: lab.pods.start(leased(1, number), spec()))  # type: ignore[misc]
