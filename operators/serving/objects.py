@@ -18,7 +18,7 @@ def objects(snapshot: Snapshot, drafts: Sequence[Draft], serve: str | None = Non
     """Services, budget and routing, where what the API server has is not what we would write. `serve`: the revision
     that clients are sent to alone."""
     if snapshot.errors:
-        return []
+        return _unpinned(snapshot)
     deployment = snapshot.deployment
     gang_pods = _gang_pods(drafts)
     counted = _pods(drafts) if deployment.spec.roles is not None else gang_pods
@@ -44,6 +44,17 @@ def objects(snapshot: Snapshot, drafts: Sequence[Draft], serve: str | None = Non
         if snapshot.owned.get((resource, manifest["metadata"]["name"])) != shape_of(resource, manifest):
             out.append(Apply(resource, manifest))
     return out
+
+
+def _unpinned(snapshot: Snapshot) -> list[Action]:
+    """Of a spec with errors nothing is written, but a Service that sends to one of two revisions alone, in whose turn the
+    errors came: nobody turns it any more, and that revision may go."""
+    deployment, status = snapshot.deployment, snapshot.deployment.status
+    held, plain = snapshot.owned.get((SERVICES, deployment.metadata.name)), service(deployment)
+    tried = None if status.canary is None else status.canary.revision
+    revisions = {status.revision, tried, *(pod.revision for pod in snapshot.pods)} - {None}
+    turns = [shape_of(SERVICES, service(deployment, revision=revision)) for revision in revisions]
+    return [Apply(SERVICES, plain)] if held in turns and held != shape_of(SERVICES, plain) else []
 
 
 def _service(snapshot: Snapshot, serve: str | None) -> dict[str, Any]:

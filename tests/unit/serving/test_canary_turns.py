@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from controlplane.model import labels
 from operators.serving.owned import SERVICES
 from tests.unit.serving.canary_world import HOLD, CanaryWorld, wanted
-from tests.unit.serving.simulation import NAME
+from tests.unit.serving.simulation import NAME, choice, deployment
 
 
 def started(slowdown: float, nodes: int = 4, **spec: object) -> CanaryWorld:
@@ -52,6 +54,19 @@ def test_a_slower_one_is_rolled_back_without_a_gap() -> None:
     assert made.alive_of(made.revision()) == []
     assert len(made.alive()) == 1
     assert labels.REVISION not in dict(made.owned[SERVICES, NAME][4])
+    assert made.unserved == 0
+
+
+@pytest.mark.parametrize("turn", ["stable", "canary"])
+def test_a_spec_with_errors_leaves_nobody_pinned_to_a_replica_that_goes(turn: str) -> None:
+    made = started(1.0)
+    stable, new = made.alive()[0].revision, made.revision()
+    made.watch(300, lambda: bool(made.served) and made.served[-1] == (new if turn == "canary" else stable))
+    made.unserved = 0
+    made.apply(deployment(choice(accelerator="no-such-accelerator"), rollout={"canary": {"hold": HOLD}}))
+    made.watch(60)
+    assert labels.REVISION not in dict(made.owned[SERVICES, NAME][4])
+    assert [pod.revision for pod in made.alive()] == [stable]
     assert made.unserved == 0
 
 
