@@ -153,7 +153,7 @@ def _ranked(spec: TuningSpec, trials: Sequence[TrialRecord]) -> tuple[Judged | N
     for trial in runs:
         if trial.purpose is TrialPurpose.CONFIRM:
             groups[trial.canonical].append(trial)
-    judged = [_judged(spec, found.get(key), own, base_runs) for key, own in groups.items()]
+    judged = [_judged(spec, found.get(key), own, base_runs, len(groups)) for key, own in groups.items()]
     judged.sort(key=lambda one: _rank(spec, one))
     return (_judged(spec, None, base_runs, []) if base_runs else None), judged
 
@@ -171,7 +171,7 @@ def _settled(spec: TuningSpec, trials: Sequence[TrialRecord]) -> bool:
 
 
 def _judged(
-    spec: TuningSpec, number: int | None, runs: Sequence[TrialRecord], base_runs: Sequence[TrialRecord]
+    spec: TuningSpec, number: int | None, runs: Sequence[TrialRecord], base_runs: Sequence[TrialRecord], rivals: int = 1
 ) -> Judged:
     done = [trial for trial in runs if trial.state is TrialState.DONE and trial.objectives]
     failed = [trial for trial in runs if trial.state is TrialState.INFEASIBLE]
@@ -189,17 +189,19 @@ def _judged(
         number=number,
         setting=runs[0].setting,
         objectives=[interval_of(column) for column in columns],
-        gain_pct=_gain(spec, done, base_runs),
+        gain_pct=_gain(spec, done, base_runs, rivals),
         kept=not note,
         note=note[:1024],
     )
 
 
-def _gain(spec: TuningSpec, done: Sequence[TrialRecord], base_runs: Sequence[TrialRecord]) -> Interval | None:
+def _gain(
+    spec: TuningSpec, done: Sequence[TrialRecord], base_runs: Sequence[TrialRecord], rivals: int
+) -> Interval | None:
     base = {trial.seed: trial.objectives[0] for trial in base_runs if trial.objectives}
     pairs = [(trial.objectives[0], base[trial.seed]) for trial in done if trial.objectives and trial.seed in base]
     most = spec.measuring.confirm_runs
-    return gain_in_rounds(pairs, maximize=spec.objectives[0].direction == "maximize", most=most)
+    return gain_in_rounds(pairs, maximize=spec.objectives[0].direction == "maximize", most=most, rivals=rivals)
 
 
 def _rank(spec: TuningSpec, one: Judged) -> tuple[bool, bool, float, int]:
@@ -222,9 +224,14 @@ def _verdict(spec: TuningSpec, best: Judged | None, baseline: Judged | None, con
     if best is None:
         why = "none of the confirmed configurations kept the limits" if confirmed else "no configuration was confirmed"
         return "none-kept", f"{why}; keep the configuration in use"
-    if baseline is None or best.gain_pct is None:
+    if baseline is None:
         return "no-baseline", f"best by {metric}; there is no baseline to compare it with"
     gain = best.gain_pct
+    if gain is None:
+        if not baseline.objectives:
+            return "no-baseline", f"best by {metric}; no run of the configuration in use can be compared with it"
+        reached = f"{metric} of the configuration in use is {baseline.objectives[0].mean:g} on average"
+        return "no-evidence", f"{reached}: no gain in % can be said of it"
     if gain.lo is None:
         rounds = f"{gain.runs} round{'s' if gain.runs > 1 else ''}: {ROUNDS_LEAST} are needed for an interval"
         return "no-evidence", f"gain in {metric} {gain.mean:+.1f} % in {rounds}"

@@ -9,7 +9,7 @@ interval of `gain_in_rounds` holds however often it was looked at (repeated conf
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 from controlplane.model.tuning_decision import Interval
@@ -21,6 +21,8 @@ _T95 = (
     1.6991, 1.6973,
 )  # fmt: skip
 _Z95 = 1.644854
+# Of so wild runs nothing is known but that: 1e23 %, where JSON and doubles still have a number.
+_LOG_MOST = 50.0
 
 # Below, one stalled run is the interval.
 ROUNDS_LEAST = 3
@@ -42,30 +44,61 @@ def interval_of(values: Sequence[float]) -> Interval:
 
 
 def gain_of(pairs: Sequence[tuple[float, float]], *, maximize: bool) -> Interval | None:
-    """Gain in % of the first over the second of each pair (geometric mean of ratios), above 0 is better. None: no pair,
-    or a value that is not above 0, of which no ratio can be taken."""
-    if not pairs or any(value <= 0 for pair in pairs for value in pair):
+    """Gain in % of the first over the second of each pair, above 0 is better: the geometric mean of ratios, or where a
+    run reached nothing the mean difference over the mean of the second. None: no pair, a value below 0, or nothing that it
+    could be a share of."""
+    gains = _gains(pairs, maximize=maximize)
+    if gains is None:
         return None
-    logs = [math.log(new / old) if maximize else math.log(old / new) for new, old in pairs]
-    mean, half = _mean_and_half(logs)
-    if half is None:
-        return Interval(mean=_percent(mean), runs=1)
-    return Interval(mean=_percent(mean), lo=_percent(mean - half), hi=_percent(mean + half), runs=len(logs))
+    values, percent = gains
+    return _in_percent(*_mean_and_half(values), len(values), percent)
 
 
-def gain_in_rounds(pairs: Sequence[tuple[float, float]], *, maximize: bool, most: int) -> Interval | None:
+def gain_in_rounds(
+    pairs: Sequence[tuple[float, float]], *, maximize: bool, most: int, rivals: int = 1
+) -> Interval | None:
     """As `gain_of`, for a comparison that is looked at after each round and ends after `most` at the latest. No ends
-    before the third round."""
-    gain = gain_of(pairs, maximize=maximize)
-    if gain is None or gain.lo is None or len(pairs) < ROUNDS_LEAST:
-        return None if gain is None else Interval(mean=gain.mean, runs=gain.runs)
-    most = max(most, len(pairs))
+    before the third round. `rivals`: configurations compared at once, of which the one with the highest lower end is
+    believed."""
+    gains = _gains(pairs, maximize=maximize)
+    if gains is None:
+        return None
+    values, percent = gains
+    mean, half = _mean_and_half(values)
+    if half is None or len(values) < ROUNDS_LEAST:
+        return _in_percent(mean, None, len(values), percent)
+    most = max(most, len(values))
     final = next((level for rounds, level in _FINAL_LEVEL.items() if rounds >= most), min(_FINAL_LEVEL.values()))
-    freedom = len(pairs) - 1
-    wider = t_beyond(final * (len(pairs) / most) ** 3, freedom) / t95(freedom)
-    middle, half = (math.log1p(value / 100) for value in (gain.mean, gain.lo))
-    half = wider * (middle - half)
-    return Interval(mean=gain.mean, lo=_percent(middle - half), hi=_percent(middle + half), runs=gain.runs)
+    freedom = len(values) - 1
+    wider = t_beyond(final * _share_of(rivals, most) * (len(values) / most) ** 3, freedom) / t95(freedom)
+    return _in_percent(mean, wider * half, len(values), percent)
+
+
+def _share_of(rivals: int, most: int) -> float:
+    """Of the level, for one of `rivals`. The best of many is also the luckiest: its lower end is too high as often as any
+    of theirs, its upper end hardly ever too low. Such that the interval of the one that is believed holds 90 % of 8,000 to
+    20,000 simulated confirmations of 2 to 16 configurations that are all equal to the one in use, 3 to 24 rounds at most;
+    without it 86 % of three in seven rounds, 64 % of sixteen."""
+    return 1.0 if rivals < 2 else min(1.0, (2.0 - 2.5 / most) / rivals)
+
+
+def _gains(
+    pairs: Sequence[tuple[float, float]], *, maximize: bool
+) -> tuple[list[float], Callable[[float], float]] | None:
+    """A gain per pair on a scale where they add up, and the way from there to percent."""
+    if not pairs or any(value < 0 for pair in pairs for value in pair):
+        return None
+    sign = 1.0 if maximize else -1.0
+    if all(value > 0 for pair in pairs for value in pair):
+        return [sign * (math.log(new) - math.log(old)) for new, old in pairs], _percent
+    whole = math.fsum(old for _, old in pairs) / len(pairs)
+    return None if whole <= 0 else ([sign * (new - old) / whole for new, old in pairs], _times_100)
+
+
+def _in_percent(mean: float, half: float | None, runs: int, percent: Callable[[float], float]) -> Interval:
+    if half is None:
+        return Interval(mean=percent(mean), runs=runs)
+    return Interval(mean=percent(mean), lo=percent(mean - half), hi=percent(mean + half), runs=runs)
 
 
 def _mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
@@ -117,4 +150,8 @@ def t95(freedom: int) -> float:
 
 
 def _percent(log_ratio: float) -> float:
-    return 100.0 * math.expm1(log_ratio)
+    return 100.0 * math.expm1(min(log_ratio, _LOG_MOST))
+
+
+def _times_100(share: float) -> float:
+    return 100.0 * share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -173,6 +174,13 @@ def test_the_verdict_follows_the_interval_of_paired_rounds(value: float, verdict
     assert [one.number for one in found.confirmed] == [2, 3]
 
 
+def test_a_configuration_in_use_that_reaches_nothing_is_a_baseline_without_a_ratio() -> None:
+    asks = confirm_asks(spec(), SEARCH, {"a": 50}, digest_of)
+    found = decide(spec(), SEARCH + answered(asks, {50: 0.0, 3: 11.0, 4: 9.0}))
+    assert (found.verdict, found.baseline is None) == ("no-evidence", False)
+    assert "value of the configuration in use is 0 on average" in found.message
+
+
 def test_a_lucky_trial_does_not_win_by_its_search_value() -> None:
     asks = confirm_asks(spec(), SEARCH, {"a": 50}, digest_of)
     found = decide(spec(), SEARCH + answered(asks, {50: 10.0, 3: 11.0, 4: 14.0}))
@@ -212,6 +220,30 @@ def test_an_interval_that_is_looked_at_after_each_round_holds() -> None:
     assert early is not None and early.lo is None and early.runs == 2
 
 
+@pytest.mark.parametrize("rivals", [3, 8])
+def test_the_interval_of_the_luckiest_of_several_holds_too(rivals: int) -> None:
+    """All equal to the one in use: whoever has the highest lower end is believed, and rounds end when it is above 0."""
+    rng, missed = np.random.default_rng(5), 0
+    for _ in range(300):
+        base, tried = rng.normal(0.0, 0.1, 7), rng.normal(0.0, 0.1, (rivals, 7))
+        for n in range(3, 8):
+            found = [
+                gain_in_rounds(list(zip(np.exp(one[:n]), np.exp(base[:n]), strict=True)), maximize=True, most=7, rivals=rivals)
+                for one in tried
+            ]  # fmt: skip
+            ends = [(one.lo, one.hi) for one in found if one is not None and one.lo is not None and one.hi is not None]
+            lo, hi = max(ends)
+            if lo > 0 or all(high < 0 for _, high in ends):
+                break
+        missed += not lo <= 0 <= hi
+    assert missed / 300 <= 0.14
+
+
+def test_runs_that_differ_by_orders_of_magnitude_have_an_interval_all_the_same() -> None:
+    wild = gain_in_rounds([(1e-300, 1e300), (1.0, 1.0), (1e300, 1e-300)], maximize=True, most=64, rivals=16)
+    assert wild is not None and wild.lo == -100.0 and wild.hi is not None and wild.hi > 1e20
+
+
 def test_students_t() -> None:
     # scipy.stats.t.isf(level / 2, freedom)
     for level, freedom, t in ((0.1, 2, 2.91999), (0.05, 3, 3.18245), (0.003, 6, 4.80024), (0.07, 63, 1.84323)):
@@ -227,6 +259,13 @@ def test_intervals() -> None:
     assert five.hi == pytest.approx(3 + 2.1318 * 0.70711, abs=1e-3)
     many = interval_of([0.0, 1.0] * 50)
     assert many.hi == pytest.approx(0.5 + 1.66039 * 0.0502519, abs=1e-4)
-    assert gain_of([(0.0, 1.0)], maximize=True) is None and gain_of([], maximize=True) is None
+    assert gain_of([(1.0, 0.0)], maximize=True) is None and gain_of([], maximize=True) is None
     halved = gain_of([(50.0, 100.0), (50.0, 100.0)], maximize=False)
     assert halved is not None and halved.mean == pytest.approx(100.0)
+    # A run without any good request has no ratio: differences 20, 30, 10 over a mean of 10.
+    zeros = [(20.0, 0.0), (50.0, 20.0), (20.0, 10.0)]
+    by_difference = gain_of(zeros, maximize=True)
+    assert by_difference is not None and by_difference.mean == pytest.approx(200.0)
+    assert by_difference.lo == pytest.approx(200.0 - 2.9200 * 100.0 / math.sqrt(3), abs=0.1)
+    in_rounds = gain_in_rounds(zeros, maximize=True, most=8)
+    assert in_rounds is not None and in_rounds.lo is not None and in_rounds.lo < by_difference.lo
