@@ -16,7 +16,8 @@ from controlplane.model.tuning_job import TuningSpec
 
 log = logging.getLogger(__name__)
 
-# A runner ends its attempt itself at the job's time limit; one that does not is stopped this much later.
+# A runner ends its attempt itself at the job's time limit, of which it has one for waiting and one for measuring; one that
+# does not is stopped this much later.
 _GRACE_S = 30.0
 # A measurement of many minutes is not thrown away because the database restarts.
 _TELL_FOR_S = 900.0
@@ -47,7 +48,7 @@ class Work:
         if leased is None:
             return False
         spec = self._spec(leased.job)
-        with _Keeper(self, leased, spec.measuring.timeout_s + _GRACE_S) as keeper:
+        with _Keeper(self, leased, 2 * spec.measuring.timeout_s + _GRACE_S) as keeper:
             outcome = self._measured(leased, spec, keeper)
             told = not keeper.taken and self._tell(leased, outcome, keeper)
         if told:

@@ -106,7 +106,9 @@ class Measuring(Part):
         "Two rounds would say nothing about spread.",
     )
     attempts: int = Field(default=3, ge=1, le=16, description="Attempts of a trial lost to infrastructure or noise.")
-    timeout_s: float = Field(default=900.0, gt=0, le=86_400, description="Longest attempt.")
+    timeout_s: float = Field(
+        default=900.0, gt=0, le=86_400, description="Longest attempt; waiting for a node, a pod may take as long again."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Measuring:

@@ -20,7 +20,8 @@ from operators.tuning.pod_nodes import Place, affinity
 TRIAL_CONTAINER = "trial"
 
 _USER_ID = 1000
-# An attempt ends by its own time limit; a pod that outlives its worker ends this much later by itself.
+# An attempt ends by its own time limits, one until it runs (its image is pulled) and one for what runs; a pod that outlives
+# its worker ends this much later by itself.
 _OUTLIVES_S = 60
 # Nothing of an engine's end is measured: no drain.
 _GRACE_S = 2
@@ -58,7 +59,7 @@ def dressed(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": int(spec.measuring.timeout_s) + _OUTLIVES_S,
+        "activeDeadlineSeconds": 2 * int(spec.measuring.timeout_s) + _OUTLIVES_S,
         "terminationGracePeriodSeconds": _GRACE_S,
         "affinity": affinity(place, beside_live=spec.pods.beside_live),
     }

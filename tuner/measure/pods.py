@@ -26,9 +26,6 @@ from tuner.measure.trial import Address, Trusted, check_load, command_outcome, m
 
 _log = logging.getLogger(__name__)
 
-# Of an attempt's time limit: a command that ran for less was kept waiting, one that ran for longer takes too long.
-_ENOUGH = 0.8
-
 
 @dataclass(frozen=True, slots=True)
 class PodRunner:
@@ -42,7 +39,8 @@ class PodRunner:
     again_s: float = 5.0
 
     def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
-        """Whatever goes wrong is an outcome with a verdict and a reason; the pod is told to go whatever happens."""
+        """Whatever goes wrong is an outcome with a verdict and a reason; the pod is told to go whatever happens. Waiting
+        for a node has a time limit of its own: a pod that waited has no less time to show what its setting is worth."""
         deadline_s = time.monotonic() + spec.measuring.timeout_s
         notes = Notes(lambda why: self.notes(leased, why))
         try:
@@ -50,7 +48,10 @@ class PodRunner:
                 check_load(spec)
             pod = self._started(leased, spec, notes, stop, deadline_s)
             try:
-                return self._measured(PodProcess(pod, notes), leased, spec, stop, deadline_s)
+                process = PodProcess(pod, notes)
+                process.wait_started(stop, deadline_s)
+                notes.clear(others=leased.attempt > 1)
+                return self._measured(process, leased, spec, stop, time.monotonic() + spec.measuring.timeout_s)
             finally:
                 pod.end()
         except NotServing as found:
@@ -82,13 +83,11 @@ class PodRunner:
         self, process: PodProcess, trial: LeasedTrial, spec: TuningSpec, stop: StopSignal, deadline_s: float
     ) -> Outcome:
         pod = process.pod
-        process.wait_started(stop, deadline_s)
-        process.notes.clear(others=trial.attempt > 1)
         if isinstance(spec.target, CommandTarget):
             return self._command(process, trial, spec, stop, deadline_s)
         engine = load().engine(pod.engine)
         host = pod.hardware()  # before the work: without it the figures could not be compared
-        address = self._ready(process, engine.health_path, trial, spec, stop, deadline_s)
+        address = self._ready(process, engine.health_path, trial, stop, deadline_s)
         return measured(
             process, engine, counters_of(engine), Address(address, pod.port, pod.served_name, pod.api_key), trial, spec,
             # What else computes on the pod's node cannot be seen from here; the node is the pod's alone.
@@ -102,23 +101,18 @@ class PodRunner:
         process: PodProcess, trial: LeasedTrial, spec: TuningSpec, stop: StopSignal, deadline_s: float
     ) -> Outcome:
         begun_s = time.monotonic()
-        ended = process.wait_over(stop, deadline_s, enough_s=_ENOUGH * spec.measuring.timeout_s)
+        ended = process.wait_over(stop, deadline_s)
         took_s = time.monotonic() - begun_s
         if ended.exit_code != 0:
             raise NotServing(*verdict_of(ended, when="(the command)"))
         return command_outcome(metrics_in(ended.log), trial, spec, took_s=took_s, host=process.pod.hardware())
 
-    def _ready(
-        self, process: PodProcess, path: str, trial: LeasedTrial, spec: TuningSpec, stop: StopSignal, deadline_s: float
-    ) -> str:
+    def _ready(self, process: PodProcess, path: str, trial: LeasedTrial, stop: StopSignal, deadline_s: float) -> str:
         """As on one machine, an engine that runs and does not get ready is tried once more; then its configuration is the
-        reason, unless most of the attempt's time was spent waiting for a node."""
-        begun_s = time.monotonic()
+        reason."""
         try:
-            return process.wait_ready(path, stop, min(deadline_s, begun_s + self.ready_timeout_s))
+            return process.wait_ready(path, stop, min(deadline_s, time.monotonic() + self.ready_timeout_s))
         except NotServing as found:
-            had_s = time.monotonic() - begun_s
-            enough = had_s >= min(self.ready_timeout_s, spec.measuring.timeout_s / 2)
-            if "was not ready after" in found.reason and trial.attempt > 1 and enough:
+            if "was not ready after" in found.reason and trial.attempt > 1:
                 raise NotServing(Verdict.INFEASIBLE, found.reason) from found
             raise

@@ -134,7 +134,7 @@ def test_every_trial_pod_keeps_the_restricted_standard(name: str) -> None:
         assert not any("hostPort" in port for port in container.get("ports", []))
     assert not any("hostPath" in volume for volume in pod.get("volumes", []))
     assert pod["serviceAccountName"] == "tuner" and pod["automountServiceAccountToken"] is False
-    assert pod["restartPolicy"] == "Never" and pod["activeDeadlineSeconds"] == 360
+    assert pod["restartPolicy"] == "Never" and pod["activeDeadlineSeconds"] == 660
     assert "priorityClassName" not in pod
 
 

@@ -139,7 +139,7 @@ def test_a_store_that_is_away_for_a_whole_lease_stops_the_runner() -> None:
 
 
 def test_a_runner_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_GRACE_S", -SPEC.measuring.timeout_s + 0.05)
+    monkeypatch.setattr(module, "_GRACE_S", -2 * SPEC.measuring.timeout_s + 0.05)
     store = Store()
     assert worker(store, UntilStopped()).on("j/0")
     assert "took longer" in store.told[0].reason
