@@ -268,4 +268,4 @@ def test_intervals() -> None:
     assert by_difference is not None and by_difference.mean == pytest.approx(200.0)
     assert by_difference.lo == pytest.approx(200.0 - 2.9200 * 100.0 / math.sqrt(3), abs=0.1)
     in_rounds = gain_in_rounds(zeros, maximize=True, most=8)
-    assert in_rounds is not None and in_rounds.lo is not None and in_rounds.lo < by_difference.lo
+    assert in_rounds is not None and in_rounds.lo is not None and in_rounds.lo < (by_difference.lo or 0.0)
