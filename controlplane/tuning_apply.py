@@ -7,7 +7,6 @@ asked for the canary that tries them. What stood there before is kept in an anno
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +25,9 @@ from controlplane.model.tuning_apply import TUNED_BEFORE, TUNED_BY, FieldChange
 from controlplane.model.tuning_decision import Judged, TuningDecision
 from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget
 from controlplane.model.tuning_records import TuningJobRecord
+from controlplane.tuning_notes import CANARY, note
 
 CHOICES = "spec.explicit.choices"
-CANARY = "spec.rollout.canary"
 Document = Mapping[str, Any]
 
 
@@ -80,8 +79,7 @@ def apply_best(
             body["rollout"] = {"canary": after}
     check_merged(document, body)
     warnings = _warnings(record, decision, spec.choices[matching[0]], wanted, len(matching), every_choice)
-    kept = {"job": record.id, "changes": [one.model_dump(mode="json", by_alias=True) for one in changes]}
-    notes: dict[str, str | None] = {TUNED_BY: record.id, TUNED_BEFORE: json.dumps(kept, separators=(",", ":"))}
+    notes: dict[str, str | None] = {TUNED_BY: record.id, TUNED_BEFORE: note(document, record.id, changes)}
     return Patch(tuple(changes), tuple(warnings), patch_body(document, body, notes) if changes else {})
 
 

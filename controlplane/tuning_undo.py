@@ -7,24 +7,23 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import JsonValue
-
-from controlplane.model.canary import Canary
 from controlplane.model.errors import Refused
 from controlplane.model.tuning_apply import TUNED_BEFORE, TUNED_BY, FieldChange
-from controlplane.tuning_apply import CANARY, CHOICES, Document, Patch, canary_in, check_merged, patch_body
+from controlplane.tuning_apply import CHOICES, Document, Patch, canary_in, check_merged, patch_body
+from controlplane.tuning_notes import CANARY, noted, same
 
 
 def take_back(document: Document, *, job: str, force: bool = False) -> Patch:
     """What brings back the settings before those of `job`. `force`: although somebody changed them since. Raises
     Refused."""
-    changes = _noted(document, job)
+    check_merged(document, {})
+    changes = noted(document, job)
     raw = copy.deepcopy(dict(document["spec"]))
     undone: list[FieldChange] = []
     for change in changes:
         place, name = _place(raw, change.field)
         held = place.get(name)
-        if not _same(change.field, held, change.after) and not force:
+        if not same(change.field, held, change.after) and not force:
             raise Refused(
                 "was changed since the tuning job wrote it",
                 field=change.field,
@@ -47,56 +46,17 @@ def take_back(document: Document, *, job: str, force: bool = False) -> Patch:
     return Patch(tuple(undone), (), patch_body(document, body, {TUNED_BY: None, TUNED_BEFORE: None}))
 
 
-def _noted(document: Document, job: str) -> list[FieldChange]:
-    """What the annotation says. Raises Refused without one, or one of another job."""
-    text = (document["metadata"].get("annotations") or {}).get(TUNED_BEFORE)
-    if text is None:
-        raise Refused(
-            "no tuning job wrote settings into this deployment",
-            field=f"metadata.annotations[{TUNED_BEFORE}]",
-            hint="there is nothing to take back",
-            code="NothingToUndo",
-        )
-    try:
-        kept = json.loads(text)
-        by, changes = str(kept["job"]), [FieldChange.model_validate(one) for one in kept["changes"]]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise Refused(
-            "the note of what stood there before cannot be read",
-            field=f"metadata.annotations[{TUNED_BEFORE}]",
-            hint="change the settings by hand and remove the annotation",
-            code="NothingToUndo",
-        ) from None
-    if by != job:
-        raise Refused(
-            "the settings are those of another tuning job",
-            field="job",
-            value=job,
-            limit=by,
-            hint="take that one back",
-            code="NothingToUndo",
-        )
-    return changes
-
-
 def _place(spec: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:
     """Where a noted field stands, and its last name. Raises Refused for one that is not there any more."""
     if field == CANARY:
         return spec.setdefault("rollout", {}), "canary"
     index, _, rest = field.removeprefix(f"{CHOICES}[").partition("].")
     choices = (spec.get("explicit") or {}).get("choices") or []
-    if not field.startswith(f"{CHOICES}[") or not index.isdigit() or int(index) >= len(choices):
+    if not field.startswith(f"{CHOICES}[") or not (index.isascii() and index.isdigit()) or int(index) >= len(choices):
         raise Refused("is not there any more", field=field, hint="change it by hand", code="SettingsChanged")
     choice: dict[str, Any] = choices[int(index)]
     name = rest.removeprefix("knobs.")
     return (choice if name == rest else choice.setdefault("knobs", {})), name
-
-
-def _same(field: str, held: JsonValue, noted: JsonValue) -> bool:
-    """The API server writes defaults into a canary."""
-    if field == CANARY and isinstance(held, dict) and isinstance(noted, dict):
-        return Canary.model_validate(held) == Canary.model_validate(noted)
-    return held == noted
 
 
 def _exactly(wanted: Any, held: Any) -> Any:

@@ -26,6 +26,7 @@ class Applied(Part):
     namespace: DnsLabel = Field(description="Namespace of the deployment.")
     deployment: str = Field(description="The deployment.")
     written: bool = Field(description="False: a dry run, or nothing to change.")
-    changes: list[FieldChange] = Field(max_length=256, description="Every field that differs.")
+    # 16 choices of 16 shape fields and 64 parameters, and a canary.
+    changes: list[FieldChange] = Field(max_length=16 * 80 + 1, description="Every field that differs.")
     warnings: list[str] = Field(max_length=32, description="What the measurements do not say of this deployment.")
     undo: str = Field(description="How to take it back.")

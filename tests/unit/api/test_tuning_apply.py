@@ -129,6 +129,46 @@ async def test_the_winner_goes_in_as_a_canary_and_comes_out_again(
     assert (nothing.status_code, nothing.json()["code"]) == (409, "NothingToUndo")
 
 
+async def test_a_winner_that_is_applied_in_two_steps_comes_out_whole(
+    http: httpx.AsyncClient, database: Database, cluster: Deployments
+) -> None:
+    """First the settings, then the canary, or a setting that somebody changed in between: one way back for all of it."""
+    path = decided(database)
+    for body in ({}, {"canary": {"replicas": 1}}, {"canary": {"replicas": 2}}):
+        answer = await http.post(f"{path}/apply", headers=ALICE, json={"deployment": "chat"} | body)
+        assert answer.status_code == 200 and answer.json()["written"], answer.text
+    knobs = cluster.stored["chat"]["spec"]["explicit"]["choices"][0]["knobs"]
+    knobs["maxNumBatchedTokens"] = 99
+    assert (await http.post(f"{path}/apply", headers=ALICE, json={"deployment": "chat"})).json()["written"]
+    undone = await http.post(f"{path}/undo", headers=ALICE, json={"deployment": "chat"})
+    assert undone.status_code == 200, undone.text
+    spec = cluster.stored["chat"]["spec"]
+    (choice,) = spec["explicit"]["choices"]
+    assert choice["knobs"] == {"maxNumSeqs": 2, "dynamicSplitFuse": False, "maxNumBatchedTokens": 99}
+    assert not spec["rollout"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"field": "spec.explicit.choices[\u00b2].knobs.maxNumSeqs", "after": 1},
+        {"field": "spec.explicit.choices[7].knobs.maxNumSeqs", "after": 1},
+        {"field": "spec.rollout.canary", "before": None, "after": {"replicas": "many"}},
+        {"field": "spec.rollout.canary", "before": {"replicas": "many"}, "after": {"replicas": 1}},
+    ],
+)
+async def test_a_note_that_somebody_broke_is_a_refusal(
+    change: dict[str, Any], http: httpx.AsyncClient, database: Database, cluster: Deployments
+) -> None:
+    path = decided(database)
+    cluster.stored["chat"]["spec"]["rollout"] = {"canary": {"replicas": 1}}
+    cluster.stored["chat"]["metadata"]["annotations"] = {TUNED_BEFORE: json.dumps({"job": "j1", "changes": [change]})}
+    before = copy.deepcopy(cluster.stored)
+    answer = await http.post(f"{path}/undo", headers=ALICE, json={"deployment": "chat"})
+    assert answer.status_code in (409, 422) and "detail" in answer.json()
+    assert cluster.stored == before
+
+
 async def test_a_canary_that_stood_there_is_brought_back_whole(
     http: httpx.AsyncClient, database: Database, cluster: Deployments
 ) -> None:
