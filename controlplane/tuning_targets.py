@@ -17,6 +17,7 @@ def check_for_cluster(spec: TuningSpec, namespace: str) -> None:
             value=", ".join(spec.may_change_output or searched),
             hint="leave it empty, or search it with `trimtab tune run` on a machine that has the engine",
         )
+    _refuse_files(spec)
     if not isinstance(target, CommandTarget):
         _refuse_energy(spec)
     if isinstance(target, CommandTarget) and target.image is None:
@@ -32,6 +33,17 @@ def check_for_cluster(spec: TuningSpec, namespace: str) -> None:
             value=target.namespace,
             limit=namespace,
             hint="make the job in the deployment's namespace",
+        )
+
+
+def _refuse_files(spec: TuningSpec) -> None:
+    """A path in a spec is a file of whoever wrote it, and the load is sent from a process of the installation, which reads
+    none of its own files for a caller. Raises Unsupported."""
+    if spec.load.trace is not None:
+        raise Unsupported(
+            "a trace is a file of your own machine, and the load is sent from the cluster",
+            field="load.trace",
+            hint="state a rate and lengths, or tune on your machine with `trimtab tune run`",
         )
 
 

@@ -45,6 +45,10 @@ class PodRunner:
         notes = Notes(lambda why: self.notes(leased, why))
         try:
             if not isinstance(spec.target, CommandTarget):
+                if (
+                    spec.load.trace is not None
+                ):  # refused where jobs are made; this process holds secrets, and reads none
+                    raise Refused("files of this process are not read for a job", field="load.trace")
                 check_load(spec)
             pod = self._started(leased, spec, notes, stop, deadline_s)
             try:

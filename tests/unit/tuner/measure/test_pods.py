@@ -224,6 +224,15 @@ def test_waiting_for_a_node_takes_nothing_from_the_time_to_measure() -> None:
     assert outcome.verdict is Verdict.OK, outcome.reason
 
 
+def test_no_file_of_the_worker_is_read_for_a_job(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("eyJhbGciOi")
+    pod = Pod([RUNNING])
+    outcome, _ = measure(Launcher(pod), spec(load=Workload(arrivals="trace", trace=str(file))))
+    assert outcome.verdict is Verdict.INFRASTRUCTURE and outcome.reason.startswith("load.trace: files of this process")
+    assert "eyJ" not in outcome.reason and pod.ended == 0
+
+
 def test_a_command_that_takes_too_long() -> None:
     pod = Pod([PodSeen("running", scheduled=True, node="n")])
     outcome, _ = measure(Launcher(pod), spec(**PRINTS, measuring=Measuring(timeout_s=0.1)))
