@@ -38,6 +38,8 @@ def make_app(
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
         worker_send_task_events=False,
+        # Commands by the broker (end a worker, add queues) are nobody's need: who may write messages may write no more.
+        worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

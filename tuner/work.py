@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 # A runner ends its attempt itself at the job's time limit, of which it has one for waiting and one for measuring; one that
 # does not is stopped this much later.
 _GRACE_S = 30.0
+# One that was told to stop and hangs keeps its trial for so much longer: then the lease runs out, and another worker gets it.
+_DEAF_S = 120.0
 # A measurement of many minutes is not thrown away because the database restarts.
 _TELL_FOR_S = 900.0
 _TELL_EVERY_S = 2.0
@@ -50,6 +52,7 @@ class Work:
         spec = self._spec(leased.job)
         with _Keeper(self, leased, 2 * spec.measuring.timeout_s + _GRACE_S) as keeper:
             outcome = self._measured(leased, spec, keeper)
+            keeper.measured = True
             told = not keeper.taken and self._tell(leased, outcome, keeper)
         if told:
             self.queue.job(leased.job)
@@ -115,6 +118,8 @@ class _Keeper:
     stop: threading.Event = field(default_factory=threading.Event)
     taken: bool = False
     why: str | None = None
+    measured: bool = False
+    _told_s: float | None = None
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -133,6 +138,9 @@ class _Keeper:
         while not self._over.wait(self.work.lease_s / 3):
             if not self.stop.is_set() and time.monotonic() - began > self.most_s:
                 self._end(f"the attempt took longer than {self.most_s:g} s")
+            if self._told_s is not None and not self.measured and time.monotonic() - self._told_s > _DEAF_S:
+                log.error("trial %s: its runner does not stop; its lease is kept no longer", self.leased.id)
+                return
             try:
                 renewal = self.work.store.renew(self.leased, seconds=self.work.lease_s, now=self.work.now())
             except Exception as error:
@@ -151,4 +159,5 @@ class _Keeper:
     def _end(self, why: str) -> None:
         if self.why is None:
             self.why = why
+            self._told_s = time.monotonic()
         self.stop.set()

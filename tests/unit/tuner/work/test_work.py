@@ -145,6 +145,25 @@ def test_a_runner_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) 
     assert "took longer" in store.told[0].reason
 
 
+def test_a_runner_that_hangs_keeps_no_trial_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_DEAF_S", 0.1)
+    store = Store(renewal=Renewal(ours=True, cancelled=True))
+    counted: list[int] = []
+
+    class Deaf:
+        def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
+            assert stop.wait(10.0)
+            for _ in range(200):
+                time.sleep(0.05)
+                counted.append(store.renewed)
+                if len(counted) > 20 and counted[-10] == counted[-1]:
+                    break  # for half a second nobody has renewed
+            return Outcome(verdict=Verdict.INFEASIBLE, reason="late")
+
+    assert worker(store, Deaf()).on("j/0")
+    assert counted[-1] == counted[-10] and store.told[0].verdict is Verdict.INFRASTRUCTURE
+
+
 def test_a_result_waits_for_a_store_that_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TELL_EVERY_S", 0.01)
     store = Store(refusals=[Refused("away", code="StoreUnreachable"), Refused("full", code="StoreFull")])
