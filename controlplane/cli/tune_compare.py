@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from pathlib import Path
@@ -141,8 +142,12 @@ def _setting(word: str, place: str) -> Setting | None:
     out: Setting = {}
     for part in word.split(","):
         name, _, text = part.partition("=")
-        value = yaml.safe_load(text) if len(text) <= 200 else None
-        if not name.strip() or not isinstance(value, bool | int | float | str):
+        try:
+            value = yaml.safe_load(text) if len(text) <= 200 else None
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
+            value = None
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not name.strip() or not finite or not isinstance(value, bool | int | float | str):
             raise InvalidSpec("is no NAME=VALUE", field=place, value=part[:80])
         out[name.strip()] = value
     return out

@@ -100,6 +100,8 @@ class Decoder:
                     Verdict.INFRASTRUCTURE, "agreement with the configuration in use cannot be measured: the engine "
                     "does not return token ids; leave mayChangeOutput empty",
                 )  # fmt: skip
+            if any(one is not None and not math.isfinite(one) for one in logprobs):
+                raise NotServing(Verdict.INVALID, "log probabilities that are no numbers")
             if len(ids) != tokens or len(logprobs) != tokens:
                 raise NotServing(Verdict.INVALID, f"an answer of {len(ids)} tokens where {tokens} were asked for")
             return Answered(tuple(int(one) for one in ids), logprobs)
@@ -111,6 +113,7 @@ class Decoder:
             TypeError,
             IndexError,
             AttributeError,
+            RecursionError,
         ) as error:
             raise NotServing(
                 Verdict.INVALID, f"no answer for agreement: {type(error).__name__}: {error}"[:500]

@@ -134,7 +134,8 @@ async def test_a_winner_that_is_applied_in_two_steps_comes_out_whole(
 ) -> None:
     """First the settings, then the canary, or a setting that somebody changed in between: one way back for all of it."""
     path = decided(database)
-    for body in ({}, {"canary": {"replicas": 1}}, {"canary": {"replicas": 2}}):
+    bodies: list[dict[str, Any]] = [{}, {"canary": {"replicas": 1}}, {"canary": {"replicas": 2}}]
+    for body in bodies:
         answer = await http.post(f"{path}/apply", headers=ALICE, json={"deployment": "chat"} | body)
         assert answer.status_code == 200 and answer.json()["written"], answer.text
     knobs = cluster.stored["chat"]["spec"]["explicit"]["choices"][0]["knobs"]
@@ -191,7 +192,7 @@ async def test_what_does_not_fit_is_refused_and_nothing_is_written(
     command = {"kind": "command", "command": ["x", "{maxNumSeqs}"], "image": "i"}
     other = {"kind": "deployment", "name": "other", "namespace": "team"}
     vllm = {"kind": "engine", "engine": "vllm", "model": "m"}
-    cases = [
+    cases: list[tuple[str, dict[str, Any], int, str]] = [
         (decided(database, "a", "no-evidence"), {}, 409, "NotBetter"),
         (decided(database, "b", target=vllm), {}, 409, "EngineDiffers"),
         (decided(database, "c", target=command), {}, 422, "Unsupported"),

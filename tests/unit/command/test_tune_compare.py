@@ -113,6 +113,8 @@ def test_bad_input(here: Path) -> None:
     assert mixed.exit_code == 2 and "another such file" in mixed.stderr
     unknown = call("compare", "nojob", "micro=1", "job.yaml", *QUIET)
     assert isinstance(unknown.exception, TrimtabError) and "nojob" in str(unknown.exception)
+    for word in ("micro=[", "micro=.inf", "micro=2026-13-45", "micro=null", "=1"):
+        assert isinstance(call("compare", word, "micro=1", "job.yaml").exception, InvalidSpec), word
     engine = ("--engine", "openvino", "--model", "/m", "--objective", "output_tokens_per_s")
     assert isinstance(call("compare", "a=1", "default", *engine).exception, TrimtabError)
     (here / "bad.tar.gz").write_bytes(b"nothing")

@@ -15,6 +15,7 @@ from controlplane.model.tuning_job import TuningSpec
 from controlplane.tuning_jobs import AGREEMENT, completed
 from tests.unit.tuner.measure.test_runner import measure, runner, spec
 from tuner.measure.agreement import METRICS, PROMPTS, TOKENS, Answered, Decoder, kept, prompts
+from tuner.measure.engine.serving import NotServing
 
 SPACE = {
     "parameters": [{"kind": "choice", "name": "inferencePrecision", "values": ["f32", "bf16"], "changesOutput": True}]
@@ -81,6 +82,17 @@ def test_an_engine_that_dies_or_fails_when_asked(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     unknown = measure(runner(tmp_path / "new", "--refuse", "no such kernel"), changing())
     assert unknown.verdict is Verdict.INFRASTRUCTURE and "the configuration in use" in unknown.reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"choices": [{"token_ids": [1], "logprobs": {"token_logprobs": [NaN]}}]}', '{"choices": ' + "[" * 200_000, "[]"],
+)
+def test_an_answer_that_is_none_is_an_invalid_measurement(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Decoder, "_post", lambda *_: json.loads(text))
+    with pytest.raises(NotServing) as caught:
+        Decoder("127.0.0.1", 1, "m", threading.Event()).decode([1], 1)
+    assert caught.value.verdict is Verdict.INVALID
 
 
 def test_a_broken_reference_file_is_decoded_again(tmp_path: Path) -> None:
