@@ -12,17 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
+from controlplane.model.student import percent_of, t95
 from controlplane.model.tuning_decision import Interval
-
-# 95th percentiles of Student's t by degrees of freedom (any table); from 31 on the expansion below errs < 0.0002.
-_T95 = (
-    6.3138, 2.9200, 2.3534, 2.1318, 2.0150, 1.9432, 1.8946, 1.8595, 1.8331, 1.8125, 1.7959, 1.7823, 1.7709, 1.7613,
-    1.7531, 1.7459, 1.7396, 1.7341, 1.7291, 1.7247, 1.7207, 1.7171, 1.7139, 1.7109, 1.7081, 1.7056, 1.7033, 1.7011,
-    1.6991, 1.6973,
-)  # fmt: skip
-_Z95 = 1.644854
-# Of so wild runs nothing is known but that: 1e23 %, where JSON and doubles still have a number.
-_LOG_MOST = 50.0
 
 # Below, one stalled run is the interval.
 ROUNDS_LEAST = 3
@@ -90,7 +81,7 @@ def _gains(
         return None
     sign = 1.0 if maximize else -1.0
     if all(value > 0 for pair in pairs for value in pair):
-        return [sign * (math.log(new) - math.log(old)) for new, old in pairs], _percent
+        return [sign * (math.log(new) - math.log(old)) for new, old in pairs], percent_of
     whole = math.fsum(old for _, old in pairs) / len(pairs)
     return None if whole <= 0 else ([sign * (new - old) / whole for new, old in pairs], _times_100)
 
@@ -140,17 +131,6 @@ def t_beyond(level: float, freedom: int) -> float:
             - 1.0
         ) * (freedom + 1.0) / (freedom + 2.0) + 1.0 / y
     return math.sqrt(freedom * y)
-
-
-def t95(freedom: int) -> float:
-    """95th percentile of Student's t: half of a two-sided 90 % interval in standard errors."""
-    if freedom <= len(_T95):
-        return _T95[freedom - 1]
-    return _Z95 + (_Z95**3 + _Z95) / (4 * freedom)
-
-
-def _percent(log_ratio: float) -> float:
-    return 100.0 * math.expm1(min(log_ratio, _LOG_MOST))
 
 
 def _times_100(share: float) -> float:

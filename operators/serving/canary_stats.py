@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 
 from controlplane.model.canary import PairSums, RatioPct
+from controlplane.model.student import Z95, percent_of, t95
 
 # A two-sided interval that holds 90 %.
 _ALPHA = 0.10
@@ -22,7 +23,6 @@ _TUNED_AT = 40.0
 _RHO_SQUARED = (-2 * math.log(_ALPHA) + math.log(-2 * math.log(_ALPHA)) + 1) / _TUNED_AT
 # Of fewer windows the variance itself is hardly known; then the widths of Student's t are added.
 LEAST_WINDOWS = 8
-_Z95 = 1.644854
 
 
 def added(before: RatioPct | None, *, weight: float, canary: float, stable: float) -> RatioPct:
@@ -58,20 +58,19 @@ def interval(sums: PairSums) -> tuple[float | None, float | None, float | None]:
     mean = math.log(sums.wc / sums.ws)
     effective = sums.w * sums.w / sums.ww
     if sums.pairs < LEAST_WINDOWS or effective < LEAST_WINDOWS / 2:
-        return _percent(mean), None, None
+        return percent_of(mean), None, None
     mc, ms = sums.wc / sums.w, sums.ws / sums.w
     squares = sums.cc / (mc * mc) - 2 * sums.cs / (mc * ms) + sums.ss / (ms * ms)
     variance = max(0.0, squares) / (sums.w * sums.w) * effective / (effective - 1)
     half = math.sqrt(variance * effective) * _width(effective)
-    return _percent(mean), _percent(mean - half), _percent(mean + half)
+    return percent_of(mean), percent_of(mean - half), percent_of(mean + half)
 
 
 def _width(n: float) -> float:
     """Half of the interval of n values, in their standard deviations."""
     mixed = n * _RHO_SQUARED
     plain = math.sqrt(2 * (mixed + 1) / (n * mixed) * math.log(math.sqrt(mixed + 1) / _ALPHA))
-    freedom = n - 1
-    return plain * (1 + (_Z95 * _Z95 + 1) / (4 * freedom) + (5 * _Z95**4 + 16 * _Z95**2 + 3) / (96 * freedom**2))
+    return plain * t95(n - 1) / Z95
 
 
 def shown_more(canary_failed: float, canary_all: float, stable_failed: float, stable_all: float) -> float | None:
@@ -89,7 +88,3 @@ def _wilson(hits: float, total: float) -> tuple[float, float]:
     spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     return (middle - spread) / scale, (middle + spread) / scale
-
-
-def _percent(log_ratio: float) -> float:
-    return 100.0 * math.expm1(min(log_ratio, 50.0))

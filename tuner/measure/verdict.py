@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from controlplane.model.student import percent_of, t95
 from controlplane.model.tuning_decision import Interval
-from tuner.intervals import ROUNDS_LEAST, gain_of, t95
+from tuner.intervals import ROUNDS_LEAST, gain_of
 
 Word = Literal["faster", "slower", "no evidence"]
 
@@ -74,7 +75,7 @@ def _welch(new: Sequence[float], old: Sequence[float], maximize: bool) -> Interv
     scale = sum(part * part / (values.size - 1) for part, values in zip(parts, logs, strict=True))
     freedom = max(1, math.floor(total * total / scale)) if scale > 0 else len(new) + len(old) - 2
     half = t95(freedom) * math.sqrt(total)
-    lo, middle, hi = (100 * math.expm1(value) for value in (mean - half, mean, mean + half))
+    lo, middle, hi = (percent_of(value) for value in (mean - half, mean, mean + half))
     return Interval(mean=middle, lo=lo, hi=hi, runs=min(len(new), len(old)))
 
 
