@@ -31,6 +31,7 @@ _REQUESTS_MAX = 400
 # Expectations that differ by less say nothing about where to look.
 _LEAST_SPREAD = 0.005
 _PREDICTED_LEAST = 8
+_NOTE_MAX = 400
 
 # Shape fields of the engines -> fields of a question to the predictor.
 _DEGREES = {
@@ -79,7 +80,10 @@ def _cheap(spec_json: str) -> CheapTrials:
     spec = TuningSpec.model_validate_json(spec_json)
     if not isinstance(spec.target, EngineTarget) or spec.space is None:
         return CheapTrials((), "no predictor knows what is tuned")
-    model, accelerator = known_names(spec.target)
+    try:
+        model, accelerator = known_names(spec.target)
+    except UnknownName as error:  # was known when the job was made, by the catalogue of another version
+        return CheapTrials((), f"no predictor is asked: {error}"[:_NOTE_MAX])
     if accelerator is None:
         return CheapTrials((), "no predictor is asked: target.accelerator is not named")
     if model is None:
@@ -101,7 +105,7 @@ def _cheap(spec_json: str) -> CheapTrials:
             return CheapTrials((), told)
         found.append(told)
     if len(found) < _PREDICTED_LEAST:
-        return CheapTrials((), f"the predictor knows too little of this: {failed}"[:400])
+        return CheapTrials((), f"the predictor knows too little of this: {failed}"[:_NOTE_MAX])
     found = _limited(found, spec)
     values = np.array([told.values for told in found])
     if float(np.max(np.ptp(values, axis=0) / np.maximum(np.abs(values).max(axis=0), 1e-12))) < _LEAST_SPREAD:

@@ -53,6 +53,14 @@ def test_it_says_why_there_is_none(target: dict[str, Any], more: dict[str, Any],
     assert found.note in sampler_of(job).ask(0).reason
 
 
+def test_a_job_whose_hardware_the_catalogue_has_forgotten_goes_on_without() -> None:
+    job = spec()
+    assert isinstance(job.target, EngineTarget)
+    gone = job.model_copy(update={"target": job.target.model_copy(update={"accelerator": "h1000"})})
+    assert cheap_trials(gone).trials == () and "h1000" in cheap_trials(gone).note
+    assert sampler_of(gone).ask(0).setting
+
+
 def test_settings_that_break_a_limit_by_prediction_count_like_the_worst() -> None:
     job = spec(limits=[{"metric": "ttft_p90_ms", "atMost": 150}])
     trials = cheap_trials(job).trials
