@@ -7,7 +7,6 @@ ask for it at once, one row is made.
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -30,8 +29,6 @@ from controlplane.store.trials import WAITS
 from controlplane.tuning_deployments import completed_on_cluster
 from controlplane.tuning_history import with_earlier
 from controlplane.tuning_targets import check_for_cluster
-
-logging.getLogger("alembic").setLevel(logging.WARNING)  # which dialect it found is no news
 
 # Where none of so many trials with the best values kept the limits, none is called the best so far.
 _LEADERS = 500

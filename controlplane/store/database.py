@@ -19,6 +19,14 @@ _FIELD = "TRIMTAB_DATABASE_URL"
 # Another process of a laptop holds the one write lock for milliseconds; a minute means that it is stuck.
 _BUSY_TIMEOUT_MS = 60_000
 _CONNECT_TIMEOUT_S = 10
+# A server whose node was lost sends no reset: without these, TCP finds out after 15 minutes (tcp_retries2), or after two
+# hours where nothing is left to send, and a lease would be believed to be renewed. Names of libpq, seconds but for the last.
+_FOUND_LOST = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 # A worker needs one connection for its trial and one for its renewals.
 _POOL = 8
 # A connection that lay idle for this long may be dead: it is tried before it is used.
@@ -141,13 +149,10 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
+    args = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "trimtab", **_FOUND_LOST}
+    args = {name: value for name, value in args.items() if name not in url.query}  # what the URL says stays
     try:
-        engine = create_engine(
-            url,
-            json_serializer=_compact,
-            pool_size=_POOL,
-            connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "trimtab"},
-        )
+        engine = create_engine(url, json_serializer=_compact, pool_size=_POOL, connect_args=args)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise InvalidSpec(
             "PostgreSQL needs psycopg", field=_FIELD, hint="pip install 'trimtab[worker]'", code="MissingPackage"

@@ -18,7 +18,6 @@ from controlplane.model.ports import STORE_DOWN
 from controlplane.store.database import Database
 
 log = logging.getLogger(__name__)
-logging.getLogger("alembic").setLevel(logging.WARNING)  # which dialect it found is no news
 
 # A number of our own for PostgreSQL's advisory lock: "trimtab" in base 36 would not fit, its start does.
 _LOCK = 0x7472_696D

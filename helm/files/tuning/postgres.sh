@@ -17,5 +17,8 @@ fi
 printf "ALTER ROLE trimtab PASSWORD '%s'\n" "$password" | single "$PGDATA"
 unset password
 printf '%s\n' 'local all postgres trust' 'host trimtab trimtab all scram-sha-256' > /tmp/pg_hba.conf
+# Transactions take milliseconds. One whose client was lost with its node would hold its job for two hours.
 exec postgres -D "$PGDATA" -c hba_file=/tmp/pg_hba.conf -c unix_socket_directories=/tmp -c 'listen_addresses=*' \
-  -c jit=off -c wal_level=minimal -c max_wal_senders=0
+  -c jit=off -c wal_level=minimal -c max_wal_senders=0 \
+  -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 \
+  -c idle_in_transaction_session_timeout=60s

@@ -25,6 +25,20 @@ def test_migrations_make_the_tables_that_the_code_has(database: Database) -> Non
     assert current(database) == newest()
 
 
+def test_a_server_that_is_lost_without_a_word_is_found_out(database: Database) -> None:
+    if database.embedded:
+        pytest.skip("a file has no network")
+    url = database.engine.url.render_as_string(hide_password=False)
+    for query, wanted in (("", "25000"), ("?tcp_user_timeout=7000", "7000")):
+        other = open_database(url + query)
+        with other.read() as connection:
+            raw = connection.connection.dbapi_connection
+            assert raw is not None
+            known = raw.info.get_parameters()
+        other.close()
+        assert (known["tcp_user_timeout"], known["keepalives_idle"]) == (wanted, "10")
+
+
 def test_many_processes_may_upgrade_at_once(tmp_path: Path) -> None:
     url, failed = f"sqlite:///{tmp_path}/x.db", []
 
