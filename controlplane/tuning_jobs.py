@@ -40,6 +40,8 @@ _LEAST_EXPLAINED = 0.5
 # Of `tuner.measure.agreement`, whose imports are for those who measure.
 AGREEMENT = frozenset({"token_agreement", "logprob_gap_mean"})
 _SLO_METRICS = ("goodput_per_s", "attainment", "attainment_lo", "attainment_hi")
+# Beside all that end in _ms: what nobody wants more of. `maximize` is the default, so a word left out would tune for the worst.
+_LESS_IS_BETTER = ("failed_requests", "energy_j", "power_mean_w", "joule_per_output_token")
 
 
 def completed(spec: TuningSpec, *, cores: int | None = None, devices: int = 1) -> TuningSpec:
@@ -204,6 +206,15 @@ def _check_metrics(spec: TuningSpec) -> None:
                 f"{metric} counts requests that keep an SLO, and there is none",
                 field="slo",
                 hint="say what one request must keep: ttftMs, tpotMs or e2eMs",
+            )
+    for i, one in enumerate(spec.objectives):
+        if one.direction == "maximize" and (one.metric.endswith("_ms") or one.metric in _LESS_IS_BETTER):
+            raise InvalidSpec(
+                f"less {one.metric} is better, and it would be maximised",
+                field=f"objectives[{i}].direction",
+                value=one.direction,
+                limit="minimize",
+                hint="say direction: minimize (`:min` after the metric on the command line)",
             )
 
 

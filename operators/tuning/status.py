@@ -162,7 +162,13 @@ def _running(seen: SeenJob, now: datetime) -> Said:
         message = f"trial {waiting.number} waits for a worker or for free hardware"
         last = f"; its last attempt: {waiting.reason}" if waiting.reason else ""
         return Said("Running", "WaitingForHardware", f"{message}{last}")
-    return Said("Running", "Running", f"{_trials(counts.leased)} under way, {_ended(record)} ended")
+    failed = f" ({counts.failed} failed)" if counts.failed else ""
+    last = (
+        f"; the last attempt of trial {waiting.number}: {waiting.reason}"
+        if waiting is not None and waiting.reason
+        else ""
+    )
+    return Said("Running", "Running", f"{_trials(counts.leased)} under way, {_ended(record)} ended{failed}{last}")
 
 
 def _of_job(seen: SeenJob) -> dict[str, Any]:

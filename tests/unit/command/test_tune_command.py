@@ -139,6 +139,7 @@ def test_an_interrupted_job_goes_on_where_it_was(here: Path, how: signal.Signals
         ({"target": {"kind": "engine", "engine": "openvino", "model": "/m"}, "space": None, "objectives": [{"metric": "step_ms"}]}, ["objectives[0].metric"]),
         ({"target": {"kind": "engine", "engine": "openvino", "model": "/m"}, "space": None, "objectives": [{"metric": "goodput_per_s"}], "slo": {"ttftMs": 0.2}, "baseline": {}}, ["slo.ttftMs", "200"]),
         ({"target": {"kind": "engine", "engine": "openvino", "model": "/m"}, "space": None, "objectives": [{"metric": "goodput_per_s"}], "baseline": {}}, ["slo"]),
+        ({"target": {"kind": "engine", "engine": "openvino", "model": "/m"}, "space": None, "objectives": [{"metric": "ttft_p95_ms"}], "baseline": {}}, ["objectives[0].direction", "minimize"]),
         ({"wrong": 1}, ["wrong"]),
     ],
 )  # fmt: skip

@@ -86,6 +86,7 @@ def test_a_trial_that_nobody_takes_waits_for_hardware_and_says_what_went_wrong()
         record=record(counts=TrialCounts(asked=1, waiting=1)), waiting=trial(4, reason="no free cores", asked_at=NOW)
     )
     assert reason(sight(row(), waits)) == ("Running", "Running")
+    assert "trial 4: no free cores" in judge(sight(row(), waits), None).message
     said = judge(sight(row(), waits, now=NOW + MINUTE), None)
     assert said.reason == "WaitingForHardware"
     assert "trial 4" in said.message and "no free cores" in said.message
