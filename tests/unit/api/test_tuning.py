@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from controlplane.api import tuning_stream
+from controlplane.api.tuning_routes import own_key
 from controlplane.model.tuning import JobState, Measurement, Outcome, Verdict
 from controlplane.model.tuning_records import Ask
 from controlplane.store.database import Database
@@ -236,3 +237,9 @@ async def test_without_a_database_tuning_is_not_offered() -> None:
     async with _client(Setup()) as http:
         answer = await http.post(PATH, headers=ALICE, json={"namespace": "team", "name": "x", "spec": SPEC})
         assert (answer.status_code, answer.json()["code"]) == (503, "NoDatabase")
+
+
+def test_keys_of_callers_with_long_names_are_told_apart() -> None:
+    user = f"system:serviceaccount:{'n' * 63}:{'a' * 253}"
+    keys = {own_key(user, "one"), own_key(user, "two"), own_key(user + "b", "one"), own_key("alice", "one")}
+    assert len(keys) == 4 and max(map(len, keys)) <= 255 and "alice:one" in keys
