@@ -14,7 +14,7 @@ from typing import Protocol
 
 from controlplane.model.errors import Refused, TrimtabError
 from controlplane.model.ports import STORE_DOWN, Sampler, TrialQueue
-from controlplane.model.tuning import JobState, Setting
+from controlplane.model.tuning import JobState, Setting, TrialState
 from controlplane.model.tuning_decision import TuningDecision
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.model.tuning_records import Ask, TrialRecord
@@ -155,8 +155,15 @@ class TuningDriver:
                 return True
             decision = self.closing.decision(spec, trials)
             Steering(self.database).decide(job, decision.model_dump(mode="json", by_alias=True), now=self.now())
-        self._end(job, JobState.DONE, reason, message)
+        self._end(job, JobState.DONE, reason, f"{message}{self._all_lost(job)}")
         return False
+
+    def _all_lost(self, job: str) -> str:
+        """Why nothing was measured, of a job too short to be paused for it."""
+        trials = Studies(self.database).trials_from(job, 0)
+        if not trials or any(one.state is not TrialState.FAILED for one in trials):
+            return ""
+        return f", all failed: {trials[-1].reason}"
 
     def _append(self, job: str, asks: Sequence[Ask], now: datetime) -> None:
         if not Studies(self.database).append(job, asks, now=now):

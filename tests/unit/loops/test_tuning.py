@@ -146,6 +146,14 @@ def test_when_nothing_works_the_job_pauses_and_can_be_resumed(database: Database
     assert record.state is JobState.DONE and record.counts.done == 15
 
 
+def test_a_short_job_of_which_nothing_works_ends_with_the_cause(database: Database) -> None:
+    job(database, trials=3, parallel=1)
+    to_the_end(database, Failing())
+    record = Jobs(database).get("j")
+    assert (record.state, record.counts.failed) == (JobState.DONE, 3)
+    assert "3 trials were searched, all failed: no node" in record.message
+
+
 def test_time_that_is_up_ends_the_job_after_what_is_under_way(database: Database) -> None:
     job(database, hours=1.0)
     queue, late = Asked(), NOW + timedelta(hours=1)
