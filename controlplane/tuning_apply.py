@@ -221,6 +221,12 @@ def _warnings(
         kept = sorted(set(choice.knobs) - set(wanted))
         if kept:
             out.append(f"{', '.join(kept)} stay as the deployment has them; trials ran with the engine's own values")
+    lengths = [one.tokens for one in (record.spec.load.input, record.spec.load.output) if one is not None]
+    if len(lengths) == 2:
+        out.append(
+            f"measured with {lengths[0]} prompt and {lengths[1]} output tokens: "
+            "longer requests were not seen, and a small token budget may refuse them"
+        )
     baseline = decision.baseline.setting if decision.baseline is not None else None
     if baseline is not None:
         other = sorted(name for name, value in choice.knobs.items() if name in wanted and baseline.get(name) != value)

@@ -82,14 +82,17 @@ def apply(
         body: dict[str, Any] = {"deployment": to, "namespace": namespace, "force": force, "dryRun": dry_run}
         if not undo:
             body |= {"everyChoice": every_choice, "canary": None if canary is None else {"replicas": canary}}
-        _tell(applied_by(server, job, "undo" if undo else "apply", body, os.environ.get("TRIMTAB_TOKEN")), None, output)
+        applied = applied_by(server, job, "undo" if undo else "apply", body, os.environ.get("TRIMTAB_TOKEN"))
+        way_back = f"{_way_back(job, to, namespace)} --server {shlex.quote(server)}"
+        _tell(applied.model_copy(update={"undo": way_back}), None, output, undone=undo)
         return
     place = _place(to, namespace or "default", kubeconfig, out)
     document = place.read()
     job_id, patch = _patch(job, document, state_dir, canary, force, every_choice, undo)
     if patch.body:
         place.write(patch, dry_run=dry_run or output == "kubectl")
-    _tell(_applied(job_id, document, namespace, patch, dry_run or output == "kubectl", to), patch, output)
+    applied = _applied(job_id, document, namespace, patch, dry_run or output == "kubectl", to)
+    _tell(applied, patch, output, undone=undo)
 
 
 def _place(to: str, namespace: str, kubeconfig: str | None, out: Path | None) -> Place:
@@ -154,13 +157,18 @@ def _applied(job: str, document: Document, namespace: str | None, patch: Patch, 
             written=bool(patch.body) and not dry_run,
             changes=list(patch.changes),
             warnings=list(patch.warnings),
-            undo=f"trimtab tune apply {job} --to {shlex.quote(to)} --undo",
+            undo=_way_back(job, to, namespace),
         )
     except ValidationError as error:
         raise InvalidSpec(error.errors()[0]["msg"], field="--namespace", value=namespace) from None
 
 
-def _tell(applied: Applied, patch: Patch | None, output: str) -> None:
+def _way_back(job: str, to: str, namespace: str | None) -> str:
+    where = "" if namespace is None else f" -n {shlex.quote(namespace)}"
+    return f"trimtab tune apply {shlex.quote(job)} --to {shlex.quote(to)}{where} --undo"
+
+
+def _tell(applied: Applied, patch: Patch | None, output: str, *, undone: bool) -> None:
     for warning in applied.warnings:
         click.echo(f"warning: {warning}", err=True)
     if output == "json":
@@ -175,7 +183,7 @@ def _tell(applied: Applied, patch: Patch | None, output: str) -> None:
     if not applied.changes:
         click.echo(f"{applied.deployment} has these settings already", err=True)
     elif applied.written:
-        click.echo(f"written; take it back with: {applied.undo}", err=True)
+        click.echo("written" if undone else f"written; take it back with: {applied.undo}", err=True)
     else:
         click.echo("nothing is written", err=True)
 

@@ -32,7 +32,9 @@ def applied_by(server: str, job: str, action: str, body: Mapping[str, Any], toke
         raise InvalidSpec("is no address", field="--server", value=server, limit="http://... or https://...")
     if not token or not token.isascii() or not token.isprintable():
         raise InvalidSpec(
-            "a token is needed", field="TRIMTAB_TOKEN", hint="kubectl create token ME --audience trimtab (docs/api.md)"
+            "a token is needed",
+            field="TRIMTAB_TOKEN",
+            hint="kubectl create token ME --audience trimtab --audience https://kubernetes.default.svc.cluster.local (docs/api.md)",
         )
     sent = json.dumps({name: value for name, value in body.items() if value is not None}).encode()
     request = urllib.request.Request(  # noqa: S310 - http and https only: looked at above
@@ -55,6 +57,8 @@ def applied_by(server: str, job: str, action: str, body: Mapping[str, Any], toke
 def _refused(status: int, body: bytes) -> Refused:
     try:
         problem = json.loads(body)
-        return Refused(str(problem["detail"]), hint=problem.get("hint"), code=str(problem["code"]))
+        detail, hint = str(problem["detail"]), problem.get("hint")
+        # Most details end with the hint already.
+        return Refused(detail, hint=None if hint and hint in detail else hint, code=str(problem["code"]))
     except (ValueError, TypeError, KeyError, AttributeError):
         return Refused(f"the API answered with HTTP {status}", code="Refused")

@@ -173,9 +173,12 @@ def test_a_job_of_an_api_is_applied_there(here: Path, api: str, monkeypatch: pyt
     assert ran.exit_code == 0 and "f: 1 -> 2" in ran.stderr and "warning: w" in ran.stderr
     sent = {"deployment": "chat", "force": False, "dryRun": False, "everyChoice": False, "canary": {"replicas": 2}}
     assert Answering.seen == [("/v1/tuning-jobs/j1/apply", "Bearer t0", sent)]
-    monkeypatch.setattr(Answering, "answer", (409, {"detail": "not shown to be better", "code": "NotBetter"}))
+    assert f"trimtab tune apply j1 --to chat --undo --server {api}" in ran.stderr
+    assert "take it back" not in call("j1", "--to", "chat", "--server", api, "--undo").stderr
+    no = {"detail": "not shown to be better; force it", "hint": "force it", "code": "NotBetter"}
+    monkeypatch.setattr(Answering, "answer", (409, no))
     refused = call("j1", "--to", "chat", "--server", api, "--undo").exception
-    assert isinstance(refused, Refused) and refused.reason == "NotBetter"
+    assert isinstance(refused, Refused) and refused.reason == "NotBetter" and str(refused).count("force it") == 1
     assert Answering.seen[-1][0].endswith("/undo")
     monkeypatch.setattr(Answering, "answer", (307, {}))
     asked = len(Answering.seen)
