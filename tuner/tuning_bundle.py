@@ -31,7 +31,8 @@ settings.json      every trial's setting, with the types of its values
 measurements.json  every measurement: metrics, resolved configuration, digest of the requests, seeds
 events.json        what happened, in order
 samples/           raw samples per request of the confirmed trials (Parquet), where they were kept
-again.json         a job that measures best and baseline once more; run-again.sh runs it
+again.json         a job that measures best and baseline once more; run-again.sh runs it on this machine. What ran in pods
+                   is measured again there: make it the spec of a new job (POST /v1/tuning-jobs)
 report.html        the report
 """
 
