@@ -12,7 +12,7 @@ body{font:15px/1.45 system-ui,sans-serif;color:var(--text);background:var(--back
 table{border-collapse:collapse;margin:.6em 0 1.4em;display:block;overflow-x:auto}td,th{border-bottom:1px solid var(--line);padding:.25em .7em;text-align:right;overflow-wrap:normal}
 td:first-child,th:first-child{text-align:left}.words td,.words th{text-align:left;vertical-align:top}@media(max-width:600px){td,th{padding:.2em .4em;font-size:13px;overflow-wrap:anywhere}}figure{margin:1.4em 0}svg{width:100%;height:auto}
 svg text{fill:var(--text);font:11px system-ui,sans-serif}svg .title{font-size:13px;font-weight:600}
-.grid{stroke:var(--line);stroke-width:1}.curve{fill:none;stroke-width:1.6}.dots{fill:none;stroke-width:3;stroke-linecap:round;opacity:.55}
+.grid{stroke:var(--line);stroke-width:1}.curve{fill:none;stroke-width:1.6}.dots{fill:none;stroke-width:3;stroke-linecap:round;opacity:.55}.few{stroke-width:6;opacity:.9}
 .limit{fill:none;stroke:var(--text);stroke-width:1.6;stroke-dasharray:4 2}
 path.s0{stroke:var(--c0)}path.s1{stroke:var(--c1)}path.s2{stroke:var(--c2)}path.s3{stroke:var(--c3)}path.s4{stroke:var(--c4)}path.s5{stroke:var(--c5)}path.s6{stroke:var(--c6)}path.s7{stroke:var(--c7)}
 path.fill{stroke:none}.fill.s0{fill:var(--c0)}.fill.s1{fill:var(--c1)}.fill.s2{fill:var(--c2)}.fill.s3{fill:var(--c3)}.fill.s4{fill:var(--c4)}.fill.s5{fill:var(--c5)}.fill.s6{fill:var(--c6)}.fill.s7{fill:var(--c7)}

@@ -14,6 +14,7 @@ from tuner.axes import HEIGHT, LEFT, Floats, Frame, figure, legend, linear, loga
 Style = Literal["line", "step", "points"]
 
 MAX_POINTS = 1_500  # of one series: more cannot be told apart on this width
+_FEW = 200  # points that are drawn large enough to be seen one by one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +50,8 @@ def plot(
 def _drawn(style: Style, x: Floats, y: Floats, number: int) -> str:
     if style == "points":
         dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x, y, strict=True))
-        return f'<path class="dots s{number}" d="{dots}"/>'
+        few = " few" if len(x) <= _FEW else ""
+        return f'<path class="dots{few} s{number}" d="{dots}"/>'
     path = [f"M{x[0]:.1f} {y[0]:.1f}"]
     for a, b in zip(x[1:], y[1:], strict=True):
         path.append(f"H{a:.1f}V{b:.1f}" if style == "step" else f"L{a:.1f} {b:.1f}")

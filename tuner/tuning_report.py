@@ -98,7 +98,7 @@ def _interval(one: Interval | None) -> str:
     if one is None:
         return "unknown"
     if one.lo is None or one.hi is None:
-        return f"{one.mean:.4g} (one run)"
+        return f"{one.mean:.4g} ({'one run' if one.runs == 1 else f'{one.runs} runs'})"
     return f"{one.mean:.4g} [{one.lo:.4g}, {one.hi:.4g}]"
 
 

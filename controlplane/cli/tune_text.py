@@ -29,7 +29,7 @@ def interval_text(one: Interval | None, *, unit: str = "", sign: bool = False) -
     form = "{:+.3g}" if sign else "{:.4g}"
     mean = form.format(one.mean) + unit
     if one.lo is None or one.hi is None:
-        return f"{mean} (one run)"
+        return f"{mean} ({'one run' if one.runs == 1 else f'{one.runs} runs'})"
     return f"{mean} [{form.format(one.lo)}, {form.format(one.hi)}]"
 
 
