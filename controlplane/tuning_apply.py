@@ -221,6 +221,12 @@ def _warnings(
         kept = sorted(set(choice.knobs) - set(wanted))
         if kept:
             out.append(f"{', '.join(kept)} stay as the deployment has them; trials ran with the engine's own values")
+    longest, now = (_longest_prompt({**choice.knobs, **more}) for more in (wanted, {}))
+    if longest is not None and (now is None or longest < now):
+        out.append(
+            f"prompts above {longest} tokens will be refused: without dynamicSplitFuse a prompt must fit "
+            f"maxNumBatchedTokens ({'up to the context' if now is None else f'{now} tokens'} are taken now)"
+        )
     lengths = [one.tokens for one in (record.spec.load.input, record.spec.load.output) if one is not None]
     if len(lengths) == 2:
         out.append(
@@ -236,6 +242,14 @@ def _warnings(
         whose = f"all {matching} choices with this engine" if every_choice else f"the first of {matching} choices with this engine"  # fmt: skip
         out.append(f"written into {whose}; it was measured on one")
     return out
+
+
+def _longest_prompt(knobs: Mapping[str, JsonValue]) -> int | None:
+    """Tokens, where settings limit it below the context. Only the embedded engine answers short of its context: others
+    do not start with a token budget that a whole prompt may exceed."""
+    budget = knobs.get("maxNumBatchedTokens")
+    whole = knobs.get("dynamicSplitFuse") is False
+    return budget if whole and isinstance(budget, int) else None
 
 
 def canary_in(document: Document) -> dict[str, Any] | None:

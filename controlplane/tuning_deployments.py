@@ -18,8 +18,8 @@ _SHAPE = ("tensorParallel", "pipelineParallel", "dataParallel", "expertParallel"
 
 def completed_on_cluster(spec: TuningSpec, deployment: ServingDeployment | None = None) -> TuningSpec:
     """As `tuning_jobs.completed`, where trials are pods. `deployment`: the target, read with the rights of whoever makes
-    the job. Its knobs that are not searched are held as they are now, also when it changes while the job runs; those
-    that are searched are the baseline, unless one is stated. Raises UnknownName, InvalidSpec, Unsupported, or Refused
+    the job. Its knobs that are not searched are held as they are now, also when it changes while the job runs; its
+    knobs are the baseline, unless another one is stated; what the job fixes does not count there. Raises UnknownName, InvalidSpec, Unsupported, or Refused
     where nothing is planned for the deployment yet."""
     if not isinstance(spec.target, DeploymentTarget) or deployment is None:
         return completed(spec)
@@ -32,7 +32,10 @@ def completed_on_cluster(spec: TuningSpec, deployment: ServingDeployment | None 
     whole = completed(spec.model_copy(update={"target": alone, "baseline": baseline}), cores=cores)
     assert whole.space is not None
     space = _kept(whole.space, choice.knobs)
-    in_use = {name: value for name, value in baseline.items() if name not in space.fixed}
+    fixed_by_user = spec.space.fixed if spec.space is not None else {}
+    in_use = {name: value for name, value in space.fixed.items() if name not in fixed_by_user}
+    in_use |= {name: value for name, value in choice.knobs.items() if name in fixed_by_user}
+    in_use |= baseline
     return whole.model_copy(update={"target": spec.target, "space": space, "baseline": in_use})
 
 

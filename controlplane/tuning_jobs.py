@@ -114,9 +114,12 @@ def sampler_of(spec: TuningSpec) -> Sampler:
 
 
 def baseline_of(spec: TuningSpec) -> Setting | None:
-    """What the winner is compared with. None: a command without a stated baseline has none."""
+    """What the winner is compared with. None: a command without a stated baseline has none. A deployment's is whole:
+    what it serves with, also where the space fixes something else."""
+    if isinstance(spec.target, DeploymentTarget):
+        return dict(spec.baseline)
     fixed: Setting = dict(spec.space.fixed) if spec.space is not None else {}
-    if isinstance(spec.target, EngineTarget | DeploymentTarget) or spec.baseline:
+    if isinstance(spec.target, EngineTarget) or spec.baseline:
         return {**fixed, **spec.baseline}
     return None
 

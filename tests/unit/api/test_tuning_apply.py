@@ -117,6 +117,7 @@ async def test_the_winner_goes_in_as_a_canary_and_comes_out_again(
     assert stored["spec"]["rollout"]["canary"] == {"replicas": 1}
     assert stored["metadata"]["annotations"][TUNED_BY] == "j1"
     assert any("own hardware" in one for one in done["warnings"])
+    assert any("prompts above 622 tokens will be refused" in one for one in done["warnings"])
     # Again: nothing to do, and the way back still leads to what stood there first.
     again = (await http.post(f"{path}/apply", headers=ALICE, json=body)).json()
     assert (again["written"], again["changes"]) == (False, [])

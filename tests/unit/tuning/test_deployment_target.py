@@ -10,7 +10,7 @@ from controlplane.model.errors import InvalidSpec, UnknownName, Unsupported
 from controlplane.model.serving import ServingDeployment
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.tuning_deployments import completed_on_cluster
-from controlplane.tuning_jobs import baseline_of, completed
+from controlplane.tuning_jobs import baseline_of, completed, sampler_of
 
 TARGET = {"kind": "deployment", "name": "chat", "namespace": "team"}
 
@@ -32,10 +32,21 @@ def test_knobs_that_are_searched_are_the_baseline_and_the_others_are_held() -> N
     space = {"parameters": [{"kind": "int", "name": "maxNumBatchedTokens", "low": 64, "high": 4096, "log": True}]}
     found = completed_on_cluster(spec(space=space), deployment(knobs=KNOBS))
     assert found.space is not None and found.space.fixed == {"cacheSizeGb": 2}
-    assert found.baseline == {"maxNumBatchedTokens": 512} and baseline_of(found) == KNOBS
+    assert baseline_of(found) == KNOBS
     assert found.target.kind == "deployment"
     stated = completed_on_cluster(spec(space=space, baseline={"maxNumBatchedTokens": 64}), deployment(knobs=KNOBS))
     assert baseline_of(stated) == {"maxNumBatchedTokens": 64, "cacheSizeGb": 2}
+
+
+def test_what_a_job_fixes_is_not_in_use() -> None:
+    space = {
+        "parameters": [{"kind": "int", "name": "maxNumBatchedTokens", "low": 64, "high": 4096, "log": True}],
+        "fixed": {"dynamicSplitFuse": False, "cacheSizeGb": 1},
+    }
+    found = completed_on_cluster(spec(space=space), deployment(knobs=KNOBS))
+    assert found.space is not None and found.space.fixed == {"dynamicSplitFuse": False, "cacheSizeGb": 1}
+    assert baseline_of(found) == KNOBS
+    sampler_of(found)  # the configuration in use is outside the space, and no reason not to begin
 
 
 def test_without_a_space_its_engine_brings_one_and_defaults_are_a_baseline_too() -> None:
