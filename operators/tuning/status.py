@@ -142,8 +142,10 @@ def _of_record(seen: SeenJob, sight: Sight) -> Said:
             hint = "resume it through the API, or set spec.suspend to true and back to false"
             return Said(state, _word(record.reason, "Paused"), f"{record.message or 'by request'}; {hint}")
         case JobState.DONE:
-            decided = (record.decision or {}).get("message") or ""
-            return Said(state, "Done", "; ".join(filter(None, (decided, record.message))))
+            message = "; ".join(filter(None, ((record.decision or {}).get("message"), record.message)))
+            if not counts.done:
+                return Said(state, "NothingMeasured", message, failed=True)
+            return Said(state, "Done", message)
         case JobState.FAILED:
             return Said(state, _word(record.reason, "Failed"), f"{record.message}{more}", failed=True)
         case JobState.CANCELLED:

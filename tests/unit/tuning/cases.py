@@ -61,7 +61,7 @@ def record(state: JobState = JobState.RUNNING, **more: Any) -> TuningJobRecord:
         "spec": TuningSpec.model_validate(SPEC),
         "state": state,
         "budget": 20,
-        "counts": TrialCounts(asked=1, leased=1),
+        "counts": TrialCounts(asked=1, done=1) if state is JobState.DONE else TrialCounts(asked=1, leased=1),
         "generation": 1,
         "events": 1,
         "created_at": NOW,

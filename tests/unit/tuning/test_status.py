@@ -63,6 +63,7 @@ IDLE = record(counts=TrialCounts())
         (sight(row(suspend=True), record(JobState.PAUSED, reason="TrialsFail")), "Paused", "Suspended"),
         (sight(row(), record(JobState.PAUSED, reason="TrialsFail")), "Paused", "TrialsFail"),
         (sight(row(), record(JobState.DONE, reason="BudgetSpent")), "Done", "Done"),
+        (sight(row(), record(JobState.DONE, counts=TrialCounts(asked=4, failed=4))), "Done", "NothingMeasured"),
         (sight(row(), record(JobState.FAILED, reason="no word")), "Failed", "Failed"),
         (sight(row(), record(JobState.CANCELLED)), "Cancelled", "Cancelled"),
         (sight(row(deleting=rfc3339(NOW)), record(JobState.CANCELLED)), "Cancelled", "Deleting"),
@@ -70,6 +71,13 @@ IDLE = record(counts=TrialCounts())
 )
 def test_one_reason_dominates(seen: Sight, state: str, why: str) -> None:
     assert reason(seen) == (state, why)
+
+
+def test_who_waits_for_completion_is_not_told_that_a_job_without_a_measurement_completed() -> None:
+    body = status(sight(row(), record(JobState.DONE, counts=TrialCounts(asked=2, infeasible=1, failed=1))), None)
+    assert {one["type"]: one["status"] for one in body["conditions"]} == {
+        "Complete": "False", "Failed": "True", "Suspended": "False",
+    }  # fmt: skip
 
 
 def test_a_definition_newer_than_the_operator_fails_no_job() -> None:
