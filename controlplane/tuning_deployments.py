@@ -29,7 +29,9 @@ def completed_on_cluster(spec: TuningSpec, deployment: ServingDeployment | None 
     cores = max(1, (choice.cpu_millicores or 1000) // 1000) if accelerator.kind == "cpu" else None
     alone = EngineTarget(engine=cast(EngineName, engine.id), model=deployment.spec.model.name, shape=shape)
     baseline = dict(spec.baseline or choice.knobs)
-    whole = completed(spec.model_copy(update={"target": alone, "baseline": baseline}), cores=cores)
+    whole = completed(
+        spec.model_copy(update={"target": alone, "baseline": baseline}), cores=cores, held=dict(choice.knobs)
+    )
     assert whole.space is not None
     space = _kept(whole.space, choice.knobs)
     fixed_by_user = spec.space.fixed if spec.space is not None else {}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 from controlplane.catalog import load
-from controlplane.catalog.knobs import check_each
+from controlplane.catalog.knobs import check_each, check_knobs
 from controlplane.catalog.loader import unknown
+from controlplane.model.errors import TrimtabError
 from controlplane.model.tuning import ChoiceParameter, Parameter, Value
 from controlplane.model.tuning_job import EngineTarget, TuningSpec
+from tuner.search.space import Space
+
+# A space of which fewer than one setting in this many works is no space to search.
+_DRAWN = 64
 
 
 def check_engine(spec: TuningSpec) -> None:
@@ -32,6 +39,27 @@ def check_engine(spec: TuningSpec) -> None:
                 raise error
     for error in check_each(engine, spec.space.fixed, field="space.fixed"):
         raise error
+
+
+def check_some_setting(target: EngineTarget, space: Space, held: Mapping[str, Value], seed: int) -> None:
+    """That the engine would start with some setting of the space. `held`: what trials run with besides. Settings that it
+    refuses are infeasible; where it refuses all that are drawn, the space is at fault. Raises what the first one breaks."""
+    engine = load().engine(target.engine, field="target.engine")
+    shapes = {knob.field for knob in engine.shape}
+    rows = space.draw(np.random.default_rng(seed), _DRAWN)
+    first: TrimtabError | None = None
+    for i in range(_DRAWN):
+        whole = {**target.shape, **held, **space.fixed, **space.setting(rows, i)}
+        knobs = {name: value for name, value in whole.items() if name not in shapes}
+        shape = {name: value for name, value in whole.items() if name in shapes}
+        errors = check_knobs(engine, knobs, shape, field="space")
+        if not errors:
+            return
+        first = first or errors[0]
+    if first is not None:
+        way_out = "no setting of the space works: change its parameters, or write the missing value into space.fixed"
+        first.hint = f"{way_out}; {first.hint}" if first.hint else way_out
+        raise first
 
 
 def _ends(parameter: Parameter) -> Iterator[tuple[str, Value]]:

@@ -23,7 +23,7 @@ from controlplane.model.tuning_job import (
     TuningSpec,
 )
 from controlplane.model.tuning_records import Ask, TrialRecord, told_of
-from controlplane.tuning_engine import check_engine
+from controlplane.tuning_engine import check_engine, check_some_setting
 from tuner.decision import confirm_asks, decide
 from tuner.search.canonical import canonical_of
 from tuner.search.predicted import cheap_trials, known_names
@@ -44,9 +44,12 @@ _SLO_METRICS = ("goodput_per_s", "attainment", "attainment_lo", "attainment_hi")
 _LESS_IS_BETTER = ("failed_requests", "energy_j", "power_mean_w", "joule_per_output_token")
 
 
-def completed(spec: TuningSpec, *, cores: int | None = None, devices: int = 1) -> TuningSpec:
+def completed(
+    spec: TuningSpec, *, cores: int | None = None, devices: int = 1, held: Setting | None = None
+) -> TuningSpec:
     """The spec with its space written out, checked as far as it can be without a measurement. `cores`, `devices`: what
-    one trial may use. Raises UnknownName, InvalidSpec or Unsupported with the field."""
+    one trial may use; `held`: what it runs with where the space says nothing. Raises UnknownName, InvalidSpec or
+    Unsupported with the field."""
     if isinstance(spec.target, DeploymentTarget):
         raise Unsupported(
             "trials on a deployment need pods of their own",
@@ -59,8 +62,11 @@ def completed(spec: TuningSpec, *, cores: int | None = None, devices: int = 1) -
     facts = _facts(spec, cores, devices)
     if facts is not None and spec.space is not None:
         check_fits(facts, spec.space)
+    own = spec.space is not None
     spec = spec.model_copy(update={"space": search_space(spec, facts)})
     space = space_of(spec)
+    if own and isinstance(spec.target, EngineTarget):
+        check_some_setting(spec.target, space, held or {}, spec.seed)
     _check_metrics(spec)
     _check_slo(spec.slo)
     SAMPLERS.get(spec.sampler, field="sampler")

@@ -161,9 +161,9 @@ class TuningDriver:
     def _all_lost(self, job: str) -> str:
         """Why nothing was measured, of a job too short to be paused for it."""
         trials = Studies(self.database).trials_from(job, 0)
-        if not trials or any(one.state is not TrialState.FAILED for one in trials):
+        if not trials or any(one.state not in {TrialState.FAILED, TrialState.INFEASIBLE} for one in trials):
             return ""
-        return f", all failed: {trials[-1].reason}"
+        return f", none worked: {trials[-1].reason}"
 
     def _append(self, job: str, asks: Sequence[Ask], now: datetime) -> None:
         if not Studies(self.database).append(job, asks, now=now):

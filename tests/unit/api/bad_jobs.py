@@ -34,6 +34,8 @@ BY_FACTS: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"space": _parameter(low=-4)}, "space.parameters[0].low", ["1 to"]),
     ({"space": SPACE | {"fixed": {"blockSiz": 16}}}, "space.fixed.blockSiz", ["blockSize"]),
     ({"space": SPACE | {"rules": [{"expression": "maxNumSeqs < 1", "message": "m"}]}}, "space.rules", []),
+    # One sequence at a time is decided elsewhere while splitting is on, which it is unless told.
+    ({"target": {"kind": "engine", "engine": "openvino", "model": "m"}}, "space.maxNumSeqs", ["dynamicSplitFuse: false", "no setting of the space works"]),
     ({"target": _H100 | {"model": "llama-3.1-8b", "shape": {"tensorParalel": 2}}}, "target.shape.tensorParalel", ["tensorParallel"]),
     ({"target": _H100 | {"model": "llama-3.1-8b", "accelerator": "h1000"}}, "target.accelerator", []),
     # With a space of one's own and with the engine's: bytes of the model and of the device.

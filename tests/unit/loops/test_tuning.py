@@ -151,7 +151,7 @@ def test_a_short_job_of_which_nothing_works_ends_with_the_cause(database: Databa
     to_the_end(database, Failing())
     record = Jobs(database).get("j")
     assert (record.state, record.counts.failed) == (JobState.DONE, 3)
-    assert "3 trials were searched, all failed: no node" in record.message
+    assert "3 trials were searched, none worked: no node" in record.message
 
 
 def test_time_that_is_up_ends_the_job_after_what_is_under_way(database: Database) -> None:

@@ -49,6 +49,13 @@ def test_what_a_job_fixes_is_not_in_use() -> None:
     sampler_of(found)  # the configuration in use is outside the space, and no reason not to begin
 
 
+def test_settings_work_with_what_the_deployment_holds() -> None:
+    space = {"parameters": [{"kind": "int", "name": "maxNumSeqs", "low": 1, "high": 16}]}
+    assert completed_on_cluster(spec(space=space), deployment(knobs={"dynamicSplitFuse": False})).space is not None
+    with pytest.raises(InvalidSpec, match="dynamicSplitFuse"):
+        completed_on_cluster(spec(space=space), deployment())
+
+
 def test_without_a_space_its_engine_brings_one_and_defaults_are_a_baseline_too() -> None:
     found = completed_on_cluster(spec(), deployment())
     assert found.space is not None
