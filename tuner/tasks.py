@@ -38,8 +38,9 @@ def make_app(
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
         worker_send_task_events=False,
-        # Commands by the broker (end a worker, add queues) are nobody's need: who may write messages may write no more.
-        worker_enable_remote_control=False,
+        # The subscription for remote commands is what notices that the broker died: a worker that holds a message asks for
+        # no other, its acknowledgement fails unheard, and it would ask for none ever after.
+        worker_enable_remote_control=True,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -7,9 +7,9 @@ import pytest
 from tuner.tasks import TRIALS, make_app
 
 
-def test_the_broker_commands_no_worker() -> None:
+def test_messages_are_json_and_the_subscription_that_notices_a_dead_broker_stays() -> None:
     app = make_app("redis://127.0.0.1:1/0")
-    assert app.conf.worker_enable_remote_control is False
+    assert app.conf.worker_enable_remote_control is True
     assert list(app.conf.accept_content) == ["json"] and app.conf.task_serializer == "json"
 
 
