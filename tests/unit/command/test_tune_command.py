@@ -15,13 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
 from controlplane.cli.tune_spec import spec_of
-from controlplane.main import cli
 from controlplane.model.errors import TrimtabError
+from tests.unit.command.tune_calls import QUIET, call, command_job
 
-QUIET = ["--others-pct", "100", "--beside-live", "--quiet"]
 OPTIONS: dict[str, Any] = dict.fromkeys(
     ("file", "engine", "model", "slo", "concurrency", "rate", "input_tokens", "output_tokens", "requests", "trials",
      "hours", "sampler", "seed")
@@ -32,14 +30,7 @@ def job(sleep_s: float = 0.0, **changes: Any) -> dict[str, Any]:
     program = (
         f"import time; time.sleep({sleep_s}); print('step_ms=%f' % (100 / {{micro}} + 3 * {{micro}} + {{seed}} % 3))"
     )
-    return {
-        "target": {"kind": "command", "command": [sys.executable, "-c", program]},
-        "space": {"parameters": [{"kind": "int", "name": "micro", "low": 1, "high": 16}]},
-        "objectives": [{"metric": "step_ms", "direction": "minimize"}],
-        "baseline": {"micro": 1},
-        "budget": {"trials": 3},
-        "measuring": {"confirmTop": 1, "confirmRuns": 3},
-    } | changes
+    return command_job(program, **changes)
 
 
 @pytest.fixture
@@ -53,15 +44,6 @@ def written(here: Path, body: dict[str, Any]) -> str:
     path = here / "job.yaml"
     path.write_text(yaml.safe_dump(body))
     return str(path)
-
-
-def call(*arguments: str) -> Result:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return CliRunner().invoke(cli, ["tune", *arguments])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def test_a_job_runs_to_its_decision_and_leaves_report_and_bundle(here: Path) -> None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
-from controlplane.main import cli
 from controlplane.model.errors import InvalidSpec, TrimtabError
+from tests.unit.command.tune_calls import QUIET, call, command_job
 
-QUIET = ["--others-pct", "100", "--beside-live", "--quiet"]
 PROGRAM = (
     "import sys; micro = {micro}; seed = {seed} % 7; wrong = micro > 90 and sys.exit(3); "
     "print('step_ms=%f' % (100 / micro * (1 + seed / 50))); print('mb=%f' % micro)"
@@ -24,14 +20,7 @@ PROGRAM = (
 
 
 def job(**changes: Any) -> dict[str, Any]:
-    return {
-        "target": {"kind": "command", "command": [sys.executable, "-c", PROGRAM]},
-        "space": {"parameters": [{"kind": "int", "name": "micro", "low": 1, "high": 16}]},
-        "objectives": [{"metric": "step_ms", "direction": "minimize"}],
-        "baseline": {"micro": 1},
-        "budget": {"trials": 3},
-        "measuring": {"confirmTop": 1, "confirmRuns": 3},
-    } | changes
+    return command_job(PROGRAM, **changes)
 
 
 @pytest.fixture
@@ -40,15 +29,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job()))
     return tmp_path
-
-
-def call(*arguments: str) -> Result:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return CliRunner().invoke(cli, ["tune", *arguments])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def compared(*arguments: str) -> tuple[int, dict[str, Any]]:
