@@ -16,6 +16,8 @@ RULES_MAX = 64
 # 64-bit integers, so that a greater bound would refuse them all.
 INT_MAX = 2**53
 FLOAT_MAX = 1e18
+# Processes of one setting that may differ by more say nothing of each other: no short run ends a trial then.
+PACE_MAX = 1000.0
 
 Value = bool | int | float | str
 # One configuration: parameter name -> value. Parameters that a condition switches off are absent.
@@ -187,12 +189,16 @@ class Measurement(Part):
     host: str = Field(default="", max_length=256, description="Fingerprint of the hardware that was leased.")
     load: str = Field(default="", max_length=128, description="Digest of the requests that were sent.")
     seed: int = 0
+    share: float = Field(
+        default=1.0, gt=0, le=1, description="Of a run's requests, where a short run ended the trial: not to be decided on."
+    )
 
 
 class Told(Part):
     """What a sampler learns of one trial. `number` counts the study's trials from 0 in the order they were asked.
     Pending trials have neither measurement nor verdict; `dropped` ones ended without a result that says anything about
-    their setting (infrastructure, cancelled): a sampler forgets them."""
+    their setting (infrastructure, cancelled): a sampler forgets them. `short` ones were cut short: their values are far
+    from the best, and a sampler neither recommends them nor counts them among the best."""
 
     number: int = Field(ge=0)
     setting: Setting
@@ -202,18 +208,31 @@ class Told(Part):
         default_factory=list, max_length=32, description="Per limit: above 0 is broken, in the metric's unit."
     )
     dropped: bool = False
+    short: bool = False
 
 
 class Proposal(Part):
-    """What a sampler wants measured, and why (`random start`, `expected improvement 3.1 %, p(ok) 0.86`)."""
+    """What a sampler wants measured, and why (`random start`, `expected improvement 3.1 %, p(ok) 0.86`). `full`: whatever
+    a short run says (settings to start with, the best once more)."""
 
     setting: Setting
     reason: str = Field(max_length=512)
+    full: bool = False
+
+
+class Bar(Part):
+    """What a trial must be able to reach, or its short run ends it: decided when it is asked, so that every attempt of it
+    is held against the same. `value`: first objective of the best setting that was measured in full within the limits,
+    None where only limits count. `pace`: how many times as fast as in one process a setting may run in others, with 99 %
+    confidence."""
+
+    value: float | None = None
+    pace: float = Field(ge=1, le=PACE_MAX)
 
 
 class LeasedTrial(Part):
     """A trial in the hands of one worker. `attempt` is the fencing token: it grows with every lease. `tenant` is whom
-    the job belongs to: on a cluster the namespace that its pods run in."""
+    the job belongs to: on a cluster the namespace that its pods run in. Without a `bar` it is measured in full."""
 
     id: str
     job: str
@@ -223,6 +242,7 @@ class LeasedTrial(Part):
     setting: Setting
     seed: int
     purpose: TrialPurpose = TrialPurpose.SEARCH
+    bar: Bar | None = None
 
 
 class Outcome(Part):
@@ -234,6 +254,9 @@ class Outcome(Part):
     reason: str = Field(default="", max_length=4096)
     interrupted: bool = Field(
         default=False, description="Its worker was told to end: the attempt does not count as lost, within bounds."
+    )
+    waited: bool = Field(
+        default=False, description="No hardware was free in its time: the attempt does not count as lost."
     )
     samples: bytes = Field(default=b"", max_length=16 * 2**20)
 

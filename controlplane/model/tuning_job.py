@@ -93,6 +93,13 @@ class Measuring(Part):
     """How one trial is measured, and when it is measured again."""
 
     requests: int = Field(default=200, ge=1, le=1_000_000, description="Requests of one run.")
+    short_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Of a run's requests, after which a trial that cannot come near the best is ended; a quarter when "
+        "absent, 0 measures all in full. Not for commands.",
+    )
     warm_up_requests: int = Field(default=16, ge=0, le=100_000, description="Requests before it, not counted.")
     runs_min: int = Field(default=1, ge=1, le=64, description="Runs of a trial.")
     runs_max: int = Field(default=6, ge=1, le=64, description="Runs until an interval is narrow enough.")

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from controlplane.model.resource import Part
 from controlplane.model.tuning import (
+    Bar,
     JobState,
     Limit,
     Measurement,
@@ -57,7 +58,8 @@ class TuningJobRecord(Part):
 
 class TrialRecord(Part):
     """One trial. `attempt` counts its leases, `lost` those that ended without a result. `objectives` and `violation`
-    follow the job's objectives and limits."""
+    follow the job's objectives and limits. `share`: of a run's requests that they rest on, below 1 where a short run ended
+    the trial for what stood in `bar`; None while it is not measured."""
 
     job: str
     number: int
@@ -77,6 +79,13 @@ class TrialRecord(Part):
     reason: str = ""
     objectives: list[float] | None = None
     violation: list[float] | None = None
+    share: float | None = None
+    bar: Bar | None = None
+
+    @property
+    def short(self) -> bool:
+        """It was cut short: shown, told to the sampler, and never handed over."""
+        return self.share is not None and self.share < 1
 
     @property
     def final(self) -> bool:
@@ -123,6 +132,7 @@ class Ask(Part):
     why: str = Field(default="", max_length=512)
     seed: int = 0
     purpose: TrialPurpose = TrialPurpose.SEARCH
+    bar: Bar | None = None
 
 
 def objective_values(measurement: Measurement, objectives: list[Objective]) -> list[float] | str:
@@ -161,6 +171,7 @@ def told_of(trial: TrialRecord) -> Told:
             verdict=Verdict.OK,
             values=trial.objectives,
             violation=trial.violation or [],
+            short=trial.short,
         )
     if trial.state is TrialState.INFEASIBLE:
         return Told(number=trial.number, setting=trial.setting, verdict=Verdict.INFEASIBLE)

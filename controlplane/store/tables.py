@@ -111,6 +111,9 @@ trials = Table(
     Column("violation", JSON(none_as_null=True)),
     # The first objective once more, to sort by.
     Column("value", Float),
+    # Of a run's requests that they rest on, and what a short run was held against.
+    Column("share", Float),
+    Column("bar", JSON(none_as_null=True)),
     ForeignKeyConstraint(["job"], ["jobs.id"], ondelete="CASCADE"),
 )
 Index("ix_trials_job_canonical", trials.c.job, trials.c.canonical)
@@ -162,3 +165,13 @@ keys = Table(
     Column("at", Moment, nullable=False),
 )
 Index("ix_idempotency_keys_at", keys.c.at)
+
+# What a configuration in use answered on some hardware: no job's own, later ones compare with it as well.
+references = Table(
+    "references",
+    metadata,
+    Column("answering", String(64), primary_key=True),
+    Column("hardware", String(256), primary_key=True),
+    Column("answers", Text, nullable=False),
+    Column("at", Moment, nullable=False),
+)

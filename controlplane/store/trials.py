@@ -95,6 +95,7 @@ class Trials:
             setting=row.setting,
             seed=row.seed,
             purpose=row.purpose,
+            bar=row.bar,
         )
 
     def renew(self, leased: LeasedTrial, *, seconds: float, now: datetime) -> Renewal:
@@ -168,7 +169,7 @@ class Trials:
 
 def hold(connection: Connection, job: str) -> Row[Any] | None:
     """The job with its row held until the transaction ends: nobody else changes it or its trials. Deleted ones too."""
-    state = (jobs.c.state, jobs.c.reason, jobs.c.message, jobs.c.protocol, jobs.c.deleted_at)
+    state = (jobs.c.state, jobs.c.reason, jobs.c.message, jobs.c.protocol, jobs.c.created_at, jobs.c.deleted_at)
     columns: list[ColumnElement[Any]] = [jobs.c.id, jobs.c.tenant, jobs.c.spec, *state]
     return connection.execute(select(*columns).where(jobs.c.id == job).with_for_update()).first()
 
@@ -178,18 +179,22 @@ def end_attempt(connection: Connection, job: Row[Any], row: Row[Any], outcome: O
     verdict, reason = outcome.verdict, outcome.reason
     values: list[float] | None = None
     broken: list[float] | None = None
+    share: float | None = None
     if verdict is Verdict.OK and outcome.measurement is not None:
         judged = _judged(outcome.measurement, job.spec)
         if isinstance(judged, str):
             verdict, reason = Verdict.INVALID, f"the measurement reports no {judged}"
         else:
             values, broken = judged
-    excused = outcome.interrupted and row.attempt - row.lost <= _INTERRUPTED_MAX
+            share = outcome.measurement.share
+    waits = outcome.waited and not _hours_over(job, now)
+    excused = waits or (outcome.interrupted and row.attempt - row.lost <= _INTERRUPTED_MAX)
     lost = row.lost + (verdict in {Verdict.INFRASTRUCTURE, Verdict.INVALID} and not excused)
     over = job.state == JobState.CANCELLED.value or job.deleted_at is not None
     after = _after(verdict, over=over, used_up=lost >= _attempts(job.spec))
     values_of_job = moved(TrialState.LEASED, after)
-    if job.reason == WAITS and job.message.startswith(_waits_of(row.number)):
+    waits = waits and after is TrialState.WAITING
+    if job.reason == WAITS and job.message.startswith(_waits_of(row.number)) and not waits:
         values_of_job |= {"reason": "", "message": ""}  # whatever it waited for, this attempt waits no more
     changed = change_job(connection, row.job, values=values_of_job)
     final = after is not TrialState.WAITING
@@ -207,6 +212,7 @@ def end_attempt(connection: Connection, job: Row[Any], row: Row[Any], outcome: O
             objectives=values,
             violation=broken,
             value=values[0] if values else None,
+            share=share,
         )
     )
     at = {"job": row.job, "number": row.number, "attempt": row.attempt}
@@ -221,8 +227,16 @@ def end_attempt(connection: Connection, job: Row[Any], row: Row[Any], outcome: O
             data["reason"] = reason[:512]
         if values:
             data["objectives"] = values
+        if share is not None and share < 1:
+            data["share"] = share
         note(connection, changed, "told", data, now)
     return after
+
+
+def _hours_over(job: Row[Any], now: datetime) -> bool:
+    """From then on waiting counts as an attempt again, so that the job ends."""
+    hours = job.spec["budget"].get("hours")
+    return hours is not None and bool(now - job.created_at >= timedelta(hours=hours))
 
 
 def _waits_of(number: int) -> str:
