@@ -130,10 +130,30 @@ class TrialPod(Protocol):
 class TrialPodLauncher(Protocol):
     """Runs attempts as pods in the namespace of their job."""
 
-    def start(self, leased: LeasedTrial, spec: TuningSpec) -> TrialPod:
+    def start(
+        self, leased: LeasedTrial, spec: TuningSpec, *, in_use: bool = False, node: str | None = None
+    ) -> TrialPod:
         """The pod of this attempt; those of the trial's older attempts are told to go first. Doing it twice makes one
-        pod. Raises TrimtabError: InvalidSpec with a field under `setting` where this setting cannot be started at all,
-        Refused with a code of PODS_LATER where it is worth asking again, else for what says nothing about it."""
+        pod. `in_use`: another pod of the same attempt, with the configuration in use; `node`: there or nowhere. Raises
+        TrimtabError: InvalidSpec with a field under `setting` where this setting cannot be started at all, Refused
+        with a code of PODS_LATER where it is worth asking again, else for what says nothing about it."""
+        ...
+
+    def answering(self, leased: LeasedTrial, spec: TuningSpec) -> str:
+        """Names what the answers of the configuration in use follow from, but for the hardware: image, command, model,
+        settings. Raises as `start`."""
+        ...
+
+
+class ReferenceStore(Protocol):
+    """What configurations in use answered, kept where every worker finds it."""
+
+    def found(self, answering: str) -> dict[str, str]:
+        """By the hardware on which they were decoded."""
+        ...
+
+    def keep(self, answering: str, hardware: str, text: str, *, now: datetime) -> str:
+        """The one that stands: this, or what another worker kept first."""
         ...
 
 

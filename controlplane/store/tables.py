@@ -168,7 +168,7 @@ Index("ix_idempotency_keys_at", keys.c.at)
 
 # What a configuration in use answered on some hardware: no job's own, later ones compare with it as well.
 references = Table(
-    "references",
+    "reference_answers",
     metadata,
     Column("answering", String(64), primary_key=True),
     Column("hardware", String(256), primary_key=True),
