@@ -13,6 +13,7 @@ from controlplane.model.choice import EngineName
 from controlplane.model.plans import Lengths, Workload
 from controlplane.model.resource import DnsLabel, Part
 from controlplane.model.tuning import Limit, Objective, ParameterName, SearchSpace, Setting
+from controlplane.model.tuning_training import TrainingRun
 
 TRIALS_MAX = 10_000
 OBJECTIVES_MAX = 3
@@ -45,7 +46,10 @@ class DeploymentTarget(Part):
 
     kind: Literal["deployment"] = Field(default="deployment", description="A ServingDeployment.")
     name: DnsLabel = Field(description="Its name.")
-    namespace: DnsLabel = Field(description="Its namespace; on a cluster the job's own.")
+    namespace: DnsLabel | None = Field(default=None, description="Its namespace: the job's own, also when absent.")
+    serves: EngineTarget | None = Field(
+        default=None, description="Engine, model, degrees and accelerator it had when the job was made; written then."
+    )
 
 
 class CommandTarget(Part):
@@ -56,6 +60,11 @@ class CommandTarget(Part):
         min_length=1, max_length=256, description="Program and arguments."
     )
     image: str | None = Field(default=None, max_length=512, description="Image of the pod (cluster only).")
+    training: TrainingRun | None = Field(
+        default=None,
+        description="What it trains, if it is a training run: with it the job needs no space, what does not fit is not "
+        "started, and the predictor says where to look first.",
+    )
 
 
 Target = Annotated[EngineTarget | DeploymentTarget | CommandTarget, Field(discriminator="kind")]

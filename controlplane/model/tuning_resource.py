@@ -4,7 +4,7 @@ trials and for 10,000: counts and the best, never a list."""
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from controlplane.model.plans import Lengths
 from controlplane.model.resource import Condition, StatusPart
 from controlplane.model.tuning import PARAMETERS_MAX, Setting
 from controlplane.model.tuning_decision import Comparison
-from controlplane.model.tuning_job import TuningSpec
+from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget, TuningSpec
 
 # Keeps the resource until its job is cancelled and no trial of it is under way.
 TUNING_FINALIZER = "trimtab.dev/tuning-job"
@@ -21,10 +21,19 @@ TUNING_FINALIZER = "trimtab.dev/tuning-job"
 ResourceState = Literal["Pending", "Running", "Paused", "Done", "Failed", "Cancelled"]
 
 
+class NamedDeployment(DeploymentTarget):
+    """A ServingDeployment: its engine, model and first accelerator are what trials start with."""
+
+    serves: None = Field(default=None, description="Written into the job, not into the resource.")
+
+
 class TuningJobSpec(TuningSpec):
     """What is tuned, over which space, for what, within which budget. Fixed once created, except that suspend may change
     and budget.trials may be raised."""
 
+    target: Annotated[EngineTarget | NamedDeployment | CommandTarget, Field(discriminator="kind")] = Field(
+        description="What is tuned."
+    )
     load: Traffic = Field(
         default=Traffic(arrivals="closed", concurrency=8, input=Lengths(tokens=256), output=Lengths(tokens=64)),
         description="Requests that engines are measured with.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controlplane.model.tuning import ChoiceParameter, FloatParameter, IntParameter
-from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget
-from controlplane.model.tuning_resource import TuningJobSpec
+from controlplane.model.tuning_job import CommandTarget, EngineTarget
+from controlplane.model.tuning_resource import NamedDeployment, TuningJobSpec
 from operators.crds.rules import SERVING, Rule
 from operators.crds.variants import variant_rules
 
@@ -31,7 +31,7 @@ TUNING: tuple[Rule, ...] = (
         "size(self.metadata.name) <= 63 && !self.metadata.name.contains('.')",
         "metadata.name must have at most 63 characters and no dots: it is the job's name in the API and a label value",
     ),
-    *variant_rules("spec.target", (EngineTarget, DeploymentTarget, CommandTarget)),
+    *variant_rules("spec.target", (EngineTarget, NamedDeployment, CommandTarget)),
     *variant_rules(_PARAMETER, (IntParameter, FloatParameter, ChoiceParameter)),
     Rule(
         _PARAMETER,
