@@ -155,17 +155,33 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+# Kept true by a test against what is measured.
+METRIC_NAMES = (
+    "Of an engine: output_tokens_per_s, prompt_tokens_per_s, requests_per_s; goodput_per_s, attainment (with slo; also "
+    "attainment_lo, attainment_hi); ttft_, tpot_, e2e_ and gap_max_ with mean_ms, p50_ms, p90_ms, p95_ms or p99_ms; "
+    "failed_requests, requests, duration_s, lateness_p99_ms; on one machine energy_j, power_mean_w, joule_per_output_token. "
+    "Of a command: what it prints."
+)
+
+
 class Objective(Part):
     """A metric to optimise."""
 
-    metric: str = Field(min_length=1, max_length=63, description="Name with its unit: output_tokens_per_s.")
+    metric: str = Field(
+        min_length=1, max_length=63, description=f"Name with its unit, as output_tokens_per_s. {METRIC_NAMES}"
+    )
     direction: Literal["maximize", "minimize"] = Field(default="maximize", description="Which way is better.")
 
 
 class Limit(Part):
     """A metric that must stay within a bound: SLO percentiles, agreement with the reference, power."""
 
-    metric: str = Field(min_length=1, max_length=63, description="Name with its unit: ttft_p90_ms.")
+    metric: str = Field(
+        min_length=1,
+        max_length=63,
+        description=f"Name with its unit, as ttft_p90_ms. {METRIC_NAMES} Where something that changes answers is searched: "
+        "token_agreement, logprob_gap_mean.",
+    )
     at_most: float | None = Field(default=None, ge=-FLOAT_MAX, le=FLOAT_MAX, description="Upper bound.")
     at_least: float | None = Field(default=None, ge=-FLOAT_MAX, le=FLOAT_MAX, description="Lower bound.")
 
@@ -194,6 +210,13 @@ class Measurement(Part):
     )
 
 
+# What a sampler is told of a measurement beside the objectives.
+TOLD_FIGURES = (
+    "ttft_mean_ms", "ttft_p50_ms", "ttft_p90_ms", "tpot_mean_ms", "tpot_p50_ms", "tpot_p90_ms", "e2e_mean_ms",
+    "requests_per_s",
+)  # fmt: skip
+
+
 class Told(Part):
     """What a sampler learns of one trial. `number` counts the study's trials from 0 in the order they were asked.
     Pending trials have neither measurement nor verdict; `dropped` ones ended without a result that says anything about
@@ -209,6 +232,10 @@ class Told(Part):
     )
     dropped: bool = False
     short: bool = False
+    figures: dict[str, float] = Field(
+        default_factory=dict, max_length=16, description="Of `TOLD_FIGURES` what was measured in full; empty: unknown."
+    )
+    seed: int = Field(default=0, description="Of the requests that were sent.")
 
 
 class Proposal(Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -16,10 +17,11 @@ from tuner.measure.energy import EnergyMeter
 from tuner.measure.engine.launch import Counters
 from tuner.measure.engine.process import Running
 from tuner.measure.loadgen.job import LoadJob
-from tuner.measure.loadgen.plan import digest, rows_of
+from tuner.measure.loadgen.plan import digest, rows_of, run_seed
 from tuner.measure.one_run import Believed, one_run
 from tuner.measure.repeats import combined, enough, half_width_pct
 from tuner.measure.samples import as_parquet
+from tuner.measure.short import short_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ def measured(
     deadline_s: float,
     extra: Metrics | None = None,
 ) -> Outcome:
-    """Load the engine until its figures are sure enough. `host`: names the hardware; `extra`: what was measured before. Raises NotServing, LoadFailed,
+    """Load the engine until its figures are sure enough, or until its first requests say that it comes nowhere near what
+    it is held against. `host`: names the hardware; `extra`: what was measured before. Raises NotServing, LoadFailed,
     Stopped."""
     how = spec.measuring
     # Confirmation compares processes, not runs of one process: the driver pairs them by their seeds.
@@ -80,21 +83,29 @@ def measured(
     runs: list[Believed] = []
     loads: list[str] = []
     metric = spec.objectives[0].metric
+    short, share = short_run(spec, trial.bar, extra or {}), 1.0
     while True:
-        seed = _seed(trial.seed, len(runs))
+        seed = run_seed(trial.seed, len(runs))
         rows = rows_of(spec.load, warm_up_of(spec) + how.requests, seed)
+        looks = short if not runs else None
         loads.append(digest(rows, spec.load, seed))
         job = LoadJob(
             at.host, at.port, at.served_name, rows, clients=clients_of(spec), warm_up=warm_up_of(spec), seed=seed,
             shared_prefix=spec.load.shared_prefix_tokens, timeout_s=trusted.request_timeout_s, api_key=at.api_key,
+            look_at=0 if looks is None else looks.requests,
         )  # fmt: skip
         runs.append(
             one_run(
                 process, engine, counters, job, spec.slo, bands=trusted.bands, others_pct_max=trusted.others_pct_max,
                 stop=stop, deadline_s=deadline_s, meter=trusted.meter,
+                look=None if looks is None else functools.partial(looks.enough, rows=rows),
             )
         )  # fmt: skip
         figures = [run.metrics for run in runs]
+        if runs[-1].cut:
+            share = min(1.0, (figures[-1]["requests"] or 0.0) / how.requests)
+        if share < 1:
+            break
         if len(runs) >= most or enough(figures, runs[0].samples, metric, spec.slo, how):
             break
     metrics = combined(figures) | (extra or {})
@@ -122,7 +133,9 @@ def measured(
             host=host,
             load=_joined(loads),
             seed=trial.seed,
+            share=share,
         ),
+        reason="" if short is None or share == 1 else f"cut short after {share:.0%} of a run: {short.why}",
         samples=as_parquet([run.samples for run in runs]),
     )
 
@@ -153,9 +166,9 @@ def not_ok(verdict: Verdict, reason: str) -> Outcome:
     return Outcome(verdict=verdict, reason=reason[:4096])
 
 
-def _seed(trial_seed: int, run: int) -> int:
-    """Trials with one seed send the same requests in their first run, the same in their second, and so on: pairs."""
-    return int.from_bytes(hashlib.sha256(f"{trial_seed}:{run}".encode()).digest()[:4], "little") >> 1
+def no_room(reason: str) -> Outcome:
+    """An attempt that got no hardware in all its time for waiting."""
+    return Outcome(verdict=Verdict.INFRASTRUCTURE, reason=reason[:4096], waited=True)
 
 
 def _joined(digests: list[str]) -> str:

@@ -33,7 +33,7 @@ _FRACTION: dict[EngineName, str] = {
 _KV_BLOCKS = {"vllm": "numGpuBlocksOverride", "openvino": "numKvBlocks"}
 _KV_TOKENS = {"sglang": "maxTotalTokens", "trtllm-serve": "maxKvTokens"}
 # What the replay reads (`replay.rules.rules_with_knobs`).
-_ADMISSION = frozenset(
+ADMISSION = frozenset(
     {
         *("maxNumSeqs", "maxNumBatchedTokens", "blockSize", "enablePrefixCaching", "enableChunkedPrefill"),
         *("longPrefillTokenThreshold", "maxNumPartialPrefills", "schedulingPolicy"),
@@ -43,7 +43,7 @@ _ADMISSION = frozenset(
         "dynamicSplitFuse",
     }
 )
-_MODELLED = _ADMISSION | {*_FRACTION.values(), *_KV_BLOCKS.values(), *_KV_TOKENS.values(), "kvCacheDtype"}
+_MODELLED = ADMISSION | {*_FRACTION.values(), *_KV_BLOCKS.values(), *_KV_TOKENS.values(), "kvCacheDtype"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def read_knobs(engine_name: EngineName, knobs: Mapping[str, KnobValue], *, path:
     fraction, blocks, tokens = (named.get(names.get(engine_name, "")) for names in (_FRACTION, _KV_BLOCKS, _KV_TOKENS))
     block, kv_format = named.get("blockSize"), named.get("kvCacheDtype")
     return Settings(
-        admission={key: value for key, value in named.items() if key in _ADMISSION},
+        admission={key: value for key, value in named.items() if key in ADMISSION},
         kv_blocks=kv_blocks or (int(blocks) if blocks else None),
         kv_tokens=int(tokens) if tokens else None,
         memory_fraction=None if fraction is None else float(fraction),

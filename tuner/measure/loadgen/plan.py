@@ -19,7 +19,7 @@ Rows = tuple[tuple[float, int, int], ...]
 def rows_of(load: Workload, count: int, seed: int) -> Rows:
     """`count` requests: (seconds from the start, prompt tokens, output tokens). A trace gives its first `count`; its
     times are its own. Raises InvalidSpec or Unsupported with the field of the workload."""
-    requests = _requests(load, count, seed)
+    requests = requests_of(load, count, seed)
     times = requests.arrival_s - (requests.arrival_s[0] if load.arrivals == "trace" else 0.0)
     return tuple(
         (float(at_s), int(isl), int(osl))
@@ -27,7 +27,13 @@ def rows_of(load: Workload, count: int, seed: int) -> Rows:
     )  # fmt: skip
 
 
-def _requests(load: Workload, count: int, seed: int) -> Requests:
+def run_seed(trial_seed: int, run: int) -> int:
+    """Trials with one seed send the same requests in their first run, the same in their second, and so on: pairs."""
+    return int.from_bytes(hashlib.sha256(f"{trial_seed}:{run}".encode()).digest()[:4], "little") >> 1
+
+
+def requests_of(load: Workload, count: int, seed: int) -> Requests:
+    """The same requests for the replay. Raises as `rows_of`."""
     if load.arrivals == "trace":
         assert load.trace is not None
         trace = read_trace(Path(load.trace), limit=count)

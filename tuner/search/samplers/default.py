@@ -22,7 +22,8 @@ import numpy.typing as npt
 from controlplane.model.ports import Sampler
 from controlplane.model.tuning import Proposal, Setting, Told
 from tuner.search.candidates import around, covering
-from tuner.search.feasibility import Feasibility, learn
+from tuner.search.edge import edge_of, ok_of
+from tuner.search.feasibility import Feasibility
 from tuner.search.gaussian import Averaged, Regression, cumulative, fit, fit_averaged
 from tuner.search.history import History, within
 from tuner.search.objective import scores_of, weights_of
@@ -97,7 +98,7 @@ class DefaultSampler:
         rng = np.random.default_rng((self.question.seed, number))
         place = number - len(self.question.first)
         measured = self._history.ok()
-        feasibility = self._feasibility()
+        feasibility = edge_of(self.space, self._history)
         if place < self._chosen.start:
             return self._cover(rng, place, feasibility)
         if len(measured) < 2:
@@ -112,14 +113,16 @@ class DefaultSampler:
 
     def _recommend(self) -> Setting | None:
         measured = [told for told in self._history.ok() if all(value <= 0 for value in told.violation)]
-        if not measured:
+        if all(told.short for told in measured):
             return None
         scores = scores_of(measured, self.question.objectives, weights_of(len(self.question.objectives), None))
         rows = self.space.rows_of([told.setting for told in measured])
         x = self.space.features(rows)
         kept = within(scores)
         mean, deviation = fit_averaged(x[kept], scores[kept], self._chosen.pairs).at(x)
-        return measured[int(np.argmax(mean - deviation))].setting
+        # Those that were cut short say where not to look; what is handed over was measured in full.
+        full = np.array([not told.short for told in measured])
+        return measured[int(np.argmax(np.where(full, mean - deviation, -np.inf)))].setting
 
     def _cover(self, rng: np.random.Generator, place: int, feasibility: Feasibility | None) -> Proposal:
         """The next point of the covering start; where it hardly works, one far from all others that should."""
@@ -212,7 +215,9 @@ class DefaultSampler:
     def _again(self, measured: list[Told], kept: Indices, believed: Floats, holds: Bools) -> Proposal | None:
         """The two best, whichever was measured less often; None where both were often enough."""
         order = np.argsort(-np.where(holds, believed, -np.inf), kind="stable")
-        told = [measured[int(kept[i])] for i in order]
+        told = [one for one in (measured[int(kept[i])] for i in order) if not one.short]
+        if not told:
+            return None
         distinct: list[Setting] = []
         for one in told:
             if one.setting not in distinct:
@@ -227,31 +232,10 @@ class DefaultSampler:
         again = min(distinct, key=times)
         if times(again) >= self._chosen.times:
             return None
-        return Proposal(setting=again, reason="nothing promises more than noise: measured again")
-
-    def _feasibility(self) -> Feasibility | None:
-        """None before the first failure: everything may work."""
-        failed = self._history.infeasible()
-        if not failed:
-            return None
-        worked = self._history.ok()
-        keep_failed = failed[-40:]
-        keep_worked = worked[-50:]
-        rows = self.space.rows_of([told.setting for told in (*keep_worked, *keep_failed)])
-        ok = np.array([True] * len(keep_worked) + [False] * len(keep_failed))
-        return learn(self._features_of_edge(rows), ok)
-
-    def _features_of_edge(self, rows: Rows) -> Floats:
-        """The axes, and each margin in units of its slack: 0.5 is the stated edge, more is safe."""
-        margins = self.space.margin_values(rows)
-        slack = np.array([max(margin.slack, 1e-9) for _, margin in self.space.margins])
-        bent = (
-            0.5 + 0.5 * np.tanh(np.where(np.isfinite(margins), margins, 1e9) / (4 * slack)) if slack.size else margins
-        )
-        return np.hstack((self.space.features(rows), bent))
+        return Proposal(setting=again, reason="nothing promises more than noise: measured again", full=True)
 
     def _ok(self, rows: Rows, feasibility: Feasibility | None) -> Floats:
-        return np.ones(len(rows)) if feasibility is None else feasibility.ok(self._features_of_edge(rows))
+        return ok_of(self.space, rows, feasibility)
 
     def _judge(
         self,
@@ -281,7 +265,8 @@ class DefaultSampler:
         return [fit(x, value) for value in values if (value > 0).any()]
 
     def _holds(self, measured: list[Told], kept: Indices) -> Bools:
-        return np.array([all(value <= 0 for value in measured[int(i)].violation) for i in kept], bool)
+        told = [measured[int(i)] for i in kept]
+        return np.array([not one.short and all(value <= 0 for value in one.violation) for one in told], bool)
 
     def _toward_what_works(self, rng: np.random.Generator, feasibility: Feasibility | None) -> Proposal:
         rows = self.space.draw(rng, self._chosen.candidates)
