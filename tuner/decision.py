@@ -35,10 +35,13 @@ class Candidate:
 
 
 def candidates(spec: TuningSpec, trials: Sequence[TrialRecord]) -> list[Candidate]:
-    """Measured configurations of the search, best first: those that kept the limits, then by the first objective."""
+    """Configurations that the search measured in full, best first: those that kept the limits, then by the first
+    objective."""
     groups: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
-        if trial.purpose is TrialPurpose.SEARCH and trial.state is TrialState.DONE and trial.objectives:
+        if trial.purpose is not TrialPurpose.SEARCH or trial.short:
+            continue
+        if trial.state is TrialState.DONE and trial.objectives:
             groups[trial.canonical].append(trial)
     found = []
     for group in groups.values():

@@ -15,6 +15,7 @@ from controlplane.model.errors import TrimtabError
 from controlplane.model.ports import Sampler
 from controlplane.model.tuning import Setting, Told, TrialPurpose, TrialState
 from controlplane.model.tuning_records import Ask, TrialRecord, told_of
+from tuner.best_so_far import BestSoFar
 
 # So many trials in a row without a result say that it is not the trials.
 FAILED_IN_A_ROW = 5
@@ -27,11 +28,13 @@ def window_of(parallel: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class Study:
-    """`see` the trials since `first_open`, then `asks` what is missing. Rebuilt from its trials by one `see` of all."""
+    """`see` the trials since `first_open`, then `asks` what is missing. Rebuilt from its trials by one `see` of all.
+    `best`: what its asks are held against; None: all are measured in full."""
 
     sampler: Sampler
     parallel: int
     canonical: Callable[[Setting], str]
+    best: BestSoFar | None = None
     _asked: int = 0
     _seen: int = 0
     _told: int = 0
@@ -84,13 +87,15 @@ class Study:
                 raise
             self.sampler.tell(Told(number=number, setting=proposal.setting))
             self._asked += 1
+            canonical = self.canonical(proposal.setting)
             out.append(
                 Ask(
                     number=number,
                     setting=proposal.setting,
-                    canonical=self.canonical(proposal.setting),
+                    canonical=canonical,
                     why=proposal.reason,
                     seed=number,
+                    bar=None if self.best is None or proposal.full else self.best.bar(canonical),
                 )
             )
         return out
@@ -122,6 +127,8 @@ class Study:
                 return False
             if trial.purpose is TrialPurpose.SEARCH:
                 self.sampler.tell(told_of(trial))
+            if self.best is not None:
+                self.best.hear(trial)
             self._told += 1
             self._known.pop(self._told - FAILED_IN_A_ROW - 1, None)
         return True

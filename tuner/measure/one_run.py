@@ -19,7 +19,7 @@ from tuner.measure.engine.launch import Counters
 from tuner.measure.engine.process import Running
 from tuner.measure.engine.serving import NotServing
 from tuner.measure.loadgen.job import LoadJob, LoadResult, Sample
-from tuner.measure.loadgen.run import Stopped, run_load
+from tuner.measure.loadgen.run import Look, Stopped, run_load
 from tuner.measure.machine import Others
 
 # The server counts a request when its last token leaves; a reading that is older than that is taken again.
@@ -30,11 +30,12 @@ _OVERLOADED = (429, 503)  # refusals of a server that has too much to do: they b
 
 @dataclass(frozen=True, slots=True)
 class Believed:
-    """A run that stands."""
+    """A run that stands. `cut`: its first requests said enough, and it was ended there."""
 
     metrics: Metrics
     samples: tuple[Sample, ...]
     cpu_s: float | None
+    cut: bool = False
 
 
 def one_run(
@@ -49,16 +50,18 @@ def one_run(
     stop: StopSignal,
     deadline_s: float,
     meter: EnergyMeter | None = None,
+    look: Look | None = None,
 ) -> Believed:
-    """`meter`: of the hardware that the engine has; None: what it uses cannot be known from here. Raises NotServing with
-    the verdict: the engine died, refused everything, or the run is not to be believed."""
+    """`meter`: of the hardware that the engine has; None: what it uses cannot be known from here. `look`: whether the
+    first requests say enough. Raises NotServing with the verdict: the engine died, refused everything, or the run is not
+    to be believed."""
     try:
         before = read(job.host, job.port, engine.metrics.path)
         # The machine's own count of CPU seconds says something only where the engine's are counted on it, too.
         cpu_before_s = process.cpu_s()
         others = None if cpu_before_s is None else Others(lambda: process.cpu_s() or 0.0)
         energy = None if meter is None else meter.begin()
-        result = run_load(job, stop=stop, deadline_s=deadline_s)
+        result = run_load(job, stop=stop, deadline_s=deadline_s, look=look)
         used = None if energy is None else energy.end()
         cpu_after_s = process.cpu_s()
         cpu_s = None if cpu_before_s is None or cpu_after_s is None else cpu_after_s - cpu_before_s
@@ -100,7 +103,7 @@ def one_run(
     }
     metrics |= energy_metrics(used, sum(sample.output_tokens for sample in result.samples))
     metrics["engine_cpu_ms_per_token"] = None if cpu_s is None else _per_token(cpu_s, result.samples)
-    return Believed(metrics, result.samples, cpu_s)
+    return Believed(metrics, result.samples, cpu_s, result.cut)
 
 
 def _settled(before: dict[str, float], job: LoadJob, result: LoadResult, engine: Engine, counters: Counters) -> Served:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tuner.measure.loadgen.answer import parse
+from tuner.measure.loadgen.early import Early
 from tuner.measure.loadgen.job import LoadJob, LoadResult, Sample
 from tuner.measure.loadgen.prompts import request_bytes
 from tuner.measure.loadgen.saturation import saturated
@@ -21,10 +22,14 @@ _TOKENS = b'"choices"'  # an event with tokens, near enough for the rule of satu
 
 
 class Driver:
-    """One run of one job in one event loop."""
+    """One run of one job in one event loop. `early`: hears of the requests that are to be told of before the end."""
 
-    def __init__(self, job: LoadJob) -> None:
+    def __init__(self, job: LoadJob, early: Callable[[list[Early]], None] | None = None) -> None:
         self._job = job
+        self._early = early
+        self._looked = job.looked if early is not None else frozenset[int]()
+        self._told: list[Early] = []
+        self._enough = False
         self._idle: list[Connection] = []
         self._everyone: set[Connection] = set()
         self._samples: dict[int, Sample] = {}
@@ -61,6 +66,10 @@ class Driver:
         samples = tuple(self._samples[index] for index in sorted(self._samples))
         return LoadResult(samples, cpu_s, saturated=self._stopped)
 
+    def enough(self) -> None:
+        """Send no more; what is under way is answered."""
+        self._enough = True
+
     async def _open(self) -> None:
         tasks: set[asyncio.Task[None]] = set()
         watch = asyncio.create_task(self._watch()) if self._job.saturation is not None else None
@@ -69,7 +78,7 @@ class Driver:
             wait_s = self._start_s + at_s - time.monotonic()
             if wait_s > 0 or index % 16 == 0:  # answers are read between late sends, too
                 await asyncio.sleep(max(0.0, wait_s))
-            if self._stopped:
+            if self._stopped or self._enough:
                 break
             task = asyncio.create_task(self._one(index, self._start_s + at_s, request))
             tasks.add(task)
@@ -87,6 +96,8 @@ class Driver:
 
     async def _client(self, indices: Iterator[int]) -> None:
         for index in indices:
+            if self._enough:
+                return
             request = self._request(index)
             await self._one(index, time.monotonic(), request)
 
@@ -111,9 +122,11 @@ class Driver:
         error = ""
         connection: Connection | None = None
         self._under_way += 1
+        begun_s = time.monotonic()
         try:
             connection = await self._connection()
-            await connection.ask(request, self._job.timeout_s, sent)
+            used_s = time.monotonic() - begun_s
+            await connection.ask(request, self._job.timeout_s, sent, used_s=used_s)
         except (Failed, OSError) as failure:
             error = str(failure) or type(failure).__name__
         self._under_way -= 1
@@ -127,12 +140,24 @@ class Driver:
         first_s = next((at_s for at_s, data in pieces if _TOKENS in data), None)
         if first_s is not None and self._job.saturation is not None:
             self._firsts.append((first_s - self._start_s, first_s - intended_s))
+        self._tell_early(index, intended_s, first_s, error, pieces)
         row = (index, intended_s, sent[0] if sent else None, error, pieces)
         self._unparsed_bytes += sum(len(data) for _, data in pieces)
         if self._unparsed_bytes > _UNPARSED_BYTES:
             self._keep(*row)
         else:
             self._unparsed.append(row)
+
+    def _tell_early(self, index: int, intended_s: float, first_s: float | None, error: str, pieces: Pieces) -> None:
+        """Moments alone: to parse answers now would delay others."""
+        number = self._number(index)
+        if self._early is None or number not in self._looked:
+            return
+        last_s = next((at_s for at_s, data in reversed(pieces) if _TOKENS in data), None)
+        moments = (intended_s - self._start_s, self._from_start(first_s), self._from_start(last_s))
+        self._told.append(Early(number, *moments, failed=bool(error) or first_s is None))
+        if len(self._told) == len(self._looked):
+            self._early(self._told)
 
     async def _connection(self) -> Connection:
         while self._idle:
@@ -141,8 +166,11 @@ class Driver:
                 return connection
             self._everyone.discard(connection)
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._job.timeout_s):
-            _, connection = await loop.create_connection(Connection, self._job.host, self._job.port)
+        try:
+            async with asyncio.timeout(self._job.timeout_s):
+                _, connection = await loop.create_connection(Connection, self._job.host, self._job.port)
+        except TimeoutError as error:
+            raise Failed(f"no connection within {self._job.timeout_s:g} s") from error
         self._everyone.add(connection)
         return connection
 
@@ -153,7 +181,7 @@ class Driver:
         if not error and answer.tokens != want:
             error = f"{answer.tokens} of {want} tokens"
         self._samples[index] = Sample(
-            number=self._job.numbers[index] if self._job.numbers else index,
+            number=self._number(index),
             intended_s=intended_s - self._start_s,
             sent_s=self._from_start(sent_s),
             first_s=self._from_start(answer.first_s),
@@ -164,8 +192,11 @@ class Driver:
             gap_max_s=answer.gap_max_s,
             status=answer.status,
             error=error,
-            warm_up=(self._job.numbers[index] if self._job.numbers else index) < self._job.warm_up,
+            warm_up=self._number(index) < self._job.warm_up,
         )
+
+    def _number(self, index: int) -> int:
+        return self._job.numbers[index] if self._job.numbers else index
 
     def _from_start(self, moment_s: float | None) -> float | None:
         return None if moment_s is None else moment_s - self._start_s

@@ -25,7 +25,8 @@ class LoadJob:
     """`requests`: (seconds from the start, prompt tokens, output tokens) in their order; the first `warm_up` of them are
     sent and not measured, and the measured ones follow without a pause. `clients`: a closed loop of that many, which
     ignores the seconds. Prompts are token ids from [`low_id`, `high_id`), drawn from `seed` and the request's number.
-    `api_key`: sent with each request where it is not empty."""
+    `api_key`: sent with each request where it is not empty. `look_at`: so many measured requests are told of as soon as
+    all of them are answered, while the others go on."""
 
     host: str
     port: int
@@ -42,6 +43,13 @@ class LoadJob:
     timeout_s: float = 120.0
     numbers: tuple[int, ...] = ()  # of the requests, where this is one part of a larger job
     saturation: Saturation | None = field(default_factory=Saturation)
+    look_at: int = 0
+
+    @property
+    def looked(self) -> frozenset[int]:
+        """Numbers of the requests of this part that are told of early."""
+        early = range(self.warm_up, self.warm_up + self.look_at)
+        return frozenset(number for number in self.numbers or range(len(self.requests)) if number in early)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -77,12 +85,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """Samples in the order of their numbers. `cpu_s`: CPU seconds of the load processes while they sent and received."""
+    """Samples in the order of their numbers. `cpu_s`: CPU seconds of the load processes while they sent and received.
+    `cut`: a look at the first ones was enough, later ones were not sent."""
 
     samples: tuple[Sample, ...]
     cpu_s: float
     processes: int = 1
     saturated: bool = False
+    cut: bool = False
 
     def to_json(self) -> str:
         rows = [list(asdict(sample).values()) for sample in self.samples]

@@ -10,9 +10,10 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from controlplane.model.ports import StopSignal
+from tuner.measure.loadgen.early import Early, from_line, is_early
 from tuner.measure.loadgen.job import LoadJob, LoadResult
 
 # CPU of one asyncio load process: measured by `make bench B=loadgen` (docs/tuning-measurement.md) and rounded up.
@@ -25,6 +26,9 @@ CLIENTS_OF_A_PROCESS = 256
 _BEGIN_IN_S = 0.1
 _POLL_S = 0.2
 _START_LIMIT_S = 120.0
+
+# Whether the first requests of a job (`look_at`) say enough: no more are sent then.
+Look = Callable[[Sequence[Early]], bool]
 
 
 class LoadFailed(Exception):
@@ -59,7 +63,9 @@ def split(job: LoadJob, parts: int) -> list[LoadJob]:
     return out
 
 
-def run_load(job: LoadJob, *, stop: StopSignal, deadline_s: float, processes: int | None = None) -> LoadResult:
+def run_load(
+    job: LoadJob, *, stop: StopSignal, deadline_s: float, processes: int | None = None, look: Look | None = None
+) -> LoadResult:
     """Blocks until every request has been answered or given up. `deadline_s`: on the monotonic clock. Raises Stopped
     or LoadFailed; no load process is left either way."""
     parts = split(job, processes or processes_for(job, len(os.sched_getaffinity(0))))
@@ -75,13 +81,14 @@ def run_load(job: LoadJob, *, stop: StopSignal, deadline_s: float, processes: in
         for child, part in zip(children, parts, strict=True):
             _say(child, part.to_json())
         begin_by_s = min(deadline_s, time.monotonic() + _START_LIMIT_S)
-        for answer in _lines(children, stop, begin_by_s):
-            if answer.strip() != b"ready":
+        for _, answer in _said(children, stop, begin_by_s):
+            if answer != b"ready":
                 raise LoadFailed("a load process did not get ready")
         start_s = time.monotonic() + _BEGIN_IN_S
         for child in children:
             _say(child, f"start {start_s!r}")
-        return _joined([LoadResult.from_json(line.decode()) for line in _lines(children, stop, deadline_s)])
+        lines = _said(children, stop, deadline_s)
+        return _results(children, lines, sum(bool(part.looked) for part in parts), look)
     except OSError as error:
         raise LoadFailed(f"load process: {error}") from error
     finally:
@@ -100,8 +107,30 @@ def _say(child: subprocess.Popen[bytes], line: str) -> None:
     child.stdin.flush()
 
 
-def _lines(children: Sequence[subprocess.Popen[bytes]], stop: StopSignal, deadline_s: float) -> list[bytes]:
-    """The next line of every child."""
+def _results(
+    children: Sequence[subprocess.Popen[bytes]], lines: Iterator[tuple[int, bytes]], looking: int, look: Look | None
+) -> LoadResult:
+    """What the children found. `looking`: so many of them tell of their first requests before."""
+    results: dict[int, LoadResult] = {}
+    early: dict[int, list[Early]] = {}
+    cut = False
+    for index, line in lines:
+        if not is_early(line):
+            results[index] = LoadResult.from_json(line.decode())
+            continue
+        early[index] = from_line(line)
+        if look is not None and len(early) == looking:
+            cut = look(sorted((one for part in early.values() for one in part), key=lambda one: one.number))
+            for child in children if cut else ():
+                with contextlib.suppress(BrokenPipeError):  # one that has sent all has ended
+                    _say(child, "enough")
+    return dataclasses.replace(_joined([results[index] for index in sorted(results)]), cut=cut)
+
+
+def _said(
+    children: Sequence[subprocess.Popen[bytes]], stop: StopSignal, deadline_s: float
+) -> Iterator[tuple[int, bytes]]:
+    """Lines of the children as they come, up to each one's first that is more than an early word."""
     found: dict[int, bytearray] = {index: bytearray() for index in range(len(children))}
     waiting = set(found)
     with selectors.DefaultSelector() as selector:
@@ -118,10 +147,15 @@ def _lines(children: Sequence[subprocess.Popen[bytes]], stop: StopSignal, deadli
                 if not data:
                     raise LoadFailed(f"a load process ended ({children[key.data].wait()})")
                 found[key.data] += data
-                if data.endswith(b"\n"):
-                    waiting.discard(key.data)
-                    selector.unregister(key.fileobj)
-    return [bytes(line) for line in found.values()]
+                if b"\n" not in data:
+                    continue
+                *lines, rest = bytes(found[key.data]).split(b"\n")
+                found[key.data] = bytearray(rest)
+                for line in lines:
+                    yield key.data, line
+                    if not is_early(line):
+                        waiting.discard(key.data)
+                        selector.unregister(key.fileobj)
 
 
 def _joined(results: Sequence[LoadResult]) -> LoadResult:

@@ -29,6 +29,7 @@ from tuner.search.history import History, within
 from tuner.search.objective import scores_of, weights_of
 from tuner.search.one_thread import one_thread
 from tuner.search.question import Question
+from tuner.search.samplers.followed import Followed, Terms, follow
 from tuner.search.space import Rows, Space
 from tuner.search.transfer import Beside, CheapLevel, cheap_level
 
@@ -99,8 +100,11 @@ class DefaultSampler:
         place = number - len(self.question.first)
         measured = self._history.ok()
         feasibility = edge_of(self.space, self._history)
+        followed = self._follow(rng, place, feasibility)
+        if followed.proposal is not None:
+            return followed.proposal
         if place < self._chosen.start:
-            return self._cover(rng, place, feasibility)
+            return self._cover(rng, place, feasibility, followed.note)
         if len(measured) < 2:
             return self._toward_what_works(rng, feasibility)
         scores = scores_of(measured, self.question.objectives, weights_of(len(self.question.objectives), rng))
@@ -124,7 +128,29 @@ class DefaultSampler:
         full = np.array([not told.short for told in measured])
         return measured[int(np.argmax(np.where(full, mean - deviation, -np.inf)))].setting
 
-    def _cover(self, rng: np.random.Generator, place: int, feasibility: Feasibility | None) -> Proposal:
+    def _follow(self, rng: np.random.Generator, place: int, feasibility: Feasibility | None) -> Followed:
+        """What a fitted simulator would have measured next, if there is one that is worth it."""
+        simulator = self.question.simulator
+        if simulator is None:
+            return Followed(None)
+        if not place and not self._history.settings():
+            in_use = simulator.in_use()
+            if in_use is not None:
+                reason = f"what {simulator.engine} runs with by itself: a simulator is fitted to it"
+                return Followed(Proposal(setting=in_use, reason=self._noted(reason), full=True))
+        terms = Terms(
+            ok=lambda rows: self._ok(rows, feasibility),
+            pending=self._history.pending(),
+            floor=self._chosen.floor,
+            failure_cost=self._chosen.failure_cost,
+            least_gain=self._chosen.least_gain,
+            pairs=self._chosen.pairs,
+        )
+        return follow(simulator, self.space, rng, self._history.ok(), terms)
+
+    def _cover(
+        self, rng: np.random.Generator, place: int, feasibility: Feasibility | None, simulated: str = ""
+    ) -> Proposal:
         """The next point of the covering start; where it hardly works, one far from all others that should."""
         start = covering(self.space, self._chosen.start, self.question.seed)
         if self._cheap is not None and place < self._chosen.start // 2:
@@ -137,9 +163,8 @@ class DefaultSampler:
         asked = self._among(start, self._history.settings())[place]
         likely_ok = place < self._chosen.start // 2 or self._ok(start, feasibility)[place] >= self._chosen.start_floor
         if likely_ok and not asked:
-            return Proposal(
-                setting=self.space.setting(start, place), reason=self._noted("covers the space", first=not place)
-            )
+            reason = f"covers the space ({simulated})" if simulated else self._noted("covers the space", first=not place)
+            return Proposal(setting=self.space.setting(start, place), reason=reason[:512])
         rows = self.space.draw(rng, self._chosen.candidates)
         ok = self._ok(rows, feasibility)
         x, known = self.space.features(rows), self.space.features(self.space.rows_of(self._history.settings()))
