@@ -9,9 +9,9 @@ import numpy as np
 from controlplane.catalog import load
 from controlplane.catalog.knobs import check_each, check_knobs
 from controlplane.catalog.loader import unknown
-from controlplane.model.errors import TrimtabError
+from controlplane.model.errors import InvalidSpec, TrimtabError
 from controlplane.model.tuning import ChoiceParameter, Parameter, Value
-from controlplane.model.tuning_job import EngineTarget, TuningSpec
+from controlplane.model.tuning_job import CommandTarget, EngineTarget, TuningSpec
 from tuner.search.space import Space
 
 # A space of which fewer than one setting in this many works is no space to search.
@@ -39,6 +39,19 @@ def check_engine(spec: TuningSpec) -> None:
                 raise error
     for error in check_each(engine, spec.space.fixed, field="space.fixed"):
         raise error
+
+
+def check_short_run(spec: TuningSpec) -> None:
+    """Raises InvalidSpec for a command: nobody knows when it has printed enough."""
+    share = spec.measuring.short_share
+    if isinstance(spec.target, CommandTarget) and share:
+        raise InvalidSpec(
+            "a command has no short run: what it prints before its end is no measurement",
+            field="measuring.shortShare",
+            value=share,
+            limit="0, or absent",
+            hint="leave it out; let the command itself end early where it can tell",
+        )
 
 
 def check_some_setting(target: EngineTarget, space: Space, held: Mapping[str, Value], seed: int) -> None:

@@ -25,6 +25,7 @@ def parallel_coordinates(spec: TuningSpec, search: Sequence[TrialRecord]) -> str
     count."""
     space = _space(spec)
     done = [trial for trial in search if trial.state is TrialState.DONE and trial.objectives][-_LINES_MAX:]
+    full = np.array([not trial.short for trial in done], np.bool_)
     if space is None or not done:
         return figure("Settings", f'<text x="{LEFT}" y="{HEIGHT // 2}">nothing to show</text>')
     axes = list(space.axes)[: _AXES_MAX - 1]
@@ -40,7 +41,7 @@ def parallel_coordinates(spec: TuningSpec, search: Sequence[TrialRecord]) -> str
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{_FLOOR}"/>')
         parts.append(f'<text text-anchor="middle" x="{x:.1f}" y="{_FLOOR + 15}">{escape(name)}</text>')
         parts.append(f'<text text-anchor="middle" x="{x:.1f}" y="{_FLOOR + 29}">{escape(text[:22])}</text>')
-    good = _best_fifth(spec, values)
+    good = _best_fifth(spec, values) & full
     for colour, chosen in ((5, ~good), (2, good)):
         for row in heights[chosen]:
             parts.append(f'<path class="curve s{colour}" d="{_path(across, row)}"/>')

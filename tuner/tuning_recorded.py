@@ -39,8 +39,8 @@ class RecordedJob:
     canonical: dict[int, str]
 
     def believed(self) -> list[MeasuredAttempt]:
-        """Measurements that stand."""
-        return [one for one in self.measured if one.verdict is Verdict.OK]
+        """Measurements that stand, in full: short runs only said where not to go on."""
+        return [one for one in self.measured if one.verdict is Verdict.OK and one.measurement.share == 1]
 
     def confirmed(self, *, baseline: bool = False) -> list[Measurement]:
         """Confirmation runs of the winner, or of the configuration in use."""
@@ -95,7 +95,7 @@ def read_runs(path: Path, *, baseline: bool = False) -> tuple[list[Measurement],
         rows = _LIST.validate_python(_json(body))
     except (ValueError, RecursionError) as error:
         raise InvalidSpec(f"is no list of measurements: {error}"[:300], field=str(path), limit="as measurements.json of a bundle") from None  # fmt: skip
-    return [one.measurement for one in rows if one.verdict is Verdict.OK], None
+    return [one.measurement for one in rows if one.verdict is Verdict.OK and one.measurement.share == 1], None
 
 
 def _parts(path: Path) -> dict[str, bytes]:

@@ -106,7 +106,8 @@ def _history(job: TuningJobRecord, search: Sequence[TrialRecord], measured: Sequ
     """Each trial, its interval's ends where its own runs say them, and the best so far among those within limits."""
     objective = job.spec.objectives[0]
     widths = {one.number: one.measurement.metrics.get("half_width_pct") for one in measured}
-    done = [(trial, trial.objectives[0]) for trial in search if trial.objectives]
+    short = [(trial, trial.objectives[0]) for trial in search if trial.objectives and trial.short]
+    done = [(trial, trial.objectives[0]) for trial in search if trial.objectives and not trial.short]
     kept = [(t, value) for t, value in done if all(v <= 0 for v in t.violation or [])]
     over = [(t, value) for t, value in done if any(v > 0 for v in t.violation or [])]
     best = list(accumulate((value for _, value in kept), max if objective.direction == "maximize" else min))
@@ -120,6 +121,7 @@ def _history(job: TuningJobRecord, search: Sequence[TrialRecord], measured: Sequ
             _points("within the limits", [(t.number, value) for t, value in kept]),
             _points("over a limit", [(t.number, value) for t, value in over]),
             _points("ends of its 90 % interval", ends),
+            *([_points("cut short", [(t.number, value) for t, value in short])] if short else []),
             Series(
                 "best so far",
                 np.array([t.number for t, _ in kept], np.float64),
@@ -141,7 +143,8 @@ def _front(job: TuningJobRecord, search: Sequence[TrialRecord], decision: Tuning
     first, second = job.spec.objectives[:2]
     points = {t.number: (t.objectives[0], t.objectives[1]) for t in search if t.objectives and len(t.objectives) > 1}
     front = sorted(points[n] for n in decision.front if n in points)
-    rest = sorted(point for n, point in points.items() if n not in decision.front)
+    short = {t.number for t in search if t.short}
+    rest = sorted(point for n, point in points.items() if n not in decision.front and n not in short)
     arrays = [np.array(items, np.float64).reshape(-1, 2) for items in (front, rest)]
     figure = plot(
         "What no other trial beats",
@@ -166,7 +169,8 @@ def _timeline(trials: Sequence[TrialRecord]) -> str:
     for row, trial in enumerate(ran):
         if trial.leased_at is None or trial.ended_at is None:
             continue
-        kind = trial.purpose.value if trial.state is TrialState.DONE else trial.state.value
+        done = "cut short" if trial.short else trial.purpose.value
+        kind = done if trial.state is TrialState.DONE else trial.state.value
         begin, end = trial.leased_at.timestamp() - origin, trial.ended_at.timestamp() - origin
         bars.setdefault(kind, []).append((row, begin / 60, max(end, begin + 0.1) / 60))
     return gantt("Trials on the clock", "min", "trial", [str(trial.number) for trial in ran], bars)
@@ -194,7 +198,7 @@ def _trials(trials: Sequence[TrialRecord], metrics: Sequence[str], measured: Seq
         [
             trial.number,
             trial.purpose.value,
-            trial.state.value,
+            f"{trial.state.value}, cut short" if trial.short else trial.state.value,
             *(trial.objectives or _nothing(metrics)),
             *(agrees.get(trial.number) for _ in column),
             dict(trial.setting),

@@ -72,8 +72,9 @@ def judged(metric: str) -> bool:
 
 
 def _says_something(spec: TuningSpec) -> bool:
-    alone = spec.objectives if len(spec.objectives) == 1 else []
-    return any(judged(one.metric) for one in (*alone, *spec.limits))
+    named = [one.metric for one in spec.limits]
+    named += [one.metric for one in spec.objectives] if len(spec.objectives) == 1 else []
+    return any(judged(metric) for metric in named)
 
 
 @dataclass(slots=True)

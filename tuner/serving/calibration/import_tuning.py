@@ -27,7 +27,7 @@ _STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 
 def read(path: Path, case: Mapping[str, Any]) -> list[Measurement]:
     """One Measurement for each believed one of the job; those of an open loop that was saturated are left out, for they
-    were stopped early. Raises Unsupported for a job that tuned no engine."""
+    were stopped early, and so are those that a short run ended. Raises Unsupported for a job that tuned no engine."""
     found = read_bundle(readable(path))
     spec = found.job.spec
     if not isinstance(spec.target, EngineTarget):

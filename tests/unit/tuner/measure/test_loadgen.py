@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -16,6 +18,7 @@ from controlplane.model.plans import Lengths, Workload
 from controlplane.model.tuning_job import RequestSlo
 from tuner.measure.definitions import keeps, metrics_of, wilson
 from tuner.measure.loadgen.answer import parse
+from tuner.measure.loadgen.early import Early
 from tuner.measure.loadgen.job import LoadJob, LoadResult, Sample, Saturation
 from tuner.measure.loadgen.plan import constant_rows, digest, rows_of
 from tuner.measure.loadgen.prompts import prompt
@@ -194,3 +197,43 @@ def test_wilson() -> None:
     low, high = wilson(50, 100)
     assert low == pytest.approx(0.419, abs=0.002) and high == pytest.approx(0.581, abs=0.002)
     assert wilson(10, 10)[1] == pytest.approx(1.0) and wilson(10, 10)[0] > 0.75
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_look_at_the_first_requests_ends_the_sending_or_changes_nothing(processes: int) -> None:
+    seen: list[list[int]] = []
+
+    def look(early: Sequence[Early], *, enough: bool) -> bool:
+        seen.append([one.number for one in early])
+        assert all(one.first_s is not None and one.last_s is not None and not one.failed for one in early)
+        assert all(one.first_s - one.intended_s < 5 for one in early if one.first_s is not None)
+        return enough
+
+    for clients in (4, None):
+        job = LoadJob("127.0.0.1", 0, "m", constant_rows(40, 100, 16, 5), clients=clients, warm_up=4, look_at=10)
+        for enough in (True, False):
+            with engine("--interval", "0.002") as port:
+                result = run_load(
+                    dataclasses.replace(job, port=port), stop=threading.Event(), deadline_s=time.monotonic() + 60,
+                    processes=processes, look=functools.partial(look, enough=enough),
+                )  # fmt: skip
+            assert seen.pop() == list(range(4, 14)) and seen == []
+            assert result.cut == enough
+            assert (len(result.samples) < 60) if enough else (len(result.samples) == 100)
+            assert all(not sample.error and sample.output_tokens == 5 for sample in result.samples)
+            numbers = [sample.number for sample in result.samples]
+            assert numbers == sorted(numbers)
+
+
+def test_a_look_at_failed_requests_says_that_they_failed() -> None:
+    seen: list[Sequence[Early]] = []
+
+    def look(early: Sequence[Early]) -> bool:
+        seen.append(early)
+        return False
+
+    with engine("--refuse", "no room") as port:
+        job = LoadJob("127.0.0.1", port, "m", constant_rows(50, 6, 16, 2), look_at=3)
+        result = run_load(job, stop=threading.Event(), deadline_s=time.monotonic() + 60, look=look)
+    assert [one.failed for one in seen[0]] == [True] * 3
+    assert not result.cut and len(result.samples) == 6

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from controlplane.model.plans import Lengths, Workload
-from controlplane.model.tuning import LeasedTrial, Objective, Outcome, Setting, TrialPurpose, Verdict
+from controlplane.model.tuning import Bar, LeasedTrial, Objective, Outcome, Setting, TrialPurpose, Verdict
 from controlplane.model.tuning_job import (
     CommandTarget,
     DeploymentTarget,
@@ -246,3 +246,37 @@ def test_commands(tmp_path: Path) -> None:
         measuring=Measuring(timeout_s=0.5),
     )  # fmt: skip
     assert measure(who, endless).verdict is Verdict.INFEASIBLE
+
+
+def short_spec(**fields: Any) -> TuningSpec:
+    return spec(
+        objectives=[Objective(metric="requests_per_s")],
+        measuring=Measuring(requests=200, warm_up_requests=3, runs_max=2, timeout_s=60),
+        **fields,
+    )
+
+
+def test_a_trial_that_cannot_come_near_the_best_is_cut_short(tmp_path: Path) -> None:
+    outcome = measure(runner(tmp_path), short_spec(), bar=Bar(value=1e6, pace=2.0))
+    assert outcome.verdict is Verdict.OK, outcome.reason
+    assert outcome.measurement is not None
+    found, counted = outcome.measurement, outcome.measurement.metrics["requests"] or 0
+    assert found.metrics["runs"] == 1 and 50 <= counted < 80  # a quarter, and what was under way
+    assert found.share == pytest.approx(counted / 200)
+    assert outcome.reason.startswith("cut short after 2") and "the best so far is 1e+06" in outcome.reason
+    assert found.metrics["server_ttft_mean_ms"], "believed like any other"
+
+
+def test_a_trial_that_may_come_near_goes_on_as_if_nobody_had_looked(tmp_path: Path) -> None:
+    looked = measure(runner(tmp_path), short_spec(), bar=Bar(value=1.0, pace=2.0))
+    assert looked.verdict is Verdict.OK and looked.reason == ""
+    assert looked.measurement is not None and looked.measurement.share == 1
+    assert (looked.measurement.metrics["requests"] or 0) >= 200
+    off = short_spec().model_copy(update={"measuring": Measuring(requests=60, short_share=0, runs_max=1)})
+    full = measure(runner(tmp_path), off, bar=Bar(value=1e6, pace=2.0)).measurement
+    assert full is not None and full.share == 1 and full.metrics["requests"] == 60
+
+
+def test_an_engine_that_lies_is_not_believed_for_being_cut_short(tmp_path: Path) -> None:
+    outcome = measure(runner(tmp_path, "--lie", "30", bands=Bands()), short_spec(), bar=Bar(value=1e6, pace=2.0))
+    assert outcome.verdict is Verdict.INVALID and "disagree" in outcome.reason
