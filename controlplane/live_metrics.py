@@ -80,7 +80,13 @@ def counters_of(engine: str, page: bytes) -> EngineCounters:
         sample.get(f"{tpot}_count"),
         ended,
         failed,
+        _in_flight(sample),
     )
+
+
+def _in_flight(sample: Mapping[str, float]) -> float | None:
+    running, waiting = sample.get("requests_running"), sample.get("requests_waiting")
+    return None if running is None or waiting is None else running + waiting
 
 
 def _ends(engine: str, page: bytes) -> tuple[float | None, float | None]:

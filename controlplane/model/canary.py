@@ -75,7 +75,8 @@ class Canary(Part):
 
 
 class PairSums(StatusPart):
-    """Sums over paired windows, from which a verdict can go on after a restart. Weights w, means c (canary), s (stable)."""
+    """Sums over paired windows, from which a verdict can go on after a restart. Weights w; means c (canary) and s (stable)
+    over what both together had in the window."""
 
     pairs: int = Field(default=0, description="Windows in which both revisions had requests.")
     w: float = Field(default=0.0, description="Sum of w.")
@@ -103,6 +104,9 @@ class SideCounts(StatusPart):
     ended: float = Field(default=0.0, description="Requests that ended, where the engine counts failures among them.")
     errors: float = Field(default=0.0, description="Of these, failed.")
     per_replica: float = Field(default=0.0, description="Requests per replica: whether both carried the same load.")
+    asked: float = Field(default=0.0, description="Requests that came, answered or not, where the engine tells.")
+    answered: float = Field(default=0.0, description="Of these, with a first token.")
+    waiting: float = Field(default=0.0, description="Requests without a first token when last looked at.")
 
 
 class CanaryStatus(StatusPart):
@@ -122,6 +126,13 @@ class CanaryStatus(StatusPart):
     watched_seconds: float = Field(default=0.0, description="For how long both were watched.")
     windows: int = Field(default=0, description="Windows watched, with traffic or without.")
     pages: int = Field(default=0, description="Of these, with metrics of both revisions.")
+    silent_windows: int = Field(
+        default=0,
+        description="Windows since its last first token in which requests came to the canary and waited, and the stable revision answered.",
+    )
+    expected_seconds: float | None = Field(
+        default=None, description="How much longer a verdict takes at the present spread and difference, about."
+    )
     ttft_ratio_pct: RatioPct | None = Field(default=None, description="Time to first token.")
     tpot_ratio_pct: RatioPct | None = Field(default=None, description="Time per output token.")
     canary: SideCounts = Field(default_factory=SideCounts, description="What the new revision did.")
@@ -135,3 +146,8 @@ class StableRevision(StatusPart):
         max_length=STABLE_SPEC_MAX, description="The fields of the spec that pods are rendered from, as JSON."
     )
     replicas: int | None = Field(default=None, description="With auto: replicas that were planned.")
+    revisions: list[str] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Names of its pods' revisions: an operator of another version may render the same spec as others.",
+    )

@@ -18,7 +18,8 @@ class EnginePod:
 
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
-    """Since the engine's start. None: its page does not say. `ended` and `failed` are requests by how they ended."""
+    """Since the engine's start. None: its page does not say. `ended` and `failed` are requests by how they ended;
+    `in_flight` those that have not."""
 
     ttft_sum_s: float | None = None
     ttft_count: float | None = None
@@ -26,6 +27,14 @@ class EngineCounters:
     tpot_count: float | None = None
     ended: float | None = None
     failed: float | None = None
+    in_flight: float | None = None
+
+    @property
+    def unanswered(self) -> float | None:
+        """Requests in it that still wait for their first token, at least: some that failed may have had theirs."""
+        if self.in_flight is None or self.ended is None or self.failed is None or self.ttft_count is None:
+            return None
+        return max(0.0, self.in_flight + self.ended - self.failed - self.ttft_count)
 
 
 @dataclass(frozen=True, slots=True)

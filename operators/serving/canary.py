@@ -5,6 +5,7 @@ Phases: Starting (its pods come up), Observing (both answer and are compared), t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from controlplane.model.actions import Record
 from controlplane.model.canary import ACTIVE, CanaryPhase, CanaryStatus
 from controlplane.model.live import EnginePod
 from operators.serving.canary_course import Course
-from operators.serving.canary_verdict import summary, verdict
+from operators.serving.canary_verdict import expected_seconds, summary, verdict
 from operators.serving.canary_watch import Side, Watch, beside, in_turns
 from operators.serving.draft import Draft
 from operators.serving.reasons import Reason
@@ -54,7 +55,10 @@ def step(found: Course, drafts: Sequence[Draft], now_s: float) -> Step:
         reason = _NOT_READY if failure.reason in _SLOW else "Crashed"
         return _decided(status, "RolledBack", reason, f"{failure.reason}: {failure.message}", now_s)
     ready: dict[Side, Sequence[Replica]] = {
-        "stable": [one for one in stable.kept if one.ready and one.template is not None],
+        # Those too that a former version of the operator rendered: the same spec.
+        "stable": [
+            one for one in stable.kept if one.ready and (one.template is not None or one.revision in found.known)
+        ],
         "canary": [one for one in canary.kept if one.ready],
     }
     if status.phase == "Starting":
@@ -93,7 +97,10 @@ def _observe(
     if judged.word is not None:
         phase: CanaryPhase = "Promoted" if judged.word == "Promote" else "RolledBack"
         return _decided(seen.status, phase, judged.reason, judged.message, now_s)
-    return Step(_told(seen.status, judged.reason, judged.message), seen.watch, (), read, seen.again_s, serve)
+    expected_s = expected_seconds(seen.status, found.canary)
+    finite_s = None if expected_s is None or math.isinf(expected_s) else round(expected_s)
+    said = _told(seen.status.model_copy(update={"expected_seconds": finite_s}), judged.reason, judged.message)
+    return Step(said, seen.watch, (), read, seen.again_s, serve)
 
 
 def turned(found: Course) -> bool:
@@ -118,7 +125,13 @@ def _begin(found: Course, now_s: float) -> Step:
 
 def _decided(status: CanaryStatus, phase: CanaryPhase, reason: str, message: str, now_s: float) -> Step:
     done = status.model_copy(
-        update={"phase": phase, "reason": reason, "message": message[:_MESSAGE_MAX], "decided_time": _moment(now_s)}
+        update={
+            "phase": phase,
+            "reason": reason,
+            "message": message[:_MESSAGE_MAX],
+            "decided_time": _moment(now_s),
+            "expected_seconds": None,
+        }
     )
     if phase == "Promoted":
         event = Record("Normal", "CanaryPromoted", f"revision {status.revision}, {reason}: {message}"[:_MESSAGE_MAX])

@@ -33,6 +33,11 @@ class Course:
     wanted: int = 0
 
     @property
+    def known(self) -> frozenset[str]:
+        """Revisions that pods of the stable spec may have."""
+        return frozenset() if self.whole.stable is None else self.whole.stable.known
+
+    @property
     def held(self) -> bool:
         """The stable revision is what is rolled out, whatever the spec says."""
         return self.canary is not None
@@ -47,20 +52,22 @@ def course(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> Course:
         return plain
     if stable.errors:
         return plain if not _replaced(snapshot) else _unreadable(snapshot)
-    known = {template.revision for template in stable.templates}
-    new = tuple(template for template in snapshot.templates if template.revision not in known)
+    rendered = {template.revision for template in stable.templates}
+    new = tuple(template for template in snapshot.templates if template.revision not in rendered)
     if not new:
         return plain
-    candidate = _name([template.revision for template in new], canary)
+    candidate = _name([template.asked for template in new], canary)
     stored = snapshot.deployment.status.canary
     if stored is not None and stored.candidate != candidate:
         stored = None
     if stored is not None and stored.phase == "Promoted":
         return plain
     held = _held(snapshot)
-    begins = stored is None
     revision = new[0].revision
-    if begins and not _serves(held, known, settings, now_s):
+    if stored is not None and stored.phase in ACTIVE and stored.revision != revision:
+        stored = None  # another version of the operator renders the change as other pods: what was watched is not they
+    begins = stored is None
+    if begins and not _serves(held, stable.known, settings, now_s):
         return plain  # nothing answers that a change could be compared with, or that a rollback would go back to
     if begins or stored is None or stored.phase not in ACTIVE:
         return Course((held,), held, canary, stored, candidate, revision, begins)
@@ -70,10 +77,13 @@ def course(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> Course:
     if kept < 1:
         wanted, kept = 0, held.deployment.spec.replicas  # no room to run both: said, not done
     ours = {template.revision for template in new}
+    # What the canary takes of the promises is not there for a rollout of the stable revision in another rendering: its
+    # replicas stand still until the verdict, unless there is room for both.
+    left = {"max_surge": max(0, surge - wanted), "max_unavailable": max(0, away - max(0, wanted - surge))}
     stable_part = replace(
         held,
         part="Stable",
-        deployment=_sized(held, kept),
+        deployment=_sized(held, kept, **left),
         pods=[pod for pod in snapshot.pods if pod.revision not in ours],
     )
     canary_part = replace(
@@ -87,9 +97,9 @@ def course(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> Course:
     return Course((stable_part, canary_part), held, canary, stored, candidate, revision, False, wanted)
 
 
-def _name(revisions: Sequence[str], canary: Canary) -> str:
+def _name(asked: Sequence[str], canary: Canary) -> str:
     """Of the change and of how it is judged: another one is tried anew."""
-    text = "\n".join([*sorted(revisions), canary.model_dump_json()])
+    text = "\n".join([*sorted(asked), canary.model_dump_json()])
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
@@ -100,15 +110,15 @@ def _held(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, deployment=deployment, templates=snapshot.stable.templates, shares={})
 
 
-def _sized(snapshot: Snapshot, replicas: int) -> ServingDeployment:
+def _sized(snapshot: Snapshot, replicas: int, **promises: int) -> ServingDeployment:
     deployment = snapshot.deployment
     # Nothing moves on its own while two revisions are compared.
-    rollout = deployment.spec.rollout.model_copy(update={"prefer_better": "Never"})
+    rollout = deployment.spec.rollout.model_copy(update={"prefer_better": "Never", **promises})
     spec = deployment.spec.model_copy(update={"replicas": replicas, "rollout": rollout})
     return deployment.model_copy(update={"spec": spec})
 
 
-def _serves(held: Snapshot, known: set[str], settings: PlanSettings, now_s: float) -> bool:
+def _serves(held: Snapshot, known: frozenset[str], settings: PlanSettings, now_s: float) -> bool:
     """Whether a stable replica answers, or did until a moment ago."""
     return any(
         replica.ready or now_s - replica.unready_since_s < settings.unready_grace_s

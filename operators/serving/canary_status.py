@@ -14,6 +14,8 @@ from operators.serving.reasons import Reason
 
 # What the stable revision says when nothing is wrong with it; anything else comes before the canary.
 _CALM = frozenset({Reason.ALL_READY, Reason.ROLLING_OUT, Reason.SCALING})
+# Its own rollout in another rendering waits for the canary, room or not.
+_CALM_BESIDE = _CALM | {Reason.NO_ROOM_FOR_SURGE}
 
 
 def verdict_of(drafts: Sequence[Draft], status: CanaryStatus | None) -> Verdict:
@@ -22,9 +24,10 @@ def verdict_of(drafts: Sequence[Draft], status: CanaryStatus | None) -> Verdict:
         return role_status.verdict_of(drafts)
     found = judge(drafts[0])
     reason, said = _told(status)
-    if found.progressing_reason in _CALM:
+    calm = _CALM_BESIDE if status.phase in ACTIVE else _CALM
+    if found.progressing_reason in calm:
         found = replace(found, progressing=_moves(status), progressing_reason=reason, progressing_message=said)
-    if found.ready == "True" and found.ready_reason in _CALM:
+    if found.ready == "True" and found.ready_reason in calm:
         found = replace(found, ready_reason=reason, ready_message=f"{found.ready_message}; {said}")
     return found
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from controlplane.model.canary import CanaryStatus, SideCounts
 from controlplane.model.live import EngineCounters, EnginePod, LiveReading
-from operators.serving.canary_stats import added, weight_of
+from operators.serving.canary_stats import added
 
 Side = Literal["stable", "canary"]
 
@@ -49,6 +49,13 @@ class Growth:
     tpot_count: float = 0.0
     ended: float = 0.0
     failed: float = 0.0
+    asked: float = 0.0  # requests that came
+    answered: float = 0.0  # first tokens, whether or not the window counts for a pair
+    waiting: float = 0.0  # requests that still wait for their first token at the end
+    hung: float = 0.0  # of these, at replicas that gave none in all the window though requests waited at its begin too
+
+    def __add__(self, other: Growth) -> Growth:
+        return Growth(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,53 +160,53 @@ def growth(begins: LiveReading, ends: LiveReading, pods: Sequence[EnginePod]) ->
         steps = _steps(before, after)
         if steps is None:
             continue
-        total = Growth(
-            total.replicas + 1,
-            total.ttft_sum_s + steps[0],
-            total.ttft_count + steps[1],
-            total.tpot_sum_s + steps[2],
-            total.tpot_count + steps[3],
-            total.ended + steps[4],
-            total.failed + steps[5],
-        )
+        total += _grown(steps, before, after)
     return total
 
 
-def _steps(before: EngineCounters, after: EngineCounters) -> tuple[float, ...] | None:
+def _grown(
+    steps: tuple[float, float, float, float, float, float], before: EngineCounters, after: EngineCounters
+) -> Growth:
+    """Of one replica."""
+    answered, ended, waiting = steps[1], steps[4], after.unanswered or 0.0
+    came = 0.0
+    if before.in_flight is not None and after.in_flight is not None:
+        came = ended + after.in_flight - before.in_flight
+    hung = min(waiting, before.unanswered or 0.0) if not answered else 0.0
+    return Growth(1, *steps, max(came, answered), answered, waiting, hung)
+
+
+def _steps(before: EngineCounters, after: EngineCounters) -> tuple[float, float, float, float, float, float] | None:
     """None: no page with a first token's time on it, or counters that fell (the engine started again)."""
     if after.ttft_count is None or before.ttft_count is None:
         return None
-    pairs = (
-        (before.ttft_sum_s, after.ttft_sum_s),
-        (before.ttft_count, after.ttft_count),
-        (before.tpot_sum_s, after.tpot_sum_s),
-        (before.tpot_count, after.tpot_count),
-        (before.ended, after.ended),
-        (before.failed, after.failed),
+    steps = (
+        _step(before.ttft_sum_s, after.ttft_sum_s),
+        _step(before.ttft_count, after.ttft_count),
+        _step(before.tpot_sum_s, after.tpot_sum_s),
+        _step(before.tpot_count, after.tpot_count),
+        _step(before.ended, after.ended),
+        _step(before.failed, after.failed),
     )
-    steps = tuple(0.0 if old is None or new is None else new - old for old, new in pairs)
     return None if min(steps) < 0 else steps
+
+
+def _step(old: float | None, new: float | None) -> float:
+    return 0.0 if old is None or new is None else new - old
 
 
 def paired(status: CanaryStatus, canary: Growth, stable: Growth) -> CanaryStatus:
     """One pair more, for each metric that both sides have a figure of."""
     if not (canary.replicas and stable.replicas and canary.ttft_count and stable.ttft_count):
         return status
-    ttft = added(
-        status.ttft_ratio_pct,
-        weight=weight_of(canary.ttft_count, stable.ttft_count),
-        canary=canary.ttft_sum_s / canary.ttft_count,
-        stable=stable.ttft_sum_s / stable.ttft_count,
-    )
+    requests = (canary.ttft_count, stable.ttft_count)
+    means = (canary.ttft_sum_s / canary.ttft_count, stable.ttft_sum_s / stable.ttft_count)
+    ttft = added(status.ttft_ratio_pct, requests, means)
     tpot = status.tpot_ratio_pct
     if canary.tpot_count and stable.tpot_count:
         # Tokens of one request belong together: requests are what is counted, here as there.
-        tpot = added(
-            tpot,
-            weight=weight_of(canary.ttft_count, stable.ttft_count),
-            canary=canary.tpot_sum_s / canary.tpot_count,
-            stable=stable.tpot_sum_s / stable.tpot_count,
-        )
+        means = (canary.tpot_sum_s / canary.tpot_count, stable.tpot_sum_s / stable.tpot_count)
+        tpot = added(tpot, requests, means)
     return status.model_copy(
         update={
             "ttft_ratio_pct": ttft,
@@ -211,25 +218,35 @@ def paired(status: CanaryStatus, canary: Growth, stable: Growth) -> CanaryStatus
 
 
 def _counted(before: SideCounts, more: Growth) -> SideCounts:
-    return SideCounts(
-        requests=before.requests + more.ttft_count,
-        ended=before.ended,
-        errors=before.errors,
-        per_replica=before.per_replica + more.ttft_count / more.replicas,
-    )
+    requests, each = before.requests + more.ttft_count, before.per_replica + more.ttft_count / more.replicas
+    return before.model_copy(update={"requests": requests, "per_replica": each})
 
 
 def _lasted(status: CanaryStatus, watched_s: float, canary: Growth, stable: Growth) -> CanaryStatus:
     """Time passes and failures count whether or not there is a pair."""
     sides = {
-        name: side.model_copy(update={"ended": side.ended + more.ended, "errors": side.errors + more.failed})
+        name: side.model_copy(
+            update={
+                "ended": side.ended + more.ended,
+                "errors": side.errors + more.failed,
+                "asked": side.asked + more.asked,
+                "answered": side.answered + more.answered,
+                "waiting": more.waiting if more.replicas else side.waiting,
+            }
+        )
         for name, side, more in (("canary", status.canary, canary), ("stable", status.stable, stable))
     }
+    silent = status.silent_windows
+    if canary.answered:
+        silent = 0
+    elif canary.asked and canary.hung and stable.answered:
+        silent += 1
     return status.model_copy(
         update={
             "watched_seconds": round(status.watched_seconds + watched_s, 3),
             "windows": status.windows + 1,
             "pages": status.pages + bool(canary.replicas and stable.replicas),
+            "silent_windows": silent,
             **sides,
         }
     )

@@ -87,11 +87,12 @@ class Preparer:
             self._stable.pop(row.uid, None)
             return None
         templates: list[ReplicaTemplate] = []
+        before = frozenset(now.revisions)
         try:
             held = with_stable(spec, now)
             known = self._stable.get(row.uid)
             if known is not None and known[0] == (row.generation, now.spec):
-                return Stable(held, *known[1])
+                return Stable(held, *known[1], before)
             wanted = deployment_of(row, held, ServingDeploymentStatus())
             errors = validate(wanted, self._catalog, self._settings)
             if not errors:
@@ -105,7 +106,7 @@ class Preparer:
             held, errors, templates = spec, [InvalidSpec(said, field="status.stable.spec")], []
         found = (tuple(templates), tuple(errors))
         self._stable[row.uid] = ((row.generation, now.spec), found)
-        return Stable(held, *found)
+        return Stable(held, *found, before)
 
     def _prepare(self, row: DeploymentRow, plan: PlanStatus | None) -> Prepared:
         try:
@@ -131,7 +132,7 @@ class Preparer:
             log.exception("%s cannot be rendered", row.key)
             problem = f"cannot be rendered ({type(error).__name__}: {error}); the operator's log has the details"
             errors, templates = [InvalidSpec(problem, field="spec")], []
-        record = recorded(wanted.spec) if templates else None
+        record = recorded(wanted.spec, (template.revision for template in templates)) if templates else None
         if spec.auto is None:
             return Prepared(row.generation, row.uid, spec, "", tuple(errors), tuple(templates), record=record)
         plannable = not errors or not self._own_errors(row, spec)

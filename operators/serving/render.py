@@ -26,7 +26,7 @@ from operators.serving.names import gang_service_name, pod_name
 from operators.serving.overlay import merge_pod
 from operators.serving.podspec import skeleton
 from operators.serving.probes import leader_hook, probes, worker_hook
-from operators.serving.revision import revision_of
+from operators.serving.revision import asked_of, revision_of
 from operators.serving.roles import role_annotations
 from operators.serving.routers import host_name
 from operators.serving.services import (
@@ -73,10 +73,11 @@ class RenderSettings:
 @dataclass(frozen=True, slots=True)
 class ReplicaTemplate:
     """One choice, ready to be placed. `choice_index`: its position among those of its role. `revision` names what its
-    pods are rendered from, placement apart."""
+    pods are rendered from, placement apart; `asked` what the spec says of them, whoever renders it."""
 
     choice_index: int
     revision: str
+    asked: str
     pods: int
     units_per_pod: int
     resource: str
@@ -136,6 +137,7 @@ def replica_template(
     return ReplicaTemplate(
         choice_index=at,
         revision=revision_of(deployment, choice, launch, image),
+        asked=asked_of(deployment, choice, launch),
         pods=shape.pods,
         # Placement counts what the pod asks for, and a podTemplate may add containers that ask for CPU, too.
         units_per_pod=cpu_millicores(base["spec"]) if accelerator.kind == "cpu" else shape.units_per_pod,

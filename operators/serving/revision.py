@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from controlplane.model.choice import AcceleratorChoice
 from controlplane.model.serving import ServingDeployment
@@ -15,6 +16,12 @@ from operators.serving.names import REVISION_DIGITS
 _RENDERING = 1
 
 
+def asked_of(deployment: ServingDeployment, choice: AcceleratorChoice, launch: EngineLaunch) -> str:
+    """Hash of what the spec asks of these pods, whatever this operator or its installation makes of it: the same change
+    has the same name after an upgrade that renders it in another way."""
+    return _digest({**_asked(deployment, choice, launch), "image": choice.image})
+
+
 def revision_of(deployment: ServingDeployment, choice: AcceleratorChoice, launch: EngineLaunch, image: str) -> str:
     """Hash of what the pods are rendered from and a restart is needed for.
 
@@ -22,18 +29,23 @@ def revision_of(deployment: ServingDeployment, choice: AcceleratorChoice, launch
     time, priority, SLO, startup deadline, suspend. Fields at their default count as absent, so that a field added to
     the API later changes no hash.
     """
+    return _digest({**_asked(deployment, choice, launch), "rendering": _RENDERING, "image": image})
+
+
+def _asked(deployment: ServingDeployment, choice: AcceleratorChoice, launch: EngineLaunch) -> dict[str, Any]:
     spec = deployment.spec
     placement = {"pools", "nic", "topology", "accelerators_per_pod", "image"}
-    content = {
-        "rendering": _RENDERING,
+    return {
         "model": spec.model.model_dump(mode="json", exclude_defaults=True),
         "choice": choice.model_dump(mode="json", exclude_defaults=True, exclude=placement),
         "pods": [launch.shape.pods, launch.shape.units_per_pod],
-        "image": image,
         "api_key": None if spec.api_key_secret is None else spec.api_key_secret.model_dump(mode="json"),
         "template": spec.pod_template,
         "priority_class": spec.priority_class_name,
         **({} if launch.role == "Aggregated" else {"role": launch.role}),
     }
+
+
+def _digest(content: dict[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:REVISION_DIGITS]

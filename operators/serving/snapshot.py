@@ -77,11 +77,18 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class Stable:
-    """The revision that a rollback goes back to: today's spec with its pods, and their templates unless there are errors."""
+    """The revision that a rollback goes back to: today's spec with its pods, and their templates unless there are errors.
+    `revisions`: names that its pods had when it was rolled out, which are others where another version rendered it."""
 
     spec: ServingDeploymentSpec
     templates: tuple[ReplicaTemplate, ...]
     errors: tuple[TrimtabError, ...] = ()
+    revisions: frozenset[str] = frozenset()
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Every name that a pod of it may have."""
+        return self.revisions.union(template.revision for template in self.templates)
 
 
 @dataclass(frozen=True, slots=True)

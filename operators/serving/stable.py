@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,8 +14,9 @@ from controlplane.model.errors import InvalidSpec
 from controlplane.model.serving import Explicit, Model, SecretKey, ServingDeploymentSpec
 
 
-def recorded(spec: ServingDeploymentSpec) -> StableRevision | None:
-    """Of a spec whose choices are written or planned. None: separate roles, or a template too large for a status."""
+def recorded(spec: ServingDeploymentSpec, revisions: Iterable[str]) -> StableRevision | None:
+    """Of a spec whose choices are written or planned, rendered as `revisions`. None: separate roles, or a template too
+    large for a status."""
     if spec.roles is not None or spec.explicit is None:
         return None
     fields: dict[str, Any] = {
@@ -30,7 +32,8 @@ def recorded(spec: ServingDeploymentSpec) -> StableRevision | None:
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     if len(text) > STABLE_SPEC_MAX:
         return None
-    return StableRevision(spec=text, replicas=None if spec.auto is None else spec.replicas)
+    planned = None if spec.auto is None else spec.replicas
+    return StableRevision(spec=text, replicas=planned, revisions=sorted(set(revisions)))
 
 
 def with_stable(spec: ServingDeploymentSpec, stable: StableRevision) -> ServingDeploymentSpec:

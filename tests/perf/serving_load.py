@@ -2,7 +2,8 @@
 
 Requests are sent at their intended times whether or not earlier ones have been answered, and latencies count from
 those times: a stall shows in every request it delays. Each request uses its own connection, as a fleet of clients
-behind a Service does; `--keep-alive` reuses connections instead. Prints one JSON object with a record per request.
+behind a Service does; `--keep-alive` reuses connections instead. SIGTERM ends the sending early. Prints one JSON object
+with a record per request once the last answer is there.
 
 Standard library only: it is run inside the cluster's network namespace, where ClusterIPs answer.
 """
@@ -11,6 +12,7 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -128,16 +130,20 @@ async def load(
     keep_alive: bool,
     seed: int,
 ) -> list[Record]:
-    """Send for `duration_s`, then wait for the last answers."""
+    """Send for `duration_s` or until SIGTERM, then wait for the last answers."""
     parts = urlsplit(url)
     assert parts.hostname
     connections = Connections(parts.hostname, parts.port or 80, keep_alive)
     rng = random.Random(seed)
     tasks: list[asyncio.Task[Record]] = []
+    enough = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, enough.set)
     start_s = time.time()
     for number in range(int(rate_per_s * duration_s)):
         intended_s = start_s + number / rate_per_s
         await asyncio.sleep(max(0.0, intended_s - time.time()))
+        if enough.is_set():
+            break
         body = json.dumps(
             {
                 "model": model,

@@ -12,6 +12,10 @@ trimtab_engine_requests_total{model_name="m",outcome="completed"} 90
 trimtab_engine_requests_total{model_name="m",outcome="cancelled"} 4
 trimtab_engine_requests_total{model_name="m",outcome="failed"} 5
 trimtab_engine_requests_total{model_name="m",outcome="rejected"} 1
+# TYPE trimtab_engine_requests_running gauge
+trimtab_engine_requests_running{model_name="m"} 3
+# TYPE trimtab_engine_requests_waiting gauge
+trimtab_engine_requests_waiting{model_name="m"} 4
 # TYPE trimtab_engine_time_to_first_token_seconds histogram
 trimtab_engine_time_to_first_token_seconds_bucket{model_name="m",le="+Inf"} 95
 trimtab_engine_time_to_first_token_seconds_sum{model_name="m"} 19.5
@@ -45,7 +49,13 @@ def pod(uid: str, engine: str = "openvino", ip: str = "10.0.0.7") -> EnginePod:
 
 
 def test_a_page_of_the_embedded_engine() -> None:
-    assert counters_of("openvino", OPENVINO) == EngineCounters(19.5, 95, 45, 900, 100, 10)
+    assert counters_of("openvino", OPENVINO) == EngineCounters(19.5, 95, 45, 900, 100, 10, 7)
+
+
+def test_requests_without_a_first_token_are_counted_where_all_is_known() -> None:
+    assert EngineCounters(19.5, 90, 45, 900, 100, 10, 7).unanswered == 7
+    assert EngineCounters(19.5, 95, 45, 900, 100, 10, 3).unanswered == 0, "some that failed had theirs"
+    assert EngineCounters(19.5, 95, 45, 900, 100, 10).unanswered is None
 
 
 def test_a_page_of_vllm_adds_its_ranks_and_takes_time_per_token_of_requests() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import numpy as np
@@ -14,6 +16,7 @@ from controlplane.model.actions import Action, CreatePod, ReadEngines
 from controlplane.model.canary import CanaryStatus
 from controlplane.model.live import EngineCounters, LiveReading
 from controlplane.model.serving import ServingDeployment
+from operators.serving import revision
 from operators.serving.owned import SERVICES
 from operators.serving.snapshot import Snapshot, Stable
 from operators.serving.stable import recorded, with_stable
@@ -22,6 +25,7 @@ from tests.unit.serving.simulation import H100, NAME, World, choice, deployment,
 
 HOLD = {"leastSeconds": 60, "mostSeconds": 900, "windowSeconds": 5}
 _TOKENS = 40
+_IDLE = EngineCounters(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def wanted(seqs: int = 256, canary: dict[str, Any] | None = None, **spec: Any) -> ServingDeployment:
@@ -45,7 +49,8 @@ class CanaryWorld(World):
     unserved: int = 0
     due_s: float = 0.0
     served: list[str | None] = field(default_factory=list)
-    stuck: set[str] = field(default_factory=set)  # revisions whose engines never answer
+    stuck: set[str] = field(default_factory=set)  # revisions whose engines never become ready
+    mute: set[str] = field(default_factory=set)  # revisions whose engines take requests and answer none
 
     @classmethod
     def running(cls, replicas: int = 2, nodes: int = 8, seed: int = 1, **fields: Any) -> CanaryWorld:
@@ -72,13 +77,14 @@ class CanaryWorld(World):
         """What the spec renders."""
         return templates_of(self.wanted)[0].revision
 
-    def alive_of(self, revision: str) -> list[PodView]:
-        return [pod for pod in self.alive() if pod.revision == revision]
+    def alive_of(self, name: str) -> list[PodView]:
+        return [pod for pod in self.alive() if pod.revision == name]
 
     def snapshot(self) -> Snapshot:
         found = super().snapshot()
         now = self.wanted.status.stable
-        record = recorded(self.wanted.spec) if found.templates else None
+        revisions = [template.revision for template in found.templates]
+        record = recorded(self.wanted.spec, revisions) if revisions else None
         stable = None
         if (
             self.wanted.spec.rollout.canary is not None
@@ -86,7 +92,8 @@ class CanaryWorld(World):
             and (record is None or record.spec != now.spec)
         ):
             held = with_stable(self.wanted.spec, now)
-            stable = Stable(held, templates_of(self.wanted.model_copy(update={"spec": held})))
+            templates = templates_of(self.wanted.model_copy(update={"spec": held}))
+            stable = Stable(held, templates, revisions=frozenset(now.revisions))
         return replace(found, record=record, stable=stable, live=self.live)
 
     def run(self, name: str) -> None:
@@ -96,6 +103,14 @@ class CanaryWorld(World):
     def restart(self) -> None:
         super().restart()
         self.live = None
+        self._prepared = None
+
+    @contextmanager
+    def upgraded(self, rendering: int = 2) -> Iterator[None]:
+        """Another version of the operator takes over, which renders every pod as another revision."""
+        with patch.object(revision, "_RENDERING", rendering):
+            self.restart()
+            yield
 
     def watch(self, seconds: float, until: Callable[[], bool] = lambda: False, step_s: float = 0.5) -> None:
         """Clients, kubelets and the operator work for so long, or until something is true."""
@@ -107,17 +122,18 @@ class CanaryWorld(World):
             self.run_all()
             self.end_all()
             if self.now_s >= self.due_s:
+                read = self.live
                 self.step()
-                self.due_s = self.now_s + min(5.0, self.again_s or 5.0)
+                # Figures that are there wake the operator, whatever else it waits for.
+                pause_s = min(5.0, self.again_s or 5.0) if self.live is read else 0.01
+                self.due_s = self.now_s + pause_s
 
     def _act(self, action: Action) -> None:
         if isinstance(action, ReadEngines):
             here = {pod.uid for pod in self.pods.values()}
-            counters = {pod.uid: self.counters.get(pod.uid, EngineCounters(0, 0, 0, 0, 0, 0)) for pod in action.pods}
+            counters = {pod.uid: self.counters.get(pod.uid, _IDLE) for pod in action.pods}
             kept = {uid: found for uid, found in counters.items() if uid in here and self.pages}
             self.live = LiveReading(self.now_s, kept)
-            self.due_s = self.now_s
-            self.again_s = 0.01
         else:
             super()._act(action)
 
@@ -143,8 +159,11 @@ class CanaryWorld(World):
             self._answer(pod, int(requests), load * self.slow(str(pod.revision)))
 
     def _answer(self, pod: PodView, requests: int, factor: float) -> None:
-        before = self.counters.get(pod.uid, EngineCounters(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+        before = self.counters.get(pod.uid, _IDLE)
         if not requests:
+            return
+        if pod.revision in self.mute:
+            self.counters[pod.uid] = replace(before, in_flight=(before.in_flight or 0) + requests)
             return
         shape = requests / self.scatter**2
         ttft_s = 0.2 * factor * float(self.rng.gamma(shape, self.scatter**2))
@@ -157,4 +176,5 @@ class CanaryWorld(World):
             (before.tpot_count or 0) + _TOKENS * requests,
             (before.ended or 0) + requests,
             (before.failed or 0) + failed,
+            before.in_flight,
         )

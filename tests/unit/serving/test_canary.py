@@ -283,3 +283,30 @@ def test_windows_of_a_clock_that_jumps_are_left_out() -> None:
     made.watch(60)
     assert made.canary.ttft_ratio_pct.sums.pairs > pairs + 3
     assert made.canary.watched_seconds < 140
+
+
+def test_one_that_takes_requests_and_answers_none_is_rolled_back_within_minutes() -> None:
+    made = started(canary={"hold": HOLD, "verdict": {"onNoEvidence": "Promote"}})
+    made.mute.add(made.revision())
+    made.watch(200, lambda: made.phase == "RolledBack")
+    assert (made.phase, made.canary.reason) == ("RolledBack", "NoAnswers")
+    assert "none got a first token" in made.canary.message
+    assert made.canary.watched_seconds < 120
+
+
+def test_one_that_falls_silent_under_load_is_rolled_back() -> None:
+    made = started()
+    made.watch(40)
+    assert made.canary.windows > 2
+    made.mute.add(made.revision())
+    made.watch(200, lambda: made.phase == "RolledBack")
+    assert (made.phase, made.canary.reason) == ("RolledBack", "NoAnswers")
+    assert "wait at the canary" in made.canary.message
+
+
+def test_the_status_says_how_long_it_takes() -> None:
+    made = started(canary={"hold": {**HOLD, "mostSeconds": 3600}, "verdict": {"notWorseThanPct": 2}}, rate=10.0)
+    made.watch(90)
+    assert made.canary.reason == "Undecided"
+    assert "more at this spread" in made.canary.message
+    assert made.canary.expected_seconds is not None

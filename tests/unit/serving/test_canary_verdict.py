@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from controlplane.model.canary import Canary, CanaryStatus, PairSums, RatioPct
 from controlplane.model.live import EngineCounters, EnginePod, LiveReading
-from operators.serving.canary_stats import LEAST_WINDOWS, added, interval, shown_more, weight_of
-from operators.serving.canary_verdict import verdict
+from operators.serving.canary_stats import LEAST_WINDOWS, added, interval, pairs_until, shown_more
+from operators.serving.canary_verdict import expected_seconds, verdict
 from operators.serving.canary_watch import Growth, growth, paired
 from tests.unit.serving.canary_world import HOLD, CanaryWorld, wanted
 
@@ -86,7 +86,7 @@ def test_the_interval_holds_at_every_look_together(requests: tuple[float, float]
             load = math.exp(rng.normal(0, 0.3))
             counts = [int(rng.poisson(mean)) for mean in requests]
             means = [load * rng.gamma(count * shape) / (count * shape) if count else 0.0 for count in counts]
-            found = added(found, weight=weight_of(*counts), canary=means[0], stable=means[1])
+            found = added(found, (counts[0], counts[1]), (means[0], means[1]))
             wrong |= found.lo is not None and found.hi is not None and not found.lo <= 0 <= found.hi
         missed += wrong
     assert missed <= 15
@@ -96,9 +96,7 @@ def test_few_requests_of_the_canary_do_not_make_it_look_faster() -> None:
     """The logarithm of a mean of two requests is far below that of two hundred; the estimate must not follow it."""
     rng, found = np.random.default_rng(3), None
     for _ in range(4000):
-        found = added(
-            found, weight=weight_of(2, 200), canary=rng.exponential(1, 2).mean(), stable=rng.exponential(1, 200).mean()
-        )
+        found = added(found, (2, 200), (rng.exponential(1, 2).mean(), rng.exponential(1, 200).mean()))
     assert found is not None
     assert abs(found.change or 99) < 4
 
@@ -107,8 +105,8 @@ def test_few_requests_of_the_canary_do_not_make_it_look_faster() -> None:
 @given(st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(0.1, 1e4)), min_size=8, max_size=60))
 def test_an_interval_holds_its_estimate_whatever_comes(pairs: list[tuple[float, float, float]]) -> None:
     found: RatioPct | None = None
-    for canary, stable, weight in pairs:
-        found = added(found, weight=weight, canary=canary, stable=stable)
+    for canary, stable, requests in pairs:
+        found = added(found, (requests, 3 * requests), (canary, stable))
     assert found is not None
     assert RatioPct.model_validate_json(found.model_dump_json(by_alias=True)) == found
     if found.lo is not None:
@@ -118,17 +116,18 @@ def test_an_interval_holds_its_estimate_whatever_comes(pairs: list[tuple[float, 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
 def test_figures_that_are_none_change_nothing(bad: float) -> None:
-    before = added(None, weight=3.0, canary=1.0, stable=1.0)
-    assert added(before, weight=bad, canary=1.0, stable=1.0) == before
-    assert added(before, weight=1.0, canary=bad, stable=1.0) == before
-    assert added(before, weight=1.0, canary=1.0, stable=bad) == before
+    before = added(None, (6, 6), (1.0, 1.0))
+    assert added(before, (bad, 2), (1.0, 1.0)) == before
+    assert added(before, (2, bad), (1.0, 1.0)) == before
+    assert added(before, (2, 2), (bad, 1.0)) == before
+    assert added(before, (2, 2), (1.0, bad)) == before
 
 
 def test_there_is_no_interval_before_its_variance_is_known() -> None:
     assert interval(PairSums()) == (None, None, None)
     found = None
     for _ in range(LEAST_WINDOWS - 1):
-        found = added(found, weight=1.0, canary=1.0, stable=2.0)
+        found = added(found, (2, 2), (1.0, 2.0))
     assert found is not None
     assert found.change == pytest.approx(-50)
     assert found.lo is None and found.hi is None
@@ -144,7 +143,131 @@ def test_pods_that_started_again_or_came_late_are_left_out() -> None:
     pods = [EnginePod(uid, uid, "prod", "10.0.0.1", "vllm") for uid in ("same", "again", "late", "mute")]
     before = {"same": EngineCounters(1, 10, 1, 10), "again": EngineCounters(9, 90, 9, 90), "mute": EngineCounters()}
     after = {uid: EngineCounters(2, 20, 2, 20) for uid in ("same", "again", "late", "mute")}
-    assert growth(LiveReading(0, before), LiveReading(10, after), pods) == Growth(1, 1, 10, 1, 10)
+    assert growth(LiveReading(0, before), LiveReading(10, after), pods) == Growth(
+        1, 1, 10, 1, 10, asked=10, answered=10
+    )
+
+
+def counters(*, asked: float, failed: float = 0.0, first: float = 0.0, waiting: float = 0.0) -> EngineCounters:
+    """So many requests came: some failed without a first token, some still wait, the others are done."""
+    done = asked - failed - waiting
+    return EngineCounters(first, max(first, done), 0, 0, asked - waiting, failed, waiting)
+
+
+def test_requests_that_wait_through_a_window_without_a_first_token_make_it_hung() -> None:
+    pods = [EnginePod("one", "one", "prod", "10.0.0.1", "vllm")]
+
+    def over(before: EngineCounters, after: EngineCounters) -> Growth:
+        return growth(LiveReading(0, {"one": before}), LiveReading(10, {"one": after}), pods)
+
+    hung = over(counters(asked=9, waiting=2), counters(asked=12, waiting=5))
+    assert (hung.asked, hung.answered, hung.waiting, hung.hung) == (3, 0, 5, 2)
+    busy = over(counters(asked=9, waiting=2), counters(asked=12, waiting=4))
+    assert (busy.asked, busy.answered, busy.hung) == (3, 1, 0)
+    decoding = over(EngineCounters(1, 3, 1, 9, 2, 0, 1), EngineCounters(1, 3, 1, 9, 2, 0, 1))
+    assert (decoding.waiting, decoding.hung) == (0, 0), "its first token is out"
+    fresh = over(counters(asked=9), counters(asked=12, waiting=3))
+    assert (fresh.asked, fresh.waiting, fresh.hung) == (3, 3, 0), "they may have come a moment ago"
+
+
+MANY = {"requests": 300, "answered": 300, "asked": 300, "perReplica": 300}
+LATE = {"watched_seconds": 1800, "windows": 180, "pages": 180, "stable": MANY}
+FEW = {"ttftRatioPct": {"change": 0}, "tpotRatioPct": {"change": 0}}
+PROMOTE = Canary.model_validate({"verdict": {"onNoEvidence": "Promote"}})
+
+
+@pytest.mark.parametrize(
+    ("fields", "word", "reason"),
+    [
+        ({}, "Promote", "NoEvidence"),
+        ({"canary": {"asked": 4, "answered": 4, "ended": 4}}, "Promote", "NoEvidence"),
+        ({"canary": {"asked": 4, "ended": 4, "errors": 4}}, "RollBack", "NoAnswers"),
+        ({"canary": {"waiting": 1}}, "RollBack", "NoAnswers"),
+        ({"canary": MANY, **FEW}, "Promote", "NoEvidence"),
+        ({"canary": MANY, **FEW, "silent_windows": 1}, "RollBack", "NoAnswers"),
+        ({"pages": 80}, "RollBack", "NoMetrics"),
+        ({"pages": 0}, "RollBack", "NoMetrics"),
+    ],
+    ids=[
+        "unused",
+        "answered-alone",
+        "only-failures",
+        "waits",
+        "few-windows",
+        "fell-silent",
+        "mostly-unreadable",
+        "unreadable",
+    ],
+)
+def test_at_the_end_one_that_nobody_asked_is_told_from_one_that_did_not_answer(
+    fields: dict[str, object], word: str, reason: str
+) -> None:
+    found = verdict(status(**{**LATE, **fields}), PROMOTE)
+    assert (found.word, found.reason) == (word, reason), found.message
+
+
+def test_one_that_falls_silent_is_not_promoted_on_what_it_did_before() -> None:
+    found = status(watched_seconds=130, windows=13, pages=13, canary=MANY, stable=MANY)
+    fine = RatioPct(change=0, lo=-1, hi=1, sums=PairSums(pairs=13))
+    found = found.model_copy(update={"ttft_ratio_pct": fine, "tpot_ratio_pct": fine})
+    assert verdict(found, CANARY).word == "Promote"
+    assert verdict(found.model_copy(update={"silent_windows": 1}), CANARY).word is None
+    silent = verdict(found.model_copy(update={"silent_windows": 6}), CANARY)
+    assert (silent.word, silent.reason) == ("RollBack", "NoAnswers")
+
+
+def windows_of(truth: float, seed: int, windows: int, sides: tuple[float, float], common: float) -> RatioPct:
+    """Pairs of 30 requests each. `sides`: by how much each side scatters by itself, `common`: the machine under both."""
+    rng, found = np.random.default_rng(seed), None
+    for _ in range(windows):
+        load = math.exp(rng.normal(0, common))
+        means = [load * factor * math.exp(rng.normal(0, own)) for factor, own in zip((truth, 1.0), sides, strict=True)]
+        found = added(found, (30, 30), (means[0], means[1]))
+    assert found is not None
+    return found
+
+
+def test_what_slows_the_machine_under_both_does_not_widen_the_interval() -> None:
+    def half(common: float) -> float:
+        widths = [windows_of(1.0, seed, 40, (0.1, 0.1), common) for seed in range(20)]
+        return float(np.mean([((found.hi or 0) - (found.lo or 0)) / 2 for found in widths]))
+
+    calm, wild = half(0.0), half(1.0)
+    assert calm == pytest.approx(wild, rel=0.1)
+
+
+@pytest.mark.parametrize("common", [0.0, 1.0])
+@pytest.mark.parametrize("truth", [0.7, 1.0, 1.05, 2.0])
+def test_the_estimate_is_the_ratio_whatever_the_machine_does(truth: float, common: float) -> None:
+    found = windows_of(truth, 7, 4000, (0.2, 0.2), common)
+    assert found.change == pytest.approx(100 * (truth - 1), abs=1.5 * truth)
+
+
+def test_how_long_it_takes_is_foretold() -> None:
+    """At the spread of the first windows, a verdict comes about when they said."""
+    rng, found, told = np.random.default_rng(11), status(), []
+    for window in range(1, 400):
+        load = math.exp(rng.normal(0, 0.3))
+        sides = [Growth(1, 30 * load * math.exp(rng.normal(0, 0.09)), 30, 0, 0) for _ in range(2)]
+        found = paired(found, *sides).model_copy(
+            update={"watched_seconds": 10.0 * window, "windows": window, "pages": window}
+        )
+        rules = Canary.model_validate({"verdict": {"metrics": ["ttft"]}})
+        said = verdict(found, rules)
+        if said.word is not None:
+            break
+        expected_s = expected_seconds(found, rules)
+        if window >= 12:
+            assert expected_s is not None
+            told.append(expected_s + 10.0 * window)
+            assert "more at this spread" in said.message or "too near" in said.message
+    assert said.word == "Promote"
+    assert 0.4 < float(np.median([moment_s for moment_s in told if math.isfinite(moment_s)])) / (10 * window) < 2.5
+
+
+def test_nothing_is_foretold_of_what_is_not_known() -> None:
+    assert pairs_until(PairSums(), 5) is None
+    assert expected_seconds(status(), CANARY) is None
 
 
 @settings(deadline=None, max_examples=20)
