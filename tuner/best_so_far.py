@@ -15,9 +15,9 @@ from controlplane.model.tuning_records import TrialRecord
 from tuner.intervals import t_beyond
 from tuner.measure.short import CONFIDENCE, short_requests
 
-# Two processes of one setting, the logarithm of the ratio of their times: its standard deviation as long as the study
-# itself says nothing of it. 0.21 was measured on a machine of which others took 80 % (docs/tuning-measurement.md), rounded up.
-DEVIATION = 0.3
+# Two processes of one setting, the logarithm of the ratio of their rates: its standard deviation as long as the study
+# itself says nothing of it. Measured in 45 pairs on a machine of which others took 80 %; quiet ones are far below.
+DEVIATION = 0.21
 # What that is worth beside repeated measurements of the study, in degrees of freedom.
 _WORTH = 8
 
