@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from controlplane.model.resource import Part
 from controlplane.model.tuning import (
+    TOLD_FIGURES,
     Bar,
     JobState,
     Limit,
@@ -35,6 +37,16 @@ class TrialCounts(Part):
     cancelled: int = 0
 
 
+class TuningProgress(Part):
+    """Trials by purpose. Those of the search count against the budget; those that confirm its best, the runs of the
+    configuration in use among them, come beside it."""
+
+    search_asked: int = 0
+    search_ended: int = 0
+    confirm_asked: int = 0
+    confirm_ended: int = 0
+
+
 class TuningJobRecord(Part):
     """One job. Its size does not grow with its trials. `generation` grows with what a user changes, `events` with
     everything that happens; `budget` is the trials allowed now."""
@@ -48,12 +60,22 @@ class TuningJobRecord(Part):
     message: str = ""
     budget: int
     counts: TrialCounts
+    progress: TuningProgress | None = Field(default=None, description="Absent in lists.")
     generation: int
     events: int
     decision: dict[str, Any] | None = None
     cloned_from: str | None = None
     created_at: datetime
     ended_at: datetime | None = None
+
+
+def progress_text(job: TuningJobRecord) -> str:
+    """Ended trials of the search out of its budget, and what confirms beside them."""
+    if job.progress is None:
+        counts = job.counts
+        return f"{counts.asked - counts.waiting - counts.leased} ended, budget {job.budget}"
+    confirm = f", confirm {job.progress.confirm_ended}" if job.progress.confirm_asked else ""
+    return f"search {job.progress.search_ended}/{job.budget}{confirm}"
 
 
 class TrialRecord(Part):
@@ -91,6 +113,12 @@ class TrialRecord(Part):
     def final(self) -> bool:
         """Nothing more will happen to it."""
         return self.state not in {TrialState.WAITING, TrialState.LEASED}
+
+
+class MeasuredTrial(TrialRecord):
+    """With the figures that a sampler is told beside its objectives."""
+
+    figures: dict[str, float] = Field(default_factory=dict, max_length=len(TOLD_FIGURES))
 
 
 class SeenJob(Part):
@@ -160,6 +188,12 @@ def violations(measurement: Measurement, limits: list[Limit]) -> list[float] | s
     return out
 
 
+def figures_of(measurement: Measurement) -> dict[str, float]:
+    """Those that are known."""
+    known = ((name, measurement.metrics.get(name)) for name in TOLD_FIGURES)
+    return {name: value for name, value in known if value is not None and math.isfinite(value)}
+
+
 def told_of(trial: TrialRecord) -> Told:
     """The trial as a sampler learns of it."""
     if not trial.final:
@@ -172,6 +206,8 @@ def told_of(trial: TrialRecord) -> Told:
             values=trial.objectives,
             violation=trial.violation or [],
             short=trial.short,
+            figures=trial.figures if isinstance(trial, MeasuredTrial) and not trial.short else {},
+            seed=trial.seed,
         )
     if trial.state is TrialState.INFEASIBLE:
         return Told(number=trial.number, setting=trial.setting, verdict=Verdict.INFEASIBLE)

@@ -17,6 +17,7 @@ from controlplane.model.tuning_records import (
 from controlplane.model.tuning_stored import stored_spec
 
 _ID_MAX = 63 + 1 + 6
+_MADE = {"counts", "progress"}  # fields of a job that are no columns
 
 
 def trial_id(job: str, number: int) -> str:
@@ -35,7 +36,7 @@ def split_trial_id(trial: str) -> tuple[str, int]:
 def job_of(row: Row[Any]) -> TuningJobRecord:
     names = row._mapping
     return TuningJobRecord.model_validate(
-        {name: names[name] for name in TuningJobRecord.model_fields if name != "counts"}
+        {name: names[name] for name in TuningJobRecord.model_fields if name not in _MADE}
         | {
             "spec": stored_spec(names["spec"]),
             "counts": TrialCounts(**{name: names[name] for name in TrialCounts.model_fields}),

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
-from controlplane.model.tuning import JobState, TrialState
-from controlplane.model.tuning_records import Ask, MeasuredAttempt, TrialRecord
+from controlplane.model.errors import UnknownName
+from controlplane.model.tuning import JobState, Measurement, TrialPurpose, TrialState, Verdict
+from controlplane.model.tuning_records import (
+    Ask,
+    MeasuredAttempt,
+    MeasuredTrial,
+    TrialRecord,
+    TuningJobRecord,
+    TuningProgress,
+    figures_of,
+)
 from controlplane.store.change import change_job, moved, note
 from controlplane.store.database import Database
 from controlplane.store.rows import measured_of, trial_of
@@ -63,6 +72,61 @@ class Studies:
             out += page
             if len(page) < _CHUNK:
                 return out
+
+    def measured_from(self, job: str, number: int) -> list[TrialRecord]:
+        """As `trials_from`, with the figures of those that were measured."""
+        found = self.trials_from(job, number)
+        # One that is not over has none; a driver at work reads a few, one that begins again reads all.
+        ended = [trial for trial in found if trial.state is TrialState.DONE]
+        if not ended:
+            return found
+        columns = (measurements.c.number, measurements.c.attempt, measurements.c.measurement)
+        query = select(*columns).where(
+            measurements.c.job == job,
+            measurements.c.number >= ended[0].number,
+            measurements.c.number <= ended[-1].number,
+            measurements.c.verdict == Verdict.OK.value,
+        )
+        with self.database.read() as connection:
+            known = {(row.number, row.attempt): row.measurement for row in connection.execute(query)}
+        return [
+            trial
+            if (measurement := known.get((trial.number, trial.attempt))) is None
+            else MeasuredTrial.model_construct(
+                **dict(trial), figures=figures_of(Measurement.model_validate(measurement))
+            )
+            for trial in found
+        ]
+
+    def trial(self, job: str, number: int) -> TrialRecord:
+        """Raises UnknownName."""
+        with self.database.read() as connection:
+            row = connection.execute(select(trials).where(trials.c.job == job, trials.c.number == number)).first()
+            if row is not None:
+                return trial_of(row)
+            last = connection.execute(select(func.max(trials.c.number)).where(trials.c.job == job)).scalar()
+        raise UnknownName(
+            f"the job has no trial {number}",
+            field="trial",
+            value=number,
+            limit="none yet" if last is None else f"0 to {last}",
+        )
+
+    def with_progress(self, job: TuningJobRecord) -> TuningJobRecord:
+        """The record with its trials counted by purpose."""
+        query = (
+            select(trials.c.purpose, trials.c.state, func.count())
+            .where(trials.c.job == job.id)
+            .group_by(trials.c.purpose, trials.c.state)
+        )
+        found = dict.fromkeys(TuningProgress.model_fields, 0)
+        with self.database.read() as connection:
+            for purpose, state, count in connection.execute(query):
+                kind = "search" if purpose == TrialPurpose.SEARCH.value else "confirm"
+                found[f"{kind}_asked"] += count
+                if state not in {TrialState.WAITING.value, TrialState.LEASED.value}:
+                    found[f"{kind}_ended"] += count
+        return job.model_copy(update={"progress": TuningProgress(**found)})
 
     def append(self, job: str, asks: Sequence[Ask], *, now: datetime) -> bool:
         """Add trials. False: the job does not run, or another driver has added these numbers already."""

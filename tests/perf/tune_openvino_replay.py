@@ -9,19 +9,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import optuna
 
 from controlplane.model.tuning import Objective, Setting, Told, Verdict
+from controlplane.tuning_jobs import sampler_of
 from tests.perf.tune_openvino import FIXED, METRIC, Bench
 from tuner.search.question import Question, make_sampler
 from tuner.search.space import Space, compile_space
 
-Arm = Literal["default", "tpe", "random"]
-Draw = Callable[[Setting], float | None]
+Arm = Literal["default", "unfitted", "tpe", "random"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run of a cell as a study meets it: goodput, None where the engine failed; the figures and the seed that a sampler
+    is told beside it."""
+
+    value: float | None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+
+Draw = Callable[[Setting], Ran]
 
 GOOD_SHARE = 0.95
 
@@ -32,6 +45,7 @@ class Grid:
 
     bench: Bench
     runs: Mapping[str, tuple[float | None, ...]]
+    told: Mapping[str, tuple[Ran, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lacking = [cell for cell in self.bench.cells() if not self.runs.get(key_of(cell))]
@@ -79,16 +93,28 @@ def keeps(bench: Bench, row: Mapping[str, Any]) -> list[bool]:
 
 def grid_of(bench: Bench, recorded: Mapping[str, Any]) -> Grid:
     """The grid from what was recorded. Runs that nobody believed are left out, as a job would not tell them."""
-    runs: dict[str, list[float | None]] = {}
+    runs: dict[str, list[Ran]] = {}
     for row in recorded["runs"]:
         if row["verdict"] == Verdict.OK.value:
-            value: float | None = sum(keeps(bench, row)) / row["duration_s"]
+            ran = Ran(sum(keeps(bench, row)) / row["duration_s"], figures_of(row), row.get("repeat", 0))
         elif row["verdict"] == Verdict.INFEASIBLE.value:
-            value = None
+            ran = Ran(None, seed=row.get("repeat", 0))
         else:
             continue
-        runs.setdefault(key_of(row["setting"]), []).append(value)
-    return Grid(bench, {key: tuple(values) for key, values in runs.items()})
+        runs.setdefault(key_of(row["setting"]), []).append(ran)
+    values = {key: tuple(ran.value for ran in rans) for key, rans in runs.items()}
+    return Grid(bench, values, {key: tuple(rans) for key, rans in runs.items()})
+
+
+def figures_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """What a measurement tells beside the goodput, from the times that were kept of each request."""
+    out = {"requests_per_s": sum(value is not None for value in row["ttft_ms"]) / row["duration_s"]}
+    for name in ("ttft", "tpot"):
+        known = [value for value in row[f"{name}_ms"] if value is not None]
+        if known:
+            out[f"{name}_mean_ms"] = float(np.mean(known))
+            out |= {f"{name}_p{percent}_ms": float(np.percentile(known, percent)) for percent in (50, 90)}
+    return out
 
 
 def study(grid: Grid, arm: Arm, seed: int) -> Found:
@@ -96,27 +122,35 @@ def study(grid: Grid, arm: Arm, seed: int) -> Found:
     rng, good = np.random.default_rng((seed, 0x0712)), grid.good()
     cells = grid.bench.cells()
 
-    def draw(setting: Setting) -> float | None:
-        runs = grid.runs[key_of(setting)]
-        return runs[int(rng.integers(len(runs)))]
+    def draw(setting: Setting) -> Ran:
+        key = key_of(setting)
+        place = int(rng.integers(len(grid.runs[key])))
+        return grid.told[key][place] if key in grid.told else Ran(grid.runs[key][place])
 
     space = compile_space(grid.bench.space())
-    search = _tpe(cells, space, draw, seed) if arm == "tpe" else _ours(space, draw, seed, arm)
+    search = _tpe(cells, space, draw, seed) if arm == "tpe" else _ours(grid.bench, space, draw, seed, arm)
     for number in range(len(cells)):
         if key_of(search(number)) in good:
             return Found(number + 1, False)
     return Found(len(cells), True)
 
 
-def _ours(space: Space, draw: Draw, seed: int, name: str) -> Callable[[int], Setting]:
-    """A sampler of the product, asked as a job asks it."""
-    sampler = make_sampler(name, Question(space=space, objectives=(Objective(metric=METRIC),), seed=seed))
+def _ours(bench: Bench, space: Space, draw: Draw, seed: int, arm: Arm) -> Callable[[int], Setting]:
+    """A sampler of the product, asked as a job asks it: `default` as the job gets it, the others with nothing known."""
+    if arm == "default":
+        sampler = sampler_of(bench.spec("the engine's own", seed=seed))
+    else:
+        name = "default" if arm == "unfitted" else arm
+        sampler = make_sampler(name, Question(space=space, objectives=(Objective(metric=METRIC),), seed=seed))
 
     def ask(number: int) -> Setting:
         setting = sampler.ask(number).setting
-        value = draw(setting)
-        verdict = Verdict.INFEASIBLE if value is None else Verdict.OK
-        sampler.tell(Told(number=number, setting=setting, verdict=verdict, values=[] if value is None else [value]))
+        ran = draw(setting)
+        told = Told(number=number, setting=setting, verdict=Verdict.INFEASIBLE)
+        if ran.value is not None:
+            found = {"verdict": Verdict.OK, "values": [ran.value], "figures": dict(ran.figures), "seed": ran.seed}
+            told = told.model_copy(update=found)
+        sampler.tell(told)
         return setting
 
     return ask
@@ -131,7 +165,7 @@ def _tpe(cells: Sequence[Setting], space: Space, draw: Draw, seed: int) -> Calla
     def ask(number: int) -> Setting:
         trial = asked.ask()
         setting = _suggested(cells, space, trial)
-        asked.tell(trial, draw(setting) or 0.0)
+        asked.tell(trial, draw(setting).value or 0.0)
         return setting
 
     return ask

@@ -127,6 +127,21 @@ class Axis:
                 return index
         raise InvalidSpec("not among the values", field=self.name, value=value, limit=self.range_text)
 
+    def nearest(self, value: Value) -> Value | None:
+        """The value of the axis that lies nearest; None for a word, or a number among words."""
+        if self.kind == "choice" and any(same(value, choice) for choice in self.choices):
+            return next(choice for choice in self.choices if same(value, choice))
+        if isinstance(value, str | bool):
+            return None
+        if self.kind == "choice":
+            numbers = [one for one in self.choices if not isinstance(one, str | bool)]
+            near = min(max(value, min(numbers)), max(numbers)) if numbers else 0
+            return min(numbers, key=lambda one: abs(one - near)) if numbers else None
+        within = min(max(float(value), self.low), self.high)
+        if self.kind == "float":
+            return within
+        return int(self.low) + min(round((within - self.low) / self.step), int(self.size) - 1) * self.step
+
     def _from_unit(self, unit: Floats, low: float, high: float) -> Floats:
         if self.log:
             return np.asarray(np.exp(math.log(low) + unit * (math.log(high) - math.log(low))), np.float64)

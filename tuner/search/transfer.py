@@ -7,7 +7,7 @@ soon given no weight. Its failures are not taken over: what ran out of memory el
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,29 +26,37 @@ _TRUST = 3.0
 TRIALS_LEAST = 4
 
 
+def weight_of(expected: Floats, scores: Floats) -> float:
+    """In [0, 1.5]: how much a difference in what was expected is worth in what was measured. 1 where nothing says so."""
+    away = expected - expected.mean()
+    squares = float(away @ away)
+    if squares <= 0.0 or len(scores) < 2:
+        return 1.0
+    shrink = _TRUST * squares / len(scores)
+    found = (float(away @ (scores - scores.mean())) + shrink) / (squares + shrink)
+    return float(np.clip(found, 0.0, 1.5))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CheapLevel:
-    """Scores of the cheap level, standardised by their spread."""
+    """Scores of the cheap level, standardised by their spread. `looked`: those of settings that it was asked about, by
+    their features; only for others a model of them is needed."""
 
     space: Space
     model: Regression
     middle: float
+    looked: Mapping[bytes, float]
 
     def at(self, rows: Rows) -> Floats:
         """Expected score of each row, above or below the level's own middle."""
-        mean, _ = self.model.at(self.space.features(rows))
-        return np.asarray(mean - self.middle, np.float64)
+        x = self.space.features(rows)
+        mean, _ = self.model.at(x)
+        found = [self.looked.get(x[i].tobytes(), mean[i]) for i in range(len(rows))]
+        return np.asarray(found, np.float64) - self.middle
 
     def weight(self, rows: Rows, scores: Floats) -> float:
         """In [0, 1.5]: how much a difference in the cheap level is worth in `scores` measured at `rows`."""
-        expected = self.at(rows)
-        away = expected - expected.mean()
-        squares = float(away @ away)
-        if squares <= 0.0 or len(scores) < 2:
-            return 1.0
-        shrink = _TRUST * squares / len(scores)
-        found = (float(away @ (scores - scores.mean())) + shrink) / (squares + shrink)
-        return float(np.clip(found, 0.0, 1.5))
+        return weight_of(self.at(rows), scores)
 
     def best(self, rows: Rows, count: int) -> list[int]:
         """Rows to begin with: the most promising, each the best of its neighbourhood."""
@@ -86,5 +94,6 @@ def cheap_level(space: Space, objectives: Sequence[Objective], trials: Sequence[
         return None
     scores = scores_of(known, objectives, weights_of(len(objectives), None))
     kept = within(scores)
-    x = space.features(space.rows_of([known[int(i)].setting for i in kept]))
-    return CheapLevel(space, fit(x, scores[kept]), float(scores.mean()))
+    x = space.features(space.rows_of([told.setting for told in known]))
+    looked = {x[i].tobytes(): float(scores[i]) for i in range(len(known))}
+    return CheapLevel(space, fit(x[kept], scores[kept]), float(scores.mean()), looked)

@@ -29,38 +29,14 @@ from tuner.search.history import History, within
 from tuner.search.objective import scores_of, weights_of
 from tuner.search.one_thread import one_thread
 from tuner.search.question import Question
-from tuner.search.samplers.followed import Followed, Terms, follow
+from tuner.search.samplers.followed import Followed, Terms, begin, follow
+from tuner.search.samplers.settings import WITH_MARGINS, DefaultSettings
 from tuner.search.space import Rows, Space
 from tuner.search.transfer import Beside, CheapLevel, cheap_level
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DefaultSettings:
-    """`start`: trials that cover the space; those with p(ok) below `start_floor` go elsewhere. `floor`: lowest p(ok) of
-    an ordinary ask; `edge_share` of the asks look down to `edge_floor`. `failure_cost`: the gain (of the logarithm)
-    that a failed trial is worth avoiding. Below `least_gain` the two best are measured again, up to `times` each, then
-    whatever promises most with p(ok) above `doubt_floor`. `pairs`: draws of lengths to average. Chosen on the landscape
-    of tests/perf/oom_landscape.py, seeds 0 to 49."""
-
-    start: int = 10
-    start_floor: float = 0.15
-    floor: float = 0.75
-    edge_share: float = 0.03
-    edge_floor: float = 0.4
-    candidates: int = 384
-    failure_cost: float = 0.015
-    least_gain: float = 0.002
-    times: int = 3
-    doubt_floor: float = 0.85
-    pairs: int = 3
-
-
-# A memory model has kept most failures away already: what is left may cost more.
-WITH_MARGINS = DefaultSettings(failure_cost=0.01)
 
 
 @dataclass(slots=True)
@@ -103,7 +79,8 @@ class DefaultSampler:
         followed = self._follow(rng, place, feasibility)
         if followed.proposal is not None:
             return followed.proposal
-        if place < self._chosen.start:
+        # What a simulator that is believed does not find, half of the covering start is enough to find.
+        if place < self._chosen.start // (2 if followed.believed else 1):
             return self._cover(rng, place, feasibility, followed.note)
         if len(measured) < 2:
             return self._toward_what_works(rng, feasibility)
@@ -134,10 +111,7 @@ class DefaultSampler:
         if simulator is None:
             return Followed(None)
         if not place and not self._history.settings():
-            in_use = simulator.in_use()
-            if in_use is not None:
-                reason = f"what {simulator.engine} runs with by itself: a simulator is fitted to it"
-                return Followed(Proposal(setting=in_use, reason=self._noted(reason), full=True))
+            return begin(simulator, self.question.cheap_note)
         terms = Terms(
             ok=lambda rows: self._ok(rows, feasibility),
             pending=self._history.pending(),
@@ -163,7 +137,9 @@ class DefaultSampler:
         asked = self._among(start, self._history.settings())[place]
         likely_ok = place < self._chosen.start // 2 or self._ok(start, feasibility)[place] >= self._chosen.start_floor
         if likely_ok and not asked:
-            reason = f"covers the space ({simulated})" if simulated else self._noted("covers the space", first=not place)
+            reason = (
+                f"covers the space ({simulated})" if simulated else self._noted("covers the space", first=not place)
+            )
             return Proposal(setting=self.space.setting(start, place), reason=reason[:512])
         rows = self.space.draw(rng, self._chosen.candidates)
         ok = self._ok(rows, feasibility)
