@@ -9,7 +9,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,20 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.NotEq: operator.ne,
 }
 _CALLS: dict[str, Callable[..., Any]] = {"min": np.minimum, "max": np.maximum}
+
+
+class Formula(Protocol):
+    """What gives each row a value: an expression, or something that code knows. `names`: the parameters it speaks about."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def names(self) -> frozenset[str]: ...
+
+    def over(self, columns: Mapping[str, Column]) -> Column:
+        """Its value for each row."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 from controlplane.catalog import load
 from controlplane.model.errors import TrimtabError, UnknownName
 from controlplane.model.tuning import Setting, Told, Verdict
-from controlplane.model.tuning_job import EngineTarget, TuningSpec
+from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget, TuningSpec
 from tuner.search.space import compile_space
 from tuner.serving.resolve import find_accelerator, find_model
 
@@ -72,6 +72,12 @@ def known_names(target: EngineTarget) -> tuple[str | None, str | None]:
 def cheap_trials(spec: TuningSpec) -> CheapTrials:
     """What the predictor expects of some settings of the space, which is written out. The same spec gives the same
     trials."""
+    if isinstance(spec.target, CommandTarget) and spec.target.training is not None:
+        from tuner.search.predicted_training import training_trials  # noqa: PLC0415 - another predictor: only where asked
+
+        return training_trials(spec)
+    if isinstance(spec.target, DeploymentTarget) and spec.target.serves is not None:
+        spec = spec.model_copy(update={"target": spec.target.serves})
     return _cheap(spec.model_dump_json(by_alias=True))
 
 
@@ -106,14 +112,14 @@ def _cheap(spec_json: str) -> CheapTrials:
         found.append(told)
     if len(found) < _PREDICTED_LEAST:
         return CheapTrials((), f"the predictor knows too little of this: {failed}"[:_NOTE_MAX])
-    found = _limited(found, spec)
+    found = limited(found, spec)
     values = np.array([told.values for told in found])
     if float(np.max(np.ptp(values, axis=0) / np.maximum(np.abs(values).max(axis=0), 1e-12))) < _LEAST_SPREAD:
         return CheapTrials((), "the predictor expects the same of all settings: it is not followed")
     return CheapTrials(tuple(found), f"{len(found)} predictions for {model} on {accelerator}")
 
 
-def _limited(found: list[Told], spec: TuningSpec) -> list[Told]:
+def limited(found: list[Told], spec: TuningSpec) -> list[Told]:
     """A setting that is expected to break a limit counts like the worst: the cheap level knows values alone."""
     columns = list(zip(*(told.values for told in found), strict=True))
     worst = [

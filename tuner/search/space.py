@@ -22,7 +22,7 @@ from controlplane.model.tuning import (
     Value,
 )
 from tuner.search.axis import Axis, axis_of, same
-from tuner.search.expression import Column, Expression, parse
+from tuner.search.expression import Column, Formula, parse
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -40,14 +40,22 @@ class Rows:
         return int(self.unit.shape[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Rules and margins of a space that no expression says."""
+
+    rules: tuple[tuple[Formula, str], ...] = ()
+    margins: tuple[tuple[Formula, Margin], ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Space:
     """`axes` in the order of the parameters."""
 
     axes: tuple[Axis, ...]
     fixed: Setting
-    rules: tuple[tuple[Expression, str], ...] = ()
-    margins: tuple[tuple[Expression, Margin], ...] = ()
+    rules: tuple[tuple[Formula, str], ...] = ()
+    margins: tuple[tuple[Formula, Margin], ...] = ()
     _position: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -89,7 +97,7 @@ class Space:
         """Rows that keep every rule and no margin rejects. A rule about an inactive parameter does not apply."""
         out = np.ones(len(rows), bool)
         for expression, _ in self.rules:
-            out &= expression.over(self._columns(rows)).astype(bool) | ~self._applies(expression, rows)
+            out &= expression.over(self.columns(rows)).astype(bool) | ~self._applies(expression, rows)
         for value, margin in zip(self.margin_values(rows).T, (margin for _, margin in self.margins), strict=True):
             out &= ~(value < -margin.slack)
         return out
@@ -98,7 +106,7 @@ class Space:
         """(n, margins); +inf where the margin does not apply or is no number."""
         out = np.full((len(rows), len(self.margins)), np.inf)
         for j, (expression, _) in enumerate(self.margins):
-            value = np.asarray(expression.over(self._columns(rows)), np.float64)
+            value = np.asarray(expression.over(self.columns(rows)), np.float64)
             out[:, j] = np.where(self._applies(expression, rows) & ~np.isnan(value), value, np.inf)
         return out
 
@@ -111,7 +119,7 @@ class Space:
         """The message of the first rule or margin that this setting breaks."""
         rows = self.rows_of([setting])
         for expression, message in self.rules:
-            if self._applies(expression, rows)[0] and not bool(expression.over(self._columns(rows))[0]):
+            if self._applies(expression, rows)[0] and not bool(expression.over(self.columns(rows))[0]):
                 return f"{expression.text}: {message}"
         for value, (expression, margin) in zip(self.margin_values(rows)[0], self.margins, strict=True):
             if value < -margin.slack:
@@ -185,14 +193,15 @@ class Space:
             meets |= column == axis.stored(value)
         return meets & active[name]
 
-    def _columns(self, rows: Rows) -> Mapping[str, Column]:
+    def columns(self, rows: Rows) -> Mapping[str, Column]:
+        """What formulas compute with: parameters and fixed values."""
         n = len(rows)
         constants: dict[str, Column] = {
             name: np.full(n, value, object if isinstance(value, str) else None) for name, value in self.fixed.items()
         }
         return {**rows.values, **constants}
 
-    def _applies(self, expression: Expression, rows: Rows) -> Bools:
+    def _applies(self, expression: Formula, rows: Rows) -> Bools:
         out = np.ones(len(rows), bool)
         for name in expression.names:
             if name in rows.active:
@@ -200,9 +209,9 @@ class Space:
         return out
 
 
-def compile_space(space: SearchSpace, *, field: str = "space") -> Space:
-    """Raises InvalidSpec: two of a name, a condition on what is unknown or comes later, a rule that is no expression,
-    rules that leave nothing."""
+def compile_space(space: SearchSpace, *, known: Known | None = None, field: str = "space") -> Space:
+    """`known`: what holds beside the space's own rules and margins. Raises InvalidSpec: two of a name, a condition on what
+    is unknown or comes later, a rule that is no expression, rules that leave nothing."""
     names = [parameter.name for parameter in space.parameters]
     for i, name in enumerate(names):
         if name in names[:i] or name in space.fixed:
@@ -215,22 +224,24 @@ def compile_space(space: SearchSpace, *, field: str = "space") -> Space:
                     limit="a parameter that stands above it, or a fixed one",
                 )
         _check_condition_values(space, i, f"{field}.parameters[{i}]")
-    known = frozenset(names) | frozenset(space.fixed)
+    spoken, known = frozenset(names) | frozenset(space.fixed), known or Known()
     compiled = Space(
         axes=tuple(axis_of(parameter) for parameter in space.parameters),
         fixed=dict(space.fixed),
         rules=tuple(
-            (parse(rule.expression, known, field=f"{field}.rules[{i}].expression"), rule.message)
+            (parse(rule.expression, spoken, field=f"{field}.rules[{i}].expression"), rule.message)
             for i, rule in enumerate(space.rules)
-        ),
+        )
+        + known.rules,
         margins=tuple(
-            (parse(margin.expression, known, field=f"{field}.margins[{i}].expression"), margin)
+            (parse(margin.expression, spoken, field=f"{field}.margins[{i}].expression"), margin)
             for i, margin in enumerate(space.margins)
-        ),
+        )
+        + known.margins,
         _position={name: i for i, name in enumerate(names)},
     )
-    _try(compiled, space.rules, f"{field}.rules", [expression for expression, _ in compiled.rules])
-    _try(compiled, space.margins, f"{field}.margins", [expression for expression, _ in compiled.margins])
+    _try(compiled, space.rules, f"{field}.rules", [one for one, _ in compiled.rules[: len(space.rules)]])
+    _try(compiled, space.margins, f"{field}.margins", [one for one, _ in compiled.margins[: len(space.margins)]])
     compiled.draw(np.random.default_rng(0), 1)
     return compiled
 
@@ -253,14 +264,14 @@ def _check_condition_values(space: SearchSpace, i: int, field: str) -> None:
                 )
 
 
-def _try(space: Space, given: Sequence[SpaceRule | Margin], field: str, expressions: Iterable[Expression]) -> None:
+def _try(space: Space, given: Sequence[SpaceRule | Margin], field: str, expressions: Iterable[Formula]) -> None:
     """Expressions that compute with words fail here, not in the middle of a study."""
     # Every choice stands in some row: a word among numbers would otherwise be met later.
     line = (np.arange(2 * VALUES_MAX) + 0.5) / (2 * VALUES_MAX)
     rows = space.rows_of_points(np.repeat(line[:, None], len(space.axes), axis=1))
     for i, expression in enumerate(expressions):
         try:
-            value: Any = expression.over(space._columns(rows))
+            value: Any = expression.over(space.columns(rows))
             np.asarray(value, np.float64)
         except (TypeError, ValueError) as error:
             raise InvalidSpec(

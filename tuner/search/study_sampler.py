@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from controlplane.model.errors import InvalidSpec, TrimtabError
 from controlplane.model.tuning import SearchSpace, Setting
-from controlplane.model.tuning_job import EngineTarget, StartPoint, TuningSpec
+from controlplane.model.tuning_job import CommandTarget, EngineTarget, StartPoint, TuningSpec
 from tuner.search.space import Space
 from tuner.search.spaces.engine import EngineFacts, engine_space
+from tuner.search.spaces.training import space_of_run
 
 # Settings of earlier studies that are measured before the sampler chooses.
 EARLIER_MOST = 5
@@ -24,11 +25,13 @@ def space_of(spec: TuningSpec, facts: EngineFacts | None = None) -> SearchSpace:
     if facts is None and isinstance(spec.target, EngineTarget):
         shape = dict(spec.target.shape)
         facts = EngineFacts(engine=spec.target.engine, fixed=shape, may_change_output=spec.may_change_output)
+    if isinstance(spec.target, CommandTarget) and spec.target.training is not None:
+        return space_of_run(spec.target.training)
     if facts is None:
         raise InvalidSpec(
             "a space is needed: no catalogue knows the parameters of a command",
             field="space",
-            hint="list the parameters that the command takes as {name}",
+            hint="list the parameters that the command takes as {name}, or say with target.training what it trains",
         )
     return engine_space(facts)
 

@@ -1,13 +1,11 @@
 """A job's space and its sampler."""
 
-import numpy as np
 import pytest
 
 from controlplane.model.errors import InvalidSpec
 from controlplane.model.tuning_job import StartPoint, TuningSpec
 from tuner.search.question import Question, make_sampler
 from tuner.search.space import compile_space
-from tuner.search.spaces.training import training_space
 from tuner.search.study_sampler import EARLIER_MOST, carried_over, space_of
 
 SPACE = {
@@ -70,22 +68,3 @@ def test_earlier_winners_come_first_where_the_space_has_them():
     ]  # fmt: skip
     many = [StartPoint(setting={"tokens": 64 + i, "precision": "f32"}) for i in range(50)]
     assert len(carried_over(space, many)) == EARLIER_MOST
-
-
-def test_training_runs_are_whole():
-    space = training_space(devices=16, global_batch=64, model="llama-3.1-8b")
-    compiled = compile_space(space)
-    rows = compiled.draw(np.random.default_rng(0), 200)
-    for i in range(200):
-        one = compiled.setting(rows, i)
-        assert one["tensorParallel"] * one["pipelineParallel"] * one["dataParallel"] == 16
-        assert one["microBatch"] * one["accumulation"] * one["dataParallel"] == 64
-        assert one["zeroStage"] == 0 or one["dataParallel"] > 1
-        assert one["zeroStage"] < 2 or one["pipelineParallel"] == 1
-
-
-def test_training_experts_and_bad_numbers():
-    names = {one.name for one in training_space(devices=8, global_batch=8, model="mixtral-8x7b").parameters}
-    assert "expertParallel" in names
-    with pytest.raises(InvalidSpec):
-        training_space(devices=0, global_batch=8)
