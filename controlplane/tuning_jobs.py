@@ -24,6 +24,7 @@ from controlplane.model.tuning_job import (
 )
 from controlplane.model.tuning_records import Ask, TrialRecord, told_of
 from controlplane.tuning_engine import check_engine, check_some_setting
+from controlplane.tuning_training import check_training, known_of
 from tuner.decision import confirm_asks, decide
 from tuner.search.canonical import canonical_of
 from tuner.search.predicted import cheap_trials, known_names
@@ -61,9 +62,10 @@ def completed(
     check_engine(spec)
     facts = _facts(spec, cores, devices)
     if facts is not None and spec.space is not None:
-        check_fits(facts, spec.space)
+        check_fits(facts, spec.space.model_copy(update={"fixed": {**(held or {}), **spec.space.fixed}}))
     own = spec.space is not None
     spec = spec.model_copy(update={"space": search_space(spec, facts)})
+    check_training(spec, own_space=own)
     space = space_of(spec)
     if own and isinstance(spec.target, EngineTarget):
         check_some_setting(spec.target, space, held or {}, spec.seed)
@@ -92,7 +94,7 @@ def space_of(spec: TuningSpec) -> Space:
     """Raises InvalidSpec."""
     if spec.space is None:
         raise InvalidSpec("is needed", field="space", hint="only an engine brings a space of its own")
-    return compile_space(spec.space)
+    return compile_space(spec.space, known=known_of(spec))
 
 
 def sampler_of(spec: TuningSpec) -> Sampler:
