@@ -78,7 +78,7 @@ def apply_best(
             changes.append(FieldChange(field=CANARY, before=held, after=after))
             body["rollout"] = {"canary": after}
     check_merged(document, body)
-    warnings = _warnings(record, decision, spec.choices[matching[0]], wanted, len(matching), every_choice)
+    warnings = _warnings(record, decision, engine, spec.choices[matching[0]], wanted, len(matching), every_choice)
     notes: dict[str, str | None] = {TUNED_BY: record.id, TUNED_BEFORE: note(document, record.id, changes)}
     return Patch(tuple(changes), tuple(warnings), patch_body(document, body, notes) if changes else {})
 
@@ -207,6 +207,7 @@ def _put(
 def _warnings(
     record: TuningJobRecord,
     decision: TuningDecision,
+    engine: Engine,
     choice: AcceleratorChoice,
     wanted: Mapping[str, JsonValue],
     matching: int,
@@ -221,11 +222,11 @@ def _warnings(
         kept = sorted(set(choice.knobs) - set(wanted))
         if kept:
             out.append(f"{', '.join(kept)} stay as the deployment has them; trials ran with the engine's own values")
-    longest, now = (_longest_prompt({**choice.knobs, **more}) for more in (wanted, {}))
-    if longest is not None and (now is None or longest < now):
+    longest, now = (engine.longest_prompt({**choice.knobs, **more}) for more in (wanted, {}))
+    if engine.prompt_limit is not None and longest is not None and (now is None or longest < now):
         out.append(
-            f"prompts above {longest} tokens will be refused: without dynamicSplitFuse a prompt must fit "
-            f"maxNumBatchedTokens ({'up to the context' if now is None else f'{now} tokens'} are taken now)"
+            f"prompts above {longest} tokens will be refused: {engine.prompt_limit.message} "
+            f"({'up to the context' if now is None else f'{now} tokens'} are taken now)"
         )
     lengths = [one.tokens for one in (record.spec.load.input, record.spec.load.output) if one is not None]
     if len(lengths) == 2:
@@ -242,14 +243,6 @@ def _warnings(
         whose = f"all {matching} choices with this engine" if every_choice else f"the first of {matching} choices with this engine"  # fmt: skip
         out.append(f"written into {whose}; it was measured on one")
     return out
-
-
-def _longest_prompt(knobs: Mapping[str, JsonValue]) -> int | None:
-    """Tokens, where settings limit it below the context. Only the embedded engine answers short of its context: others
-    do not start with a token budget that a whole prompt may exceed."""
-    budget = knobs.get("maxNumBatchedTokens")
-    whole = knobs.get("dynamicSplitFuse") is False
-    return budget if whole and isinstance(budget, int) else None
 
 
 def canary_in(document: Document) -> dict[str, Any] | None:

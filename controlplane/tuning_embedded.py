@@ -29,6 +29,7 @@ from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
 from controlplane.store.trials import Trials
 from controlplane.tuning_jobs import Confirmation, sampler_of
+from controlplane.tuning_names import job_among
 from tuner.embedded import LocalQueue
 from tuner.measure.engine.launch import Launcher, embedded, vllm
 from tuner.search.canonical import canonical_of
@@ -64,20 +65,12 @@ class LocalTuning:
         return EventLog(self.database)
 
     def find(self, word: str) -> TuningJobRecord:
-        """A job by its id, its name, or the beginning of its id. Raises UnknownName."""
-        named = self.jobs.named(TENANT, word)
-        if named is not None:
-            return named
-        known = self.jobs.list(tenants=[TENANT], limit=500)
-        found = [job for job in known if word and job.id.startswith(word)]
-        if len(found) == 1:
-            return found[0]
-        raise UnknownName(
-            f"{'more than one' if found else 'no'} tuning job {word!r} in {self.folder}",
-            field="job",
-            value=word,
-            hint="`trimtab tune list` shows those there are",
-        )
+        """A job by its id, its name, or how its id begins. Raises UnknownName."""
+        try:
+            return self.jobs.get(word)
+        except UnknownName:
+            named = self.jobs.named(TENANT, word)
+        return named or job_among(word, self.jobs.list(tenants=[TENANT], limit=500), str(self.folder))
 
     def run(self, job: str, runner: TrialRunner, *, until: Callable[[], bool], stopping: StopSignal) -> None:
         """Drive and measure one job until it has ended or `until` says so; `stopping` ends the trials under way. Raises

@@ -46,6 +46,8 @@ async def stored(act: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(act)
     except UnknownName as error:
+        if error.field == "trial":
+            raise Problem(404, "NotFound", str(error)) from None
         if error.field != "job":
             raise
         raise _no_job(str(error.value)) from None

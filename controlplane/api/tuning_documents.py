@@ -50,20 +50,6 @@ class CloneIn(Part):
     name: DnsLabel
 
 
-class TuningJobList(Part):
-    """Newest first. `next`: cursor of the next page."""
-
-    items: list[TuningJobRecord]
-    next: str | None = None
-
-
-class TrialList(Part):
-    """One page of trials."""
-
-    items: list[TrialRecord]
-    next: int | None = Field(default=None, description="Offset of the next page.")
-
-
 class ImportanceOut(Part):
     """What mattered, and how far to trust it."""
 

@@ -23,9 +23,7 @@ from controlplane.api.tuning_documents import (
     ExtendIn,
     ImportanceOut,
     ParetoOut,
-    TrialList,
     TuningJobIn,
-    TuningJobList,
     cursor_of,
     position_of,
 )
@@ -33,11 +31,14 @@ from controlplane.api.tuning_rights import require_new_job, require_trials, targ
 from controlplane.api.tuning_stream import job_events
 from controlplane.model.resource import DNS_LABEL_PATTERN, Part
 from controlplane.model.tuning import JobState, TrialState
+from controlplane.model.tuning_check import SpaceCheck
 from controlplane.model.tuning_decision import TuningDecision
+from controlplane.model.tuning_pages import TrialList, TrialOut, TuningJobList
 from controlplane.model.tuning_records import TuningJobRecord
 from controlplane.store.jobs import IdempotencyKey, Jobs
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
+from controlplane.tuning_check import space_check
 from controlplane.tuning_deployments import completed_on_cluster
 from controlplane.tuning_files import bundle_of, decision_of, report_of
 from controlplane.tuning_history import with_earlier
@@ -96,11 +97,25 @@ async def create_tuning_job(
     return _job(record, 201 if made else 200)
 
 
+@router.post("/check", operation_id="checkTuningJob", response_model=SpaceCheck)
+async def check_tuning_job(
+    identity: Caller, backend: Back, job: Annotated[TuningJobIn, Body(examples=[EXAMPLE])]
+) -> Response:
+    """What rules and known limits take away from a job's space. Nothing is made; it takes the rights that making it
+    takes."""
+    await require_new_job(backend, identity, job.namespace, job.spec)
+    deployment = target_of(backend, job.spec)
+    return _document(await stored(lambda: space_check(job.spec, lambda spec: completed_on_cluster(spec, deployment))))
+
+
 @router.get("", operation_id="listTuningJobs", response_model=TuningJobList)
 async def list_tuning_jobs(
     identity: Caller,
     backend: Back,
     namespace: Namespace = None,
+    name: Annotated[
+        str | None, Query(pattern=DNS_LABEL_PATTERN, max_length=63, description="Only of this name.")
+    ] = None,
     state: Annotated[list[JobState] | None, Query(max_length=8)] = None,
     limit: Limit = 50,
     cursor: Annotated[str | None, Query(max_length=128)] = None,
@@ -110,14 +125,17 @@ async def list_tuning_jobs(
     database = database_of(backend)
     after = position_of(cursor)
     tenants = None if namespace is None else [namespace]
-    items = await stored(lambda: Jobs(database).list(tenants=tenants, states=state or (), limit=limit, after=after))
+    jobs = Jobs(database)
+    items = await stored(lambda: jobs.list(tenants=tenants, name=name, states=state or (), limit=limit, after=after))
     return _document(TuningJobList(items=items, next=cursor_of(items[-1]) if len(items) == limit else None))
 
 
 @router.get("/{job_id}", operation_id="getTuningJob", response_model=TuningJobRecord)
 async def get_tuning_job(identity: Caller, backend: Back, job_id: JobId) -> Response:
     """One job: what it asks, how far it is, what it decided. The ETag changes with what users change."""
-    return _job(await job_for(backend, identity, job_id, "get"))
+    record = await job_for(backend, identity, job_id, "get")
+    studies = Studies(database_of(backend))
+    return _job(await stored(lambda: studies.with_progress(record)))
 
 
 @router.delete("/{job_id}", operation_id="deleteTuningJob", status_code=204)
@@ -189,6 +207,19 @@ async def list_trials(
     studies = Studies(database_of(backend))
     items = await stored(lambda: studies.page(job_id, states=state or (), order=sort, limit=limit, offset=offset))
     return _document(TrialList(items=items, next=offset + limit if len(items) == limit else None))
+
+
+@router.get("/{job_id}/trials/{number}", operation_id="getTrial", response_model=TrialOut)
+async def get_trial(
+    identity: Caller, backend: Back, job_id: JobId, number: Annotated[int, Path(ge=0, le=_ALL_MAX)]
+) -> Response:
+    """One trial with what its attempts measured."""
+    await job_for(backend, identity, job_id, "get")
+    studies = Studies(database_of(backend))
+    found = await stored(
+        lambda: TrialOut(trial=studies.trial(job_id, number), measured=studies.measured(job_id, number=number))
+    )
+    return _document(found)
 
 
 @router.get("/{job_id}/best", operation_id="getBest", response_model=TuningDecision)

@@ -72,6 +72,17 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLimit:
+    """While all of `when` hold, a prompt above `knob` tokens is refused, although it fits the context. Fields that are
+    not set count with the engine's default."""
+
+    knob: str
+    message: str
+    source: str
+    when: Mapping[str, Scalar] = dataclass_field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """Command line around the knobs. `model_flag` None: the model is the first positional argument."""
 
@@ -176,6 +187,7 @@ class Engine(Sourced):
     shape: tuple[Knob, ...] = ()
     knobs: tuple[Knob, ...] = ()
     rules: tuple[Rule, ...] = ()
+    prompt_limit: PromptLimit | None = None
     tensor_flag_counts_data_parallel: bool = False  # its TP size is the whole group when attention is data parallel
     notes: str | None = None
 
@@ -185,6 +197,17 @@ class Engine(Sourced):
             if knob.field == field:
                 return knob
         return None
+
+    def longest_prompt(self, knobs: Mapping[str, object]) -> int | None:
+        """Tokens, where these settings limit it below the context."""
+        limit = self.prompt_limit
+        if limit is None:
+            return None
+        defaults = {knob.field: knob.default for knob in self.knobs}
+        told = {**defaults, **knobs}
+        tokens = told.get(limit.knob)
+        holds = all(told.get(name) == value for name, value in limit.when.items())
+        return tokens if holds and isinstance(tokens, int) else None
 
     def why_not_on(self, accelerator: Accelerator) -> str | None:
         """Why this engine cannot run on an accelerator; None when it can."""

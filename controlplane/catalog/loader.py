@@ -22,6 +22,7 @@ from controlplane.catalog.engines import (
     Launch,
     Metrics,
     MultiNode,
+    PromptLimit,
     Rule,
 )
 from controlplane.catalog.facts import Source
@@ -39,6 +40,7 @@ _PARTS: dict[str, type[Any]] = {
     "metrics": Metrics,
     "drain": Drain,
     "multi_node": MultiNode,
+    "prompt_limit": PromptLimit,
     "capabilities": Capabilities,
 }
 _LISTS: dict[str, type[Any]] = {"shape": Knob, "knobs": Knob, "rules": Rule}

@@ -1,61 +1,63 @@
-"""`trimtab tune`: search an engine's or a command's settings by real measurements, on this machine and with no server."""
+"""`trimtab tune`: search an engine's or a command's settings by real measurements, on this machine or at a Trimtab API."""
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
 
 import click
 
-from controlplane.cli.tune_apply import apply
+from controlplane.cli.tune_apply import apply, undo
+from controlplane.cli.tune_check import check
 from controlplane.cli.tune_compare import compare
-from controlplane.cli.tune_look import (
-    best,
-    bundle,
-    cancel,
-    delete,
-    list_jobs,
-    pause,
-    report,
-    show,
-    trials,
-)
+from controlplane.cli.tune_files import bundle, report
+from controlplane.cli.tune_look import best, list_jobs, show, trials, why
 from controlplane.cli.tune_run import run
-from controlplane.cli.tune_spec import spec_of, spec_options
+from controlplane.cli.tune_steer import cancel, clone, delete, extend, pause, resume
+from controlplane.cli.tune_watch import watch
+
+# What other tools call it.
+_ALSO = {
+    "create": "run", "start": "run", "submit": "run", "follow": "watch", "logs": "watch", "tail": "watch", "ls": "list",
+    "get": "show", "status": "show", "describe": "show", "stop": "cancel", "kill": "cancel", "rm": "delete",
+    "remove": "delete", "export": "bundle", "download": "bundle", "copy": "clone", "budget": "extend",
+    "continue": "resume", "unpause": "resume", "explain": "why", "rollback": "undo", "revert": "undo", "deploy": "apply",
+    "validate": "check", "html": "report",
+}  # fmt: skip
 
 
-@click.group()
+class _Suggesting(click.Group):
+    """A word that is no command gets the nearest that is."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0] if args else ""
+        if word and not word.startswith("-") and self.get_command(ctx, word) is None:
+            near = next(iter(difflib.get_close_matches(word.lower(), [*self.list_commands(ctx), *_ALSO], n=1)), None)
+            meant = None if near is None else _ALSO.get(near, near)
+            hint = f"did you mean {meant!r}?" if meant else "--help lists them"
+            raise click.UsageError(f"no such command {word!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Suggesting)
 def tune() -> None:
     """Tune an engine or a command on real measurements.
 
-    Jobs live in a state directory (--state-dir, TRIMTAB_STATE_DIR, ~/.local/state/trimtab) and survive whatever ends
-    the process. Engines and commands run as you, on this machine.
-    """
-
-
-@tune.command()
-@spec_options
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def check(output: str, **options: Any) -> None:
-    """Check a job without measuring: what rules and known limits take away from its space.
+    Jobs of this machine live in a state directory (--state-dir, TRIMTAB_STATE_DIR, ~/.local/state/trimtab) and survive
+    whatever ends the process; their engines and commands run as you. With --server URL (TRIMTAB_SERVER; token in
+    TRIMTAB_TOKEN) the same words speak of the jobs of a Trimtab API, which run in pods. A JOB is a name, an id, or how an
+    id begins.
 
     \b
-    trimtab tune check job.yaml
-    trimtab tune check --engine openvino --model ./tiny --objective output_tokens_per_s
+    trimtab tune run --engine openvino --model ./tiny --objective output_tokens_per_s
+    trimtab tune watch nightly
+    trimtab tune apply nightly --to chat.yaml --out chat.yaml
     """
-    from controlplane.cli.tune_check import checked_text, space_check  # noqa: PLC0415
-
-    spec, _ = spec_of(options)
-    found = space_check(spec)
-    if output == "json":
-        import json  # noqa: PLC0415
-
-        click.echo(json.dumps(found, indent=2))
-    else:
-        click.echo(checked_text(found))
-    if found["error"]:
-        click.echo(f"trimtab: {found['error']}", err=True)
-        raise click.exceptions.Exit(1)
 
 
-for _command in (run, compare, list_jobs, show, trials, best, pause, cancel, delete, report, bundle, apply):
+for _command in (
+    run, check, compare, list_jobs, show, watch, trials, best, why, pause, resume, cancel, extend, clone, delete, report,
+    bundle, apply, undo,
+):  # fmt: skip
     tune.add_command(_command)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from controlplane.cli.tune_run import on_this_machine, state_option, stopped_by_signals
+from controlplane.cli.tune_place import JobPlace, output_option, place_of, place_options, server_of
+from controlplane.cli.tune_run import stopped_by_signals
 from controlplane.cli.tune_spec import spec_of, spec_options
 from controlplane.model.errors import InvalidSpec, Refused
 
@@ -38,8 +41,8 @@ _BASELINE = "#baseline"
 )
 @click.option("--beside-live", is_flag=True, help="Measure although engines serve on this host.")
 @click.option("--others-pct", type=float, default=25.0, show_default=True, help="Share of the cores others may take.")
-@state_option
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@place_options
+@output_option
 @click.option("--quiet", is_flag=True, help="No progress on standard error.")
 def compare(
     new: str,
@@ -48,6 +51,8 @@ def compare(
     bound_pct: float,
     beside_live: bool,
     others_pct: float,
+    server: str | None,
+    namespace: str | None,
     state_dir: Path | None,
     output: str,
     quiet: bool,
@@ -59,6 +64,8 @@ def compare(
     FILE or the options name; a job of the state directory, whose winner is meant; or a bundle or a list of measurements
     taken earlier (`FILE#baseline`: a bundle's configuration in use). Settings and jobs are measured here, in turn and in
     pairs. Files hold runs that were not taken side by side: a machine that changed meanwhile looks like a difference.
+    With --server a job is one of that API, and stands for its bundle (JOB#baseline for what was in use): nothing is
+    measured.
 
     Ends with 0 where nothing got worse (faster, or no evidence), 1 where NEW is slower or does not work, 2 for bad
     input, 3 where nothing could be measured.
@@ -67,12 +74,18 @@ def compare(
     trimtab tune compare maxNumBatchedTokens=512 default --engine openvino --model ./tiny --objective output_tokens_per_s
     trimtab tune compare micro=8 micro=4 job.yaml --runs-max 20 --bound-pct 5
     trimtab tune compare after.tar.gz before.tar.gz -o json
+    trimtab tune compare nightly nightly#baseline --server https://trimtab.example -n team
     """
     files = [word.removesuffix(_BASELINE) for word in (new, old)]
-    recorded = [Path(word).is_file() for word in files]
+    there = server_of(server, state_dir) is not None
+    recorded = [Path(word).is_file() or (there and not _is_setting(word)) for word in files]
+    if server and not any(recorded):
+        raise click.UsageError("settings are measured on this machine: leave --server out")
     try:
         if all(recorded):
-            found, metric = _recorded(new, old, options)
+            with ExitStack() as opened:
+                place = opened.enter_context(place_of(server, namespace, state_dir)) if there else None
+                found, metric = _recorded(new, old, options, place)
         elif any(recorded):
             raise click.UsageError("a file of earlier runs is compared with another such file alone")
         else:
@@ -89,13 +102,18 @@ def compare(
         raise click.exceptions.Exit(_SLOWER)
 
 
-def _recorded(new: str, old: str, options: dict[str, Any]) -> tuple[Compared, str]:
+def _recorded(new: str, old: str, options: dict[str, Any], place: JobPlace | None) -> tuple[Compared, str]:
+    """`place`: where words that are no files are jobs."""
     from tuner.compare import recorded_apart  # noqa: PLC0415
     from tuner.tuning_recorded import read_runs  # noqa: PLC0415
 
     runs, jobs = [], []
     for word in (new, old):
-        found, job = read_runs(Path(word.removesuffix(_BASELINE)), baseline=word.endswith(_BASELINE))
+        with ExitStack() as kept:
+            path = Path(word.removesuffix(_BASELINE))
+            if place is not None and not path.is_file():
+                path = _fetched(place, path.name, Path(kept.enter_context(tempfile.TemporaryDirectory())))
+            found, job = read_runs(path, baseline=word.endswith(_BASELINE))
         if not found:
             raise InvalidSpec("holds no confirmed run", field=word, hint="a job that was confirmed leaves some")
         runs.append(found)
@@ -110,8 +128,16 @@ def _recorded(new: str, old: str, options: dict[str, Any]) -> tuple[Compared, st
     return recorded_apart(spec, *runs, names=(new, old)), spec.objectives[0].metric
 
 
+def _fetched(place: JobPlace, word: str, folder: Path) -> Path:
+    """A job's bundle, for as long as it is read."""
+    path = folder / "job.tar.gz"
+    path.write_bytes(place.bundle(place.find(word)))
+    return path
+
+
 def _sides(new: str, old: str, options: dict[str, Any], state_dir: Path | None) -> tuple[Side, Side]:
-    from controlplane.tuning_embedded import local_tuning, state_folder  # noqa: PLC0415 - SQLAlchemy
+    from controlplane.cli.tune_local import on_this_machine  # noqa: PLC0415 - SQLAlchemy
+    from controlplane.tuning_embedded import local_tuning, state_folder  # noqa: PLC0415
     from tuner.compare import Side  # noqa: PLC0415
 
     found = []
@@ -131,14 +157,19 @@ def _sides(new: str, old: str, options: dict[str, Any], state_dir: Path | None) 
     return found[0], found[1]
 
 
+def _is_setting(word: str) -> bool:
+    """Otherwise it names a job."""
+    return word == "default" or "=" in word
+
+
 def _setting(word: str, place: str) -> Setting | None:
     """None: it names a job."""
     import yaml  # noqa: PLC0415
 
+    if not _is_setting(word):
+        return None
     if word == "default":
         return {}
-    if "=" not in word:
-        return None
     out: Setting = {}
     for part in word.split(","):
         name, _, text = part.partition("=")

@@ -1,4 +1,4 @@
-"""`trimtab tune run`: a job from its first trial to its decision, or on from where it stopped."""
+"""`trimtab tune run`: a job from its first trial to its decision, or on from where it stopped; here or at an API."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from controlplane.cli.tune_place import JobPlace, output_option, place_of, place_options, server_of
 from controlplane.cli.tune_spec import spec_of, spec_options
-from controlplane.model.errors import InvalidSpec, Unsupported
+from controlplane.cli.tune_watch import INTERRUPTED, followed, told_how_to_follow
+from controlplane.model.errors import InvalidSpec
 
 if TYPE_CHECKING:
     from controlplane.model.tuning_job import TuningSpec
     from controlplane.model.tuning_records import TuningJobRecord
     from controlplane.tuning_embedded import LocalTuning
-
-_INTERRUPTED = 130
-
-state_option = click.option(
-    "--state-dir", type=click.Path(file_okay=False, path_type=Path), help="Where jobs are kept (TRIMTAB_STATE_DIR)."
-)
 
 
 @click.command()
@@ -36,8 +33,9 @@ state_option = click.option(
     "--beside-live", is_flag=True, help="Measure although engines serve on this host: they disturb each other."
 )
 @click.option("--others-pct", type=float, default=25.0, show_default=True, help="Share of the cores others may take.")
-@state_option
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--detach", is_flag=True, help="With --server: make the job and leave; `tune watch` follows it.")
+@place_options
+@output_option
 @click.option("--quiet", is_flag=True, help="No progress on standard error.")
 def run(
     name: str | None,
@@ -45,6 +43,9 @@ def run(
     more_trials: int | None,
     beside_live: bool,
     others_pct: float,
+    detach: bool,
+    server: str | None,
+    namespace: str | None,
     state_dir: Path | None,
     output: str,
     quiet: bool,
@@ -52,7 +53,9 @@ def run(
 ) -> None:
     """Search, confirm the best against the configuration in use, and say what is gained.
 
-    Engines and commands run as you. Ctrl-C pauses the job; nothing measured is lost, even after kill -9.
+    Engines and commands run as you, on this machine; Ctrl-C pauses the job, and nothing measured is lost, even after
+    kill -9. With --server they run in pods of the namespace; Ctrl-C leaves the job running. Ends with 0 where the job
+    is done, 1 where it ended otherwise, 2 for bad input, 130 after Ctrl-C.
 
     \b
     Throughput of the embedded engine at 8 clients, TTFT within 200 ms at the 90th percentile:
@@ -64,89 +67,45 @@ def run(
       trimtab tune run job.yaml --name nightly
     Go on after an interruption:
       trimtab tune run --resume nightly
+    On a cluster:
+      trimtab tune run job.yaml --name nightly --server https://trimtab.example -n team
     """
-    from controlplane.tuning_embedded import local_tuning, state_folder  # noqa: PLC0415 - SQLAlchemy: not for --help
-
-    with local_tuning(state_dir or state_folder(os.environ)) as local:
-        record = _resumed(local, resume, more_trials) if resume else _created(local, name, options)
-        stop = threading.Event()
-        stopped_by_signals(stop)
-        record = _run(local, record, stop, beside_live=beside_live, others_pct=others_pct, quiet=quiet)
-        _tell(record, output)
-        if stop.is_set() and record.state.value == "paused":
-            click.echo(f"paused; go on with: trimtab tune run --resume {record.name}", err=True)
-            raise click.exceptions.Exit(_INTERRUPTED)
-        if record.state.value != "done":
+    there = server_of(server, state_dir) is not None
+    if there and click.get_current_context().get_parameter_source("others_pct") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--others-pct is for this machine; pods are measured on nodes of their own")
+    if detach and not there:
+        raise click.UsageError("--detach goes with --server: on this machine nothing else would measure the job")
+    with place_of(server, namespace, state_dir) as place:
+        record = _resumed(place, resume, more_trials) if resume else _created(place, name, options, beside_live)
+        if there:
+            record = _left_to_run(place, record, detach=detach, quiet=quiet)
+            _tell(record, output)
+        else:
+            record = _run_here(place, record, output, beside_live=beside_live, others_pct=others_pct, quiet=quiet)
+        if record.state.value != "done" and not detach:
             raise click.exceptions.Exit(1)
 
 
-def _created(local: LocalTuning, name: str | None, options: dict[str, Any]) -> TuningJobRecord:
-    from controlplane.tuning_embedded import TENANT, utc_now  # noqa: PLC0415
-    from controlplane.tuning_history import with_earlier  # noqa: PLC0415
-    from controlplane.tuning_jobs import completed  # noqa: PLC0415
-    from tuner.measure.machine import fingerprint  # noqa: PLC0415
-
+def _created(place: JobPlace, name: str | None, options: dict[str, Any], beside_live: bool) -> TuningJobRecord:
     spec, own_name = spec_of(options)
-    spec = on_this_machine(completed(spec, cores=len(os.sched_getaffinity(0))))
-    spec = with_earlier(local.database, TENANT, spec, host=fingerprint())
-    job = secrets.token_hex(6)
-    made, _ = local.jobs.create(job, tenant=TENANT, name=name or own_name or f"tune-{job}", spec=spec, now=utc_now())
-    click.echo(f"job {made.name} ({made.id}) in {local.folder}", err=True)
+    if place.remote and beside_live:
+        spec = _beside_live(spec)
+    made = place.create(name or own_name or f"tune-{secrets.token_hex(6)}", spec)
+    click.echo(f"job {made.name} ({made.id}) in {place.where}", err=True)
     return made
 
 
-def on_this_machine(spec: TuningSpec) -> TuningSpec:
-    """Raises InvalidSpec or Unsupported for what cannot be started here."""
-    from controlplane.model.tuning_job import EngineTarget  # noqa: PLC0415
-    from controlplane.tuning_embedded import launchers  # noqa: PLC0415
-
-    if not isinstance(spec.target, EngineTarget):
-        return spec
-    _check_energy(spec)
-    if spec.target.engine not in launchers(os.environ):
-        name = spec.target.engine.upper().replace("-", "_")
-        raise Unsupported(
-            f"{spec.target.engine} is not installed here",
-            field="target.engine",
-            value=spec.target.engine,
-            limit=", ".join(sorted(launchers(os.environ))) or "none is",
-            hint=f"name the Python of its environment: TRIMTAB_{name}_PYTHON",
-        )
-    if spec.target.engine == "openvino" and not Path(spec.target.model).exists():
-        raise InvalidSpec(
-            "no such file or folder",
-            field="target.model",
-            value=spec.target.model,
-            hint="a GGUF file, or a model folder",
-        )
-    if not Path(spec.target.model).exists():
-        return spec
-    target = spec.target.model_copy(update={"model": str(Path(spec.target.model).resolve())})
-    return spec.model_copy(update={"target": target})
+def _beside_live(spec: TuningSpec) -> TuningSpec:
+    """The same word for pods."""
+    return spec.model_copy(update={"pods": spec.pods.model_copy(update={"beside_live": True})})
 
 
-def _check_energy(spec: TuningSpec) -> None:
-    """Raises Unsupported where a metric of energy is wanted and nothing here counts it."""
-    from tuner.measure.energy import METRICS, EnergyMeter  # noqa: PLC0415
-
-    wanted = [(f"objectives[{i}].metric", one.metric) for i, one in enumerate(spec.objectives)]
-    wanted += [(f"limits[{i}].metric", one.metric) for i, one in enumerate(spec.limits)]
-    for field, metric in wanted:
-        why = EnergyMeter().why_not() if metric in METRICS else None
-        if why is not None:
-            raise Unsupported(
-                f"cannot be measured here: {why}", field=field, value=metric, hint="tune for tokens per second instead"
-            )
-
-
-def _resumed(local: LocalTuning, word: str, more_trials: int | None) -> TuningJobRecord:
-    from controlplane.tuning_embedded import utc_now  # noqa: PLC0415
-
-    record = local.find(word)
+def _resumed(place: JobPlace, word: str, more_trials: int | None) -> TuningJobRecord:
+    record = place.find(word)
     if more_trials is not None:
-        record = local.steering.extend(record.id, trials=more_trials, now=utc_now())
+        record = place.extend(record.id, more_trials)
     if record.state.value == "paused":
-        record = local.steering.resume(record.id, now=utc_now())
+        record = place.resume(record.id)
     if record.state.value != "running":
         raise InvalidSpec(
             f"the job is {record.state.value}: there is nothing to go on with",
@@ -157,7 +116,33 @@ def _resumed(local: LocalTuning, word: str, more_trials: int | None) -> TuningJo
     return record
 
 
-def _run(
+def _left_to_run(place: JobPlace, record: TuningJobRecord, *, detach: bool, quiet: bool) -> TuningJobRecord:
+    """At an API: followed to its end, unless told not to."""
+    if detach:
+        click.echo(f"follow it: trimtab tune watch {record.name}{place.options}", err=True)
+        return record
+    with told_how_to_follow(place, record):
+        return followed(place, record, quiet=quiet)
+
+
+def _run_here(
+    place: JobPlace, record: TuningJobRecord, output: str, *, beside_live: bool, others_pct: float, quiet: bool
+) -> TuningJobRecord:
+    from controlplane.cli.tune_local import LocalJobs  # noqa: PLC0415
+
+    assert isinstance(place, LocalJobs)
+    stop = threading.Event()
+    stopped_by_signals(stop)
+    record = _measured(place, place.local, record, stop, beside_live=beside_live, others_pct=others_pct, quiet=quiet)
+    _tell(record, output)
+    if stop.is_set() and record.state.value == "paused":
+        click.echo(f"paused; go on with: trimtab tune run --resume {record.name}{place.options}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED)
+    return record
+
+
+def _measured(
+    place: JobPlace,
     local: LocalTuning,
     record: TuningJobRecord,
     stop: threading.Event,
@@ -167,10 +152,10 @@ def _run(
     quiet: bool,
 ) -> TuningJobRecord:
     from controlplane.cli.tune_follow import Follower  # noqa: PLC0415
-    from controlplane.tuning_embedded import launchers, utc_now  # noqa: PLC0415
+    from controlplane.tuning_embedded import launchers  # noqa: PLC0415
     from tuner.measure.runner import MeasuringRunner  # noqa: PLC0415
 
-    follower = None if quiet else Follower(local, record.id)
+    follower = None if quiet else Follower(place, record)
     runner = MeasuringRunner(
         local.folder / "hardware",
         launchers(os.environ),
@@ -190,9 +175,9 @@ def _run(
         if follower is not None:
             follower.tell()
             follower.close()
-    if stop.is_set() and local.jobs.get(record.id).state.value == "running":
-        local.steering.pause(record.id, now=utc_now())
-    return local.jobs.get(record.id)
+    if stop.is_set() and place.get(record.id).state.value == "running":
+        place.pause(record.id)
+    return place.get(record.id)
 
 
 def stopped_by_signals(stop: threading.Event) -> None:
@@ -209,13 +194,9 @@ def stopped_by_signals(stop: threading.Event) -> None:
 
 
 def _tell(record: TuningJobRecord, output: str) -> None:
-    from controlplane.cli.tune_text import decision_text, job_text  # noqa: PLC0415
-    from controlplane.model.tuning_decision import TuningDecision  # noqa: PLC0415
+    from controlplane.cli.tune_text import ended_text  # noqa: PLC0415
 
     if output == "json":
         click.echo(json.dumps(record.model_dump(mode="json", by_alias=True), indent=2))
-        return
-    click.echo(job_text(record))
-    if record.decision is not None:
-        metrics = [one.metric for one in record.spec.objectives]
-        click.echo("\n" + decision_text(TuningDecision.model_validate(record.decision), metrics))
+    else:
+        click.echo(ended_text(record))

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from controlplane.model.tuning_decision import TuningDecision
+from controlplane.model.tuning_job import CommandTarget, EngineTarget
+from controlplane.model.tuning_records import progress_text
+
 if TYPE_CHECKING:
     from controlplane.model.tuning import Setting
-    from controlplane.model.tuning_decision import Interval, Judged, TuningDecision
+    from controlplane.model.tuning_decision import Interval, Judged
     from controlplane.model.tuning_records import TrialRecord, TuningJobRecord
 
 
@@ -33,7 +37,8 @@ def interval_text(one: Interval | None, *, unit: str = "", sign: bool = False) -
     return f"{mean} [{form.format(one.lo)}, {form.format(one.hi)}]"
 
 
-def jobs_text(jobs: Sequence[TuningJobRecord]) -> str:
+def jobs_text(jobs: Sequence[TuningJobRecord], *, namespaces: bool = False) -> str:
+    head = ["NAME", "ID", "STATE", "TRIALS", "SEARCH-BUDGET", "INFEASIBLE", "OBJECTIVE", "CREATED"]
     rows = [
         [
             job.name,
@@ -47,7 +52,9 @@ def jobs_text(jobs: Sequence[TuningJobRecord]) -> str:
         ]
         for job in jobs
     ]
-    return columns(["NAME", "ID", "STATE", "TRIALS", "BUDGET", "INFEASIBLE", "OBJECTIVE", "CREATED"], rows)
+    if namespaces:
+        head, rows = ["NAMESPACE", *head], [[job.tenant, *row] for job, row in zip(jobs, rows, strict=True)]
+    return columns(head, rows)
 
 
 def trials_text(trials: Sequence[TrialRecord], metrics: Sequence[str]) -> str:
@@ -55,7 +62,8 @@ def trials_text(trials: Sequence[TrialRecord], metrics: Sequence[str]) -> str:
     for trial in trials:
         values = [f"{value:.5g}" for value in trial.objectives] if trial.objectives else ["-"] * len(metrics)
         broken = any(value > 0 for value in trial.violation or [])
-        state = f"{trial.state.value}{' (over a limit)' if broken else ''}"
+        notes = [word for word, holds in (("cut short", trial.short), ("over a limit", broken)) if holds]
+        state = " ".join([trial.state.value, *([f"({', '.join(notes)})"] if notes else [])])
         note = trial.reason.replace("\n", " ")[:100] if trial.reason else trial.why
         rows.append([str(trial.number), trial.purpose.value, state, *values, setting_text(trial.setting), note])
     return columns(["TRIAL", "PURPOSE", "STATE", *(name.upper() for name in metrics), "SETTING", "WHY"], rows)
@@ -66,23 +74,37 @@ def job_text(job: TuningJobRecord) -> str:
         f"{n} {state}" for state, n in job.counts.model_dump().items() if n and state != "asked"
     )  # fmt: skip
     target = job.spec.target
-    what = {"engine": lambda: f"{target.engine} with {target.model}", "command": lambda: " ".join(target.command)}  # type: ignore[union-attr]
+    if isinstance(target, EngineTarget):
+        what = f"{target.engine} with {target.model}"
+    elif isinstance(target, CommandTarget):
+        what = " ".join(target.command)
+    else:
+        what = f"deployment {target.namespace}/{target.name}"
     lines: Mapping[str, str] = {
         "name": job.name,
         "id": job.id,
         "state": f"{job.state.value}{f' ({job.reason})' if job.reason else ''}",
         "why": job.message,
-        "target": what[target.kind]() if target.kind in what else target.kind,
+        "target": what,
         "objective": ", ".join(f"{one.direction} {one.metric}" for one in job.spec.objectives),
         "limits": ", ".join(
             f"{one.metric} {'<=' if one.at_most is not None else '>='} "
             f"{one.at_most if one.at_most is not None else one.at_least:g}"
             for one in job.spec.limits
         ),
-        "trials": f"{counts or 'none yet'}; budget {job.budget}",
+        "progress": progress_text(job),
+        "trials": counts or "none yet",
         "sampler": f"{job.spec.sampler}, seed {job.spec.seed}",
     }
     return "\n".join(f"{name + ':':<11}{text}" for name, text in lines.items() if text)
+
+
+def ended_text(job: TuningJobRecord) -> str:
+    """The job, and its decision once there is one."""
+    if job.decision is None:
+        return job_text(job)
+    decision = TuningDecision.model_validate(job.decision)
+    return f"{job_text(job)}\n\n{decision_text(decision, [one.metric for one in job.spec.objectives])}"
 
 
 def decision_text(decision: TuningDecision, metrics: Sequence[str]) -> str:

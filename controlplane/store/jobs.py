@@ -97,6 +97,7 @@ class Jobs:
         self,
         *,
         tenants: Sequence[str] | None = None,
+        name: str | None = None,
         states: Sequence[JobState] = (),
         limit: int = 50,
         after: tuple[datetime, str] | None = None,
@@ -105,6 +106,8 @@ class Jobs:
         where: list[ColumnElement[bool]] = [jobs.c.deleted_at.is_(None)]
         if tenants is not None:
             where.append(jobs.c.tenant.in_(tenants))
+        if name is not None:
+            where.append(jobs.c.name == name)
         if states:
             where.append(jobs.c.state.in_([state.value for state in states]))
         if after is not None:

@@ -139,6 +139,12 @@ class Answering(http.server.BaseHTTPRequestHandler):
 
     answer: tuple[int, dict[str, Any]] = (200, {})
     seen: list[tuple[str, str | None, dict[str, Any]]]
+    job: dict[str, Any]
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.job).encode())
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -154,8 +160,10 @@ class Answering(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def api() -> Iterator[str]:
+def api(here: Path) -> Iterator[str]:
     Answering.seen = []
+    with local_tuning(here / "state") as local:
+        Answering.job = local.jobs.get("good").model_dump(mode="json", by_alias=True) | {"id": "j1"}
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"

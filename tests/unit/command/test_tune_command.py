@@ -136,7 +136,7 @@ def test_check_shows_what_each_rule_takes_even_if_nothing_is_left(here: Path) ->
     body = job()
     body["space"]["rules"] = [{"expression": "micro <= 4", "message": "m"}]
     found = json.loads(call("check", written(here, body), "-o", "json").stdout)
-    assert found["left_pct"] == pytest.approx(25, abs=2) and found["rules"][0]["takes_pct"] == pytest.approx(75, abs=2)
+    assert found["leftPct"] == pytest.approx(25, abs=2) and found["rules"][0]["takesPct"] == pytest.approx(75, abs=2)
     body["space"]["rules"].append({"expression": "micro >= 9", "message": "m"})
     nothing = call("check", written(here, body))
     assert nothing.exit_code == 1 and "takes 75" in nothing.stdout and "takes 49" in nothing.stdout
