@@ -93,7 +93,10 @@ def _cheap(spec_json: str) -> CheapTrials:
     if accelerator is None:
         return CheapTrials((), "no predictor is asked: target.accelerator is not named")
     if model is None:
-        return CheapTrials((), "no predictor is asked: the catalogue does not know the model; name target.catalogModel")
+        return CheapTrials(
+            (),
+            "no predictor is asked: the catalogue does not know the model; name target.catalogModel, or spec.model.name of a deployment",
+        )
     if spec.load.arrivals == "trace":
         return CheapTrials((), "no predictor is asked: a trace is read where trials run")
     space = compile_space(spec.space)
