@@ -33,7 +33,7 @@ from controlplane.model.live import LiveMetrics
 from controlplane.model.ports import PlanningService
 from controlplane.model.resource import GROUP, VERSION
 from controlplane.operator_routing import routing
-from controlplane.operator_tuning import add_tuning, deployment_in, desk_of
+from controlplane.operator_tuning import CachedPlaces, add_tuning, deployment_in, desk_of
 from controlplane.planner_metrics import CountedPlanning, watch_line
 from controlplane.planning import PlannerProcess, planner_options
 from controlplane.settings import OperatorSettings
@@ -159,7 +159,8 @@ async def build(
     manager.add_background(pool_controller.expire_reservations)
     manager.add_controller(pool_controller.controller)
     manager.add_controller(serving.controller)
-    desk = desk_of(settings.database_url, partial(deployment_in, deployments.store))
+    places = CachedPlaces(client, pools)
+    desk = desk_of(settings.database_url, partial(deployment_in, deployments.store), places)
     tuning = add_tuning(client, manager, desk, recorder)
     if settings.leader_election:
         times = LeaderTimes()

@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
+from typing import Any
 
 from pydantic import ValidationError
 
-from controlplane.kube import KubeClient, Resource
+from controlplane.kube import KubeClient, KubeError, NotFound, Resource
 from controlplane.model.errors import InvalidSpec, Refused
 from controlplane.model.ports import TuningDesk
 from controlplane.model.resource import GROUP, VERSION
 from controlplane.model.serving import ServingDeployment, ServingDeploymentSpec
+from controlplane.tuning_places import Places
 from operators.runtime import EventRecorder, Informer, Manager, Writer
 from operators.runtime.store import Store
 from operators.serving.prepared import deployment_of, status_of
 from operators.serving.rows import DeploymentRow
 from operators.tuning.controller import TUNING_PROJECTION, TuningController
 
+log = logging.getLogger(__name__)
+
+SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+# Beyond what the client allows a request with its repetitions.
+_ASKED_S = 60.0
+
 TUNING_JOBS = Resource(GROUP, VERSION, "tuningjobs", "TuningJob")
 
 
+class CachedPlaces:
+    """Fulfils `Places`: pools as the cache has them, accounts as the API server says. Made in the event loop of `client`,
+    asked from threads."""
+
+    def __init__(self, client: KubeClient, pools: Informer[Any, Any]) -> None:
+        self._client, self._pools, self._loop = client, pools, asyncio.get_running_loop()
+
+    def pools(self) -> list[str] | None:
+        return [row.name for row in self._pools.store.values()] if self._pools.synced else None
+
+    def has_account(self, namespace: str, name: str) -> bool | None:
+        asked = asyncio.run_coroutine_threadsafe(self._client.get(SERVICE_ACCOUNTS, name, namespace), self._loop)
+        try:
+            asked.result(_ASKED_S)
+        except NotFound:
+            return False
+        except (KubeError, TimeoutError) as error:
+            asked.cancel()
+            log.warning("service account %s/%s could not be read: %s", namespace, name, error)
+            return None
+        return True
+
+
 def desk_of(
-    database_url: str | None, deployment: Callable[[str, str], ServingDeployment | None]
+    database_url: str | None, deployment: Callable[[str, str], ServingDeployment | None], places: Places
 ) -> Callable[[], TuningDesk] | None:
     """How to make the desk; None: no database is set. `deployment`: by namespace and name, as the cache has it."""
     if database_url is None:
@@ -38,7 +71,7 @@ def desk_of(
             raise Refused(
                 error.message, field=error.field, limit=error.limit, hint=error.hint, code="StoreUnreachable"
             ) from error
-        return StoreDesk(database, checking(deployment))
+        return StoreDesk(database, checking(deployment, places))
 
     return make
 

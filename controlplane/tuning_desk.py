@@ -28,7 +28,8 @@ from controlplane.store.studies import Studies
 from controlplane.store.trials import WAITS
 from controlplane.tuning_deployments import completed_on_cluster
 from controlplane.tuning_history import with_earlier
-from controlplane.tuning_targets import check_for_cluster
+from controlplane.tuning_places import Places, check_places
+from controlplane.tuning_targets import check_for_cluster, in_namespace
 
 # Where none of so many trials with the best values kept the limits, none is called the best so far.
 _LEADERS = 500
@@ -41,13 +42,16 @@ def _utc_now() -> datetime:
 
 
 def checking(
-    deployment: Callable[[str, str], ServingDeployment | None],
+    deployment: Callable[[str, str], ServingDeployment | None], places: Places | None = None
 ) -> Callable[[TuningSpec, str], TuningSpec]:
     """What is stored of a resource's spec, which raises UnknownName, InvalidSpec, Unsupported, or Refused for a
-    deployment that has no plan yet. A deployment is one of the job's own namespace."""
+    deployment that has no plan yet. A deployment is one of the job's own namespace. `places` None: no cluster is known."""
 
     def check(spec: TuningSpec, namespace: str) -> TuningSpec:
+        spec = in_namespace(spec, namespace)
         check_for_cluster(spec, namespace)
+        if places is not None:
+            check_places(spec, namespace, places)
         found = None
         if isinstance(spec.target, DeploymentTarget):
             found = deployment(namespace, spec.target.name)
@@ -163,4 +167,4 @@ class StoreDesk:
 
 def _keeps_limits(trial: TrialRecord) -> bool:
     kept = all(broken <= 0 for broken in trial.violation or ())
-    return kept and bool(trial.objectives) and trial.purpose is TrialPurpose.SEARCH
+    return kept and bool(trial.objectives) and trial.purpose is TrialPurpose.SEARCH and not trial.short

@@ -30,8 +30,8 @@ def report_of(database: Database, record: TuningJobRecord) -> str:
     )
 
 
-def bundle_of(database: Database, record: TuningJobRecord) -> bytes:
-    """One tar.gz."""
+def bundle_of(database: Database, record: TuningJobRecord, *, in_pods: bool = False) -> bytes:
+    """One tar.gz. `in_pods`: of an installation on a cluster."""
     studies = Studies(database)
     trials, measured = studies.trials_from(record.id, 0), studies.measured(record.id)
     decision = decision_of(database, record)
@@ -48,4 +48,4 @@ def bundle_of(database: Database, record: TuningJobRecord) -> bytes:
     while page := log.after(record.id, last, limit=PAGE_MAX):
         events += page
         last = page[-1].id
-    return packed(record, trials, measured, decision, samples, events)
+    return packed(record, trials, measured, decision, samples, events, in_pods=in_pods)

@@ -48,7 +48,7 @@ def _what(spec: TuningSpec) -> tuple[str, ...]:
         shape = ",".join(f"{name}={value}" for name, value in sorted(target.shape.items()))
         return ("engine", target.engine, model, shape, target.accelerator or "", *place)
     if isinstance(target, DeploymentTarget):
-        return ("deployment", target.namespace, target.name, *place)
+        return ("deployment", target.namespace or "", target.name, *place)
     assert isinstance(target, CommandTarget)
     return ("command", target.image or "", *target.command, *place)
 

@@ -26,14 +26,17 @@ from controlplane.model.serving import ServingDeployment
 from controlplane.model.tuning import LeasedTrial
 from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget, TuningSpec
 from controlplane.model.tuning_pods import PodSeen
+from controlplane.tuning_jobs import baseline_of
 from operators.serving.render import RenderSettings
 from operators.tuning.pod_engine import deployed, deployment_pod, engine_of, engine_pod
 from operators.tuning.pod_names import Attempt, attempt_of, trial_labels
 from operators.tuning.pod_nodes import Place, place_of
+from operators.tuning.pod_reference import answering, placed
 from operators.tuning.pod_seen import hardware_words, seen_of
 from operators.tuning.pod_spec import Rendered, command_pod
 from tuner.measure.command import argv_of
 from tuner.measure.engine.launch import settings_of
+from tuner.search.spaces.training_words import words_of
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +111,14 @@ class ClusterPods:
     namespaces: tuple[str, ...] = ()
     _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
-    def start(self, leased: LeasedTrial, spec: TuningSpec) -> ClusterPod:
+    def start(
+        self, leased: LeasedTrial, spec: TuningSpec, *, in_use: bool = False, node: str | None = None
+    ) -> ClusterPod:
         of = Attempt(leased.job, leased.number, leased.attempt)
-        rendered, engine = self._rendered(of, leased, spec)
+        rendered, engine = (
+            self._in_use(of, leased, spec, self._key(of)) if in_use else self._rendered(of, leased, spec, self._key(of))
+        )
+        rendered = placed(rendered, of, in_use=in_use, node=node)
         metadata = rendered.manifest["metadata"]
         metadata["labels"][labels.INSTALLATION] = self.installation
         namespace, name = leased.tenant, metadata["name"]
@@ -126,7 +134,20 @@ class ClusterPods:
             rendered.api_key,
         )  # fmt: skip
 
-    def _rendered(self, of: Attempt, leased: LeasedTrial, spec: TuningSpec) -> tuple[Rendered, str]:
+    def answering(self, leased: LeasedTrial, spec: TuningSpec) -> str:
+        of = Attempt(leased.job, leased.number, leased.attempt)
+        rendered, engine = self._in_use(of, leased, spec, "")
+        return answering(rendered, load().engine(engine).version)
+
+    def _in_use(self, of: Attempt, leased: LeasedTrial, spec: TuningSpec, key: str) -> tuple[Rendered, str]:
+        """What the trial's setting is not to blame for is said so."""
+        try:
+            return self._rendered(of, leased.model_copy(update={"setting": baseline_of(spec) or {}}), spec, key)
+        except InvalidSpec as error:
+            raise Refused(f"the configuration in use: {error}", code=error.reason) from error
+
+    def _rendered(self, of: Attempt, leased: LeasedTrial, spec: TuningSpec, key: str) -> tuple[Rendered, str]:
+        """`key`: asked of clients where the target asks one."""
         catalog, target = load(), spec.target
         pools = self._pools()
         if isinstance(target, CommandTarget):
@@ -154,7 +175,6 @@ class ClusterPods:
         )  # fmt: skip
         if place is None:
             raise Refused(f"no pool has {accelerator.id}", field="pods.pools")
-        key = self._key(of)
         return deployment_pod(of, spec, place, deployment, knobs, catalog, self.settings, key), engine.id
 
     def _key(self, of: Attempt) -> str:
@@ -177,7 +197,7 @@ class ClusterPods:
         return pools
 
     def _deployment(self, target: DeploymentTarget, tenant: str) -> ServingDeployment:
-        if target.namespace != tenant:
+        if target.namespace not in (None, tenant):
             raise Refused("a job tunes deployments of its own namespace", field="target.namespace", limit=tenant)
         try:
             body = self.cluster.call(lambda client: client.get(SERVING_DEPLOYMENTS, target.name, tenant))
@@ -200,7 +220,7 @@ class ClusterPods:
 
 def _argv(target: CommandTarget, leased: LeasedTrial) -> list[str]:
     try:
-        return argv_of(target.command, leased.setting, leased.seed)
+        return argv_of(target.command, words_of(target, leased.setting), leased.seed)
     except InvalidSpec as error:  # a place whose parameter this setting has not got: the setting cannot be run
         raise InvalidSpec(
             error.message, field="setting", value=error.value, limit=error.limit, hint=error.hint

@@ -19,6 +19,7 @@ from controlplane.model.ports import TrialRunner
 from controlplane.settings import WorkerSettings
 from controlplane.store.database import open_database
 from controlplane.store.migrate import upgrade_when_up
+from controlplane.store.references import References
 from controlplane.store.trials import Trials
 from controlplane.tuning_embedded import launchers, utc_now
 from controlplane.tuning_jobs import Confirmation, sampler_of
@@ -70,7 +71,7 @@ def _in_pods(settings: WorkerSettings, store: Trials) -> Iterator[TrialRunner]:
     sweep = PodSweep(pods, store, utc_now)
     sweep.start()
     try:
-        yield PodRunner(pods, lambda leased, why: store.waits(leased, why, now=utc_now()))
+        yield PodRunner(pods, lambda leased, why: store.waits(leased, why, now=utc_now()), References(store.database))
     finally:
         sweep.close()
         cluster.close()

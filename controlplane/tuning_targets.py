@@ -6,17 +6,16 @@ from controlplane.model.errors import InvalidSpec, Unsupported
 from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, TuningSpec
 
 
+def in_namespace(spec: TuningSpec, namespace: str) -> TuningSpec:
+    """The spec as it is stored: a deployment without a namespace is one of the job's."""
+    if not isinstance(spec.target, DeploymentTarget) or spec.target.namespace is not None:
+        return spec
+    return spec.model_copy(update={"target": spec.target.model_copy(update={"namespace": namespace})})
+
+
 def check_for_cluster(spec: TuningSpec, namespace: str) -> None:
     """Raises InvalidSpec or Unsupported."""
     target = spec.target
-    searched = [] if spec.space is None else [one.name for one in spec.space.parameters if one.changes_output]
-    if spec.may_change_output or searched:
-        raise Unsupported(
-            "agreement with the configuration in use is not measured in pods: nothing that may change answers is searched",
-            field="mayChangeOutput",
-            value=", ".join(spec.may_change_output or searched),
-            hint="leave it empty, or search it with `trimtab tune run` on a machine that has the engine",
-        )
     _refuse_files(spec)
     if not isinstance(target, CommandTarget):
         _refuse_energy(spec)
@@ -26,13 +25,13 @@ def check_for_cluster(spec: TuningSpec, namespace: str) -> None:
             field="target.image",
             hint="name the image that holds the command, or run it with `trimtab tune run` on a machine of your own",
         )
-    if isinstance(target, DeploymentTarget) and target.namespace != namespace:
+    if isinstance(target, DeploymentTarget) and target.namespace not in (None, namespace):
         raise InvalidSpec(
             "a job tunes deployments of its own namespace",
             field="target.namespace",
             value=target.namespace,
             limit=namespace,
-            hint="make the job in the deployment's namespace",
+            hint="make the job in the deployment's namespace, or leave target.namespace out",
         )
 
 

@@ -10,10 +10,13 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from controlplane.model.resource import GROUP, VERSION
 from controlplane.model.tuning_decision import TuningDecision
 from controlplane.model.tuning_records import MeasuredAttempt, TrialRecord, TuningEvent, TuningJobRecord
 from tuner.tuning_report import environment, tuning_page
 
+# A job's name has 63 characters at most, of which the API server makes the last five of a `generateName`.
+_NAME_MAX = 50
 _SCRIPT = """#!/usr/bin/env bash
 # Measures the winner of this job and the configuration that was in use once more, in pairs, on this machine.
 # Needs `trimtab` on PATH and what the job's target needs (its engine's environment, its model folder or its command).
@@ -21,18 +24,42 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec trimtab tune run "$here/again.json" "$@"
 """
+# `kubectl wait` knows no second condition to end at.
+_SCRIPT_OF_CLUSTER = """#!/usr/bin/env bash
+# Measures the winner of this job and the configuration that was in use once more, in pairs, in pods of namespace {namespace}:
+# makes a TuningJob of tuningjob.json, a new one each time, and waits for its end. Arguments go to kubectl (--context NAME).
+set -euo pipefail
+here=$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)
+if ! command -v kubectl >/dev/null; then
+  echo "run-again.sh: no kubectl on PATH. This job ran in pods of a cluster and is measured again there: run this where" \
+    "kubectl is, or make again.json the spec of a new job (POST /v1/tuning-jobs)." >&2
+  exit 2
+fi
+job=$(kubectl "$@" create -f "$here/tuningjob.json" -o name)
+echo "made $job in namespace {namespace}; it goes on if this script is ended"
+while true; do
+  ended=$(kubectl "$@" get "$job" -n {namespace} \
+    -o 'jsonpath={{range .status.conditions[*]}}{{.type}}={{.status}} {{end}}')
+  case $ended in *Complete=True* | *Failed=True*) break ;; esac
+  sleep 5
+done
+kubectl "$@" get "$job" -n {namespace}
+kubectl "$@" get "$job" -n {namespace} -o 'jsonpath={{.status.message}}{{"\\n"}}'
+case $ended in *Complete=True*) ;; *) exit 1 ;; esac
+"""
 _README = """Bundle of the tuning job {name} ({id}).
 
 job.json           the job: what was asked, its state
 decision.json      what was confirmed, with intervals and importance
 environment.json   hardware, engine version, metric definitions
-trials.csv         every trial: setting, seed, state, objectives, violation of limits
+trials.csv         every trial: setting, seed, state, objectives, violation of limits; share: of a run, below 1 where a short
+                   run ended the trial, which then stands for no full one
 settings.json      every trial's setting, with the types of its values
 measurements.json  every measurement: metrics, resolved configuration, digest of the requests, seeds
 events.json        what happened, in order
 samples/           raw samples per request of the confirmed trials (Parquet), where they were kept
-again.json         a job that measures best and baseline once more; run-again.sh runs it on this machine. What ran in pods
-                   is measured again there: make it the spec of a new job (POST /v1/tuning-jobs)
+again.json         the spec of a job that measures best and baseline once more
+run-again.sh       runs it: {where}
 report.html        the report
 """
 
@@ -44,10 +71,14 @@ def packed(
     decision: TuningDecision,
     samples: Mapping[tuple[int, int], bytes],
     events: Sequence[TuningEvent],
+    *,
+    in_pods: bool = False,
 ) -> bytes:
-    """A tar.gz. The same job gives the same bytes. `samples`: by trial and attempt."""
+    """A tar.gz. The same job gives the same bytes. `samples`: by trial and attempt. `in_pods`: the job belongs to a
+    namespace of a cluster, and is measured again there."""
+    where = f"as a TuningJob in namespace {job.tenant}, by kubectl" if in_pods else "on this machine"
     files: dict[str, bytes] = {
-        "README.txt": _README.format(name=job.name, id=job.id).encode(),
+        "README.txt": _README.format(name=job.name, id=job.id, where=where).encode(),
         "job.json": _json(job.model_dump(mode="json", by_alias=True)),
         "decision.json": _json(decision.model_dump(mode="json", by_alias=True)),
         "environment.json": _json(environment(measured)),
@@ -60,7 +91,9 @@ def packed(
     again = again_spec(job, decision)
     if again is not None:
         files["again.json"] = _json(again)
-        files["run-again.sh"] = _SCRIPT.encode()
+        if in_pods:
+            files["tuningjob.json"] = _json(_resource(job, again))
+        files["run-again.sh"] = (_SCRIPT_OF_CLUSTER.format(namespace=job.tenant) if in_pods else _SCRIPT).encode()
     for (number, attempt), body in samples.items():
         files[f"samples/{number}-{attempt}.parquet"] = body
     out = io.BytesIO()
@@ -83,14 +116,30 @@ def again_spec(job: TuningJobRecord, decision: TuningDecision) -> dict[str, Any]
     winner = {name: value for name, value in decision.best.setting.items() if name not in fixed}
     if not winner:
         return None
-    choices = [{"kind": "choice", "name": name, "values": [value]} for name, value in winner.items()]
+    changing = {one.name for one in job.spec.space.parameters if one.changes_output} if job.spec.space else set()
+    choices = [
+        {"kind": "choice", "name": name, "values": [value], "changesOutput": name in changing}
+        for name, value in winner.items()
+    ]
     spec["space"] = {"parameters": choices, "fixed": fixed}
+    # Other settings are outside this space.
+    spec["startWith"], spec["warmStart"] = [], False
     spec["budget"] = {"trials": 1}
     spec["sampler"] = "random"
     spec["measuring"] = {**spec["measuring"], "confirmTop": 1}
     if decision.baseline is not None:
         spec["baseline"] = decision.baseline.setting
     return spec
+
+
+def _resource(job: TuningJobRecord, spec: Mapping[str, Any]) -> dict[str, Any]:
+    name = job.name[:_NAME_MAX].rstrip("-.")
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "TuningJob",
+        "metadata": {"generateName": f"{name}-again-", "namespace": job.tenant},
+        "spec": dict(spec),
+    }
 
 
 def _json(body: object) -> bytes:
@@ -104,7 +153,8 @@ def _csv(job: TuningJobRecord, trials: Sequence[TrialRecord]) -> bytes:
     blank: Sequence[str] = [""] * (len(metrics) + len(limits))
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["trial", "purpose", "state", "verdict", "seed", "attempts", *metrics, *limits, *names, "canonical"])
+    head = ["trial", "purpose", "state", "verdict", "share", "seed", "attempts"]
+    rows.writerow([*head, *metrics, *limits, *names, "canonical"])
     for trial in trials:
         rows.writerow(
             [
@@ -112,6 +162,7 @@ def _csv(job: TuningJobRecord, trials: Sequence[TrialRecord]) -> bytes:
                 trial.purpose.value,
                 trial.state.value,
                 trial.verdict.value if trial.verdict else "",
+                "" if trial.share is None else trial.share,
                 trial.seed,
                 trial.attempt,
                 *(trial.objectives or blank[: len(metrics)]),

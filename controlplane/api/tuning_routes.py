@@ -42,6 +42,7 @@ from controlplane.tuning_check import space_check
 from controlplane.tuning_deployments import completed_on_cluster
 from controlplane.tuning_files import bundle_of, decision_of, report_of
 from controlplane.tuning_history import with_earlier
+from controlplane.tuning_targets import in_namespace
 from tuner.decision import pareto
 
 _ID_MAX = 63
@@ -81,10 +82,11 @@ async def create_tuning_job(
     Trials are pods that run for the caller: it takes the right to create TuningJobs and pods in the namespace, to get
     the ServiceAccount of the pods and, where a deployment is tuned, to get that.
     """
-    await require_new_job(backend, identity, job.namespace, job.spec)
+    asked = in_namespace(job.spec, job.namespace)
+    await require_new_job(backend, identity, job.namespace, asked)
     database = database_of(backend)
-    deployment = target_of(backend, job.spec)
-    spec = await stored(lambda: with_earlier(database, job.namespace, completed_on_cluster(job.spec, deployment)))
+    deployment = target_of(backend, job.namespace, asked)
+    spec = await stored(lambda: with_earlier(database, job.namespace, completed_on_cluster(asked, deployment)))
     key = None
     if idempotency_key is not None:
         body = json.dumps(job.model_dump(mode="json"), sort_keys=True)
@@ -103,9 +105,10 @@ async def check_tuning_job(
 ) -> Response:
     """What rules and known limits take away from a job's space. Nothing is made; it takes the rights that making it
     takes."""
-    await require_new_job(backend, identity, job.namespace, job.spec)
-    deployment = target_of(backend, job.spec)
-    return _document(await stored(lambda: space_check(job.spec, lambda spec: completed_on_cluster(spec, deployment))))
+    asked = in_namespace(job.spec, job.namespace)
+    await require_new_job(backend, identity, job.namespace, asked)
+    deployment = target_of(backend, job.namespace, asked)
+    return _document(await stored(lambda: space_check(asked, lambda spec: completed_on_cluster(spec, deployment))))
 
 
 @router.get("", operation_id="listTuningJobs", response_model=TuningJobList)
@@ -263,7 +266,7 @@ async def get_bundle(identity: Caller, backend: Back, job_id: JobId) -> Response
     """A tar.gz to measure best and baseline again elsewhere, with raw samples."""
     record = await job_for(backend, identity, job_id, "get")
     database = database_of(backend)
-    body = await stored(lambda: bundle_of(database, record))
+    body = await stored(lambda: bundle_of(database, record, in_pods=True))
     headers = {"Content-Disposition": f'attachment; filename="{record.name}.tar.gz"'}
     return Response(body, headers=headers, media_type="application/gzip")
 

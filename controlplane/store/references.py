@@ -33,7 +33,9 @@ class References:
     def keep(self, answering: str, hardware: str, text: str, *, now: datetime) -> str:
         """The one that stands: this, or what another worker kept first. Raises InvalidSpec for one that is too long."""
         if len(text) > _TEXT_MAX:
-            raise InvalidSpec("too long to be kept", field="reference", value=len(text), limit=f"{_TEXT_MAX} characters")
+            raise InvalidSpec(
+                "too long to be kept", field="reference", value=len(text), limit=f"{_TEXT_MAX} characters"
+            )
         hardware = hardware[:_HARDWARE_MAX]
         here = (references.c.answering == answering) & (references.c.hardware == hardware)
         row = {"answering": answering, "hardware": hardware, "answers": text, "at": now}

@@ -35,7 +35,7 @@ def _root(description: str, spec: Schema, status: type[BaseModel], rules: tuple[
             "apiVersion": {"type": "string", "description": "Version of this schema."},
             "kind": {"type": "string", "description": "Kind of this object."},
             "metadata": {"type": "object"},
-            "spec": spec,
+            "spec": _defaults_said(spec),
             "status": status_schema,
         },
     }
@@ -85,6 +85,20 @@ def _without_defaults(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: _without_defaults(value) for key, value in node.items() if key != "default"}
     return [_without_defaults(item) for item in node] if isinstance(node, list) else node
+
+
+def _defaults_said(node: Any) -> Any:
+    """With the default at the end of each description: `kubectl explain` shows no other sign of it."""
+    if isinstance(node, list):
+        return [_defaults_said(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    out = {key: value if key == "default" else _defaults_said(value) for key, value in node.items()}
+    default, said = node.get("default"), node.get("description")
+    if isinstance(said, str) and default is not None and not isinstance(default, dict | list):
+        shown = default if isinstance(default, str) else json.dumps(default)
+        out["description"] = f"{said} Default: {shown}."
+    return out
 
 
 _READY = '.status.conditions[?(@.type=="Ready")]'

@@ -36,7 +36,7 @@ from operators.runtime import (
 from operators.tuning.news import news
 from operators.tuning.plan import OPEN_STATES, Action, Sight, plan
 from operators.tuning.row import TuningRow, TuningWire, project_tuning
-from operators.tuning.status import status, waits_for_deployment
+from operators.tuning.status import status, waits_for
 
 TUNING_PROJECTION: Projection[TuningWire, TuningRow] = Projection(TuningWire, project_tuning)
 
@@ -48,7 +48,8 @@ AWAY_S, AWAY_MOST_S = 2.0, 30.0
 # A name that another job has may become free; a spec that the catalogue refuses may suit a later version.
 REFUSED_S = {"AlreadyExists": 30.0}
 REFUSED_OTHERWISE_S = 300.0
-DEPLOYMENT_S = 5.0
+# What the spec names is not there yet.
+ABSENT_S = 5.0
 # A plan is made anew after each act; none needs more than three.
 _ROUNDS = 4
 _WORKERS = 4
@@ -202,8 +203,8 @@ class TuningController:
         key = row.key
         if trouble is not None and trouble.reason in STORE_DOWN:
             return self._later(key, AWAY_S, AWAY_MOST_S, reset=False)
-        if trouble is not None and waits_for_deployment(trouble):
-            return Result(self._spread(DEPLOYMENT_S))
+        if trouble is not None and waits_for(trouble) is not None:
+            return Result(self._spread(ABSENT_S))
         if trouble is not None:
             return Result(self._spread(REFUSED_S.get(trouble.reason, REFUSED_OTHERWISE_S)))
         if seen is None:

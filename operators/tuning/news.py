@@ -11,9 +11,11 @@ from operators.tuning.row import COMPLETE
 # Reasons that a person should look at.
 _BAD = {
     "TrialsFail",
+    "WaitingForAccount",
     "WaitingForDeployment",
     "WaitingForDriver",
     "WaitingForHardware",
+    "WaitingForPool",
     "Paused",
     "Cancelled",
     "JobDeleted",

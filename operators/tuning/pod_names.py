@@ -20,10 +20,11 @@ class Attempt:
     attempt: int
 
 
-def trial_pod_name(of: Attempt) -> str:
-    """The one name this attempt's pod can have: a repeated create collides instead of starting a second engine."""
+def trial_pod_name(of: Attempt, *, in_use: bool = False) -> str:
+    """The one name this attempt's pod can have: a repeated create collides instead of starting a second engine. `in_use`:
+    its other pod's, with the configuration in use."""
     job = of.job if _PLAIN.fullmatch(of.job) else hashlib.sha256(of.job.encode()).hexdigest()[:16]
-    return f"tune-{job}-{of.number}-{of.attempt}"
+    return f"tune-{job}-{of.number}-{of.attempt}{'-in-use' if in_use else ''}"
 
 
 def trial_labels(of: Attempt) -> dict[str, str]:

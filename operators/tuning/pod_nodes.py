@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,14 @@ def affinity(place: Place, *, beside_live: bool) -> dict[str, Any]:
         required = {"nodeSelectorTerms": list(place.terms)}
         out["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": required}
     return out
+
+
+def pinned(wanted: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """The same affinity on this node alone."""
+    nodes = wanted.get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    field = {"key": "metadata.name", "operator": "In", "values": [node]}
+    terms = [{**term, "matchFields": [field]} for term in nodes.get("nodeSelectorTerms") or [{}]]
+    return {**wanted, "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
 def _apart(label: str) -> dict[str, Any]:

@@ -90,9 +90,16 @@ def judge(sight: Sight, trouble: TrimtabError | None) -> Said:
     return _of_record(seen, sight)
 
 
-def waits_for_deployment(trouble: TrimtabError) -> bool:
-    """What is tuned is not there yet, has no plan yet, or cannot be read: that may come, the job's spec is not at fault."""
-    return trouble.field == "target.name" and trouble.reason in ("InvalidSpec", "Refused")
+def waits_for(trouble: TrimtabError) -> str | None:
+    """The reason where something that the spec names is not there, has no plan yet, or cannot be read: that may come, the
+    job's spec is not at fault."""
+    if trouble.field == "target.name" and trouble.reason in ("InvalidSpec", "Refused"):
+        return "WaitingForDeployment"
+    if trouble.field == "pods.serviceAccount" and trouble.reason == "InvalidSpec":
+        return "WaitingForAccount"
+    if (trouble.field or "").startswith("pods.pools") and trouble.reason == "UnknownName":
+        return "WaitingForPool"
+    return None
 
 
 def _leaving(sight: Sight, before: str) -> Said:
@@ -108,8 +115,8 @@ def _without_job(sight: Sight, trouble: TrimtabError | None) -> Said:
     if sight.read.job_id is not None or (trouble is not None and trouble.reason == "IdempotencyGone"):
         message = "its job was deleted through the API and is not made anew; make another TuningJob to run it again"
         return Said("Cancelled", "JobDeleted", message, failed=True)
-    if trouble is not None and waits_for_deployment(trouble):
-        return Said("Pending", "WaitingForDeployment", _with_root(trouble))
+    if trouble is not None and (waits := waits_for(trouble)) is not None:
+        return Said("Pending", waits, _with_root(trouble))
     if trouble is not None:
         name = sight.row.name
         message = (

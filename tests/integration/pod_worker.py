@@ -6,6 +6,7 @@ import sys
 
 from controlplane.cluster_thread import ClusterThread
 from controlplane.store.database import open_database
+from controlplane.store.references import References
 from controlplane.store.trials import Trials
 from controlplane.tuning_embedded import utc_now
 from controlplane.tuning_pods import ClusterPods
@@ -21,7 +22,7 @@ def main() -> None:
     url, installation, trial = sys.argv[1:]
     store = Trials(open_database(url))
     pods = ClusterPods(ClusterThread(), RenderSettings(), installation)
-    runner = PodRunner(pods, lambda leased, why: store.waits(leased, why, now=utc_now()))
+    runner = PodRunner(pods, lambda leased, why: store.waits(leased, why, now=utc_now()), References(store.database))
     queue = LocalQueue(lambda _: None, parallel=1)
     work = Work(store=store, runner=runner, queue=queue, owner="test", now=utc_now, lease_s=LEASE_S)
     work.on(trial)

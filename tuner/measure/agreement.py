@@ -167,13 +167,24 @@ def reference_key(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def kept(folder: Path, key: str) -> Reference | None:
-    """A reference that was decoded here before; None where there is none that can be read."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        rows = json.loads((folder / f"reference-{key}.json").read_text())
-        found = tuple(Answered(tuple(map(int, ids)), tuple(logprobs)) for ids, logprobs in rows)
+def as_text(reference: Reference) -> str:
+    """About 15 kB."""
+    return json.dumps([[one.ids, one.logprobs] for one in reference])
+
+
+def from_text(text: str) -> Reference | None:
+    """None where it is none."""
+    with contextlib.suppress(ValueError, TypeError):
+        found = tuple(Answered(tuple(map(int, ids)), tuple(logprobs)) for ids, logprobs in json.loads(text))
         if len(found) == PROMPTS and all(len(one.ids) == len(one.logprobs) == TOKENS for one in found):
             return found
+    return None
+
+
+def kept(folder: Path, key: str) -> Reference | None:
+    """A reference that was decoded here before; None where there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return from_text((folder / f"reference-{key}.json").read_text())
     return None
 
 
@@ -182,5 +193,5 @@ def keep(folder: Path, key: str, reference: Reference) -> None:
     path = folder / f"reference-{key}.json"
     partial = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
-        partial.write_text(json.dumps([[one.ids, one.logprobs] for one in reference]))
+        partial.write_text(as_text(reference))
         partial.replace(path)

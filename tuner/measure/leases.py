@@ -29,6 +29,10 @@ class NotLeased(Exception):
     """The hardware cannot be had. The message says who has it or what is in the way."""
 
 
+class InUse(NotLeased):
+    """Another measurement had it all the time: waiting longer helps."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """What one measurement uses. Without `share_host` it has the host to itself; with it only these GPUs and CPUs
@@ -74,7 +78,7 @@ def _lock(lock: int, kind: int, name: str, stop: StopSignal, deadline_s: float) 
         except OSError as error:
             raise NotLeased(f"lock of {name}: {error.strerror}") from error
         if time.monotonic() > deadline_s:
-            raise NotLeased(f"{name} was in use by another measurement all the time")
+            raise InUse(f"{name} was in use by another measurement all the time")
         if stop.wait(_POLL_S):
             raise NotLeased("stopped")
 

@@ -17,7 +17,7 @@ from controlplane.api.cache import CachedDocument, ClusterCache, Document, _Pod
 from controlplane.api.plan_jobs import PlanJobs
 from controlplane.api.process import watch_metrics
 from controlplane.bus import EventLog
-from controlplane.kube import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, KubeClient, Resource
+from controlplane.kube import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, KubeClient, NotFound, Resource
 from controlplane.model.errors import TrimtabError
 from controlplane.model.plans import PlanRequest, ServingPlan
 from controlplane.model.training_plans import TrainingPlan, TrainingPlanRequest
@@ -41,6 +41,7 @@ class FakeCluster:
         self.writes: list[dict[str, Any]] = []
         self.stored: dict[str, dict[str, Any]] = {}
         self.audiences = [AUDIENCE]
+        self.accounts = {"default"}
 
     def allow(self, user: str, plural: str, namespace: str, *verbs: str, name: str = "") -> None:
         self.rights |= {(user, verb, plural, namespace, name) for verb in verbs}
@@ -60,6 +61,10 @@ class FakeCluster:
         return json.dumps({"status": {"allowed": allowed}}).encode()
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None, **options: Any) -> bytes:
+        if resource.kind == "ServiceAccount":
+            if name not in self.accounts:
+                raise NotFound(404, "NotFound", f"serviceaccounts {name!r} not found")
+            return b"{}"
         self.writes.append({"method": "GET", "path": resource.path(namespace, name), **options})
         return json.dumps(self.stored[name]).encode()
 

@@ -29,6 +29,7 @@ RIGHTS: dict[tuple[str, str], set[Right]] = {
         | _rights("policy", "poddisruptionbudgets", f"{READ} create patch delete")
         | _rights("", "nodes", READ)
         | _rights("resource.k8s.io", "resourceslices", READ)
+        | _rights("", "serviceaccounts", "get")
         | _rights("events.k8s.io", "events", "create patch")
     ),
     ("Role", "trimtab-operator"): (
@@ -38,6 +39,7 @@ RIGHTS: dict[tuple[str, str], set[Right]] = {
     ("ClusterRole", "trimtab-api"): (
         _rights(OURS, "gpupools servingdeployments", READ)
         | _rights("", "pods events", READ)
+        | _rights("", "serviceaccounts", "get")
         | _rights("authentication.k8s.io", "tokenreviews", "create")
         | _rights("authorization.k8s.io", "subjectaccessreviews", "create")
     ),
@@ -77,6 +79,8 @@ ROUTING: dict[tuple[str, str], set[Right]] = {
 
 # Whoever has one of these can become somebody else or read what is not theirs.
 FORBIDDEN_VERBS = {"impersonate", "escalate", "bind", "approve", "sign", "use", "proxy"}
+# Whether an account is there says nothing that its holder could use: tokens and Secrets have names of their own.
+HARMLESS = {Right("", "serviceaccounts", "get")}
 FORBIDDEN_RESOURCES = {
     "secrets",
     "configmaps",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timedelta
 
 import pytest
 
-from controlplane.model.tuning import LeasedTrial, Outcome, Verdict
+from controlplane.model.errors import InvalidSpec
+from controlplane.model.tuning import LeasedTrial, Outcome, TrialState, Verdict
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.model.tuning_records import Ask
+from controlplane.store import references
 from controlplane.store.database import Database
 from controlplane.store.event_log import EventLog
 from controlplane.store.jobs import Jobs
+from controlplane.store.references import References
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
 from controlplane.store.trials import WAITS, Trials
@@ -81,3 +85,75 @@ def test_a_users_word_stays(database: Database, leased: LeasedTrial, now: dateti
     Trials(database).waits(leased, "no node", now=now)
     after = Jobs(database).get("j")
     assert (after.state, after.reason, after.message) == (before.state, before.reason, before.message)
+
+
+def test_a_wait_in_vain_costs_no_attempt_and_still_says_why(
+    database: Database, leased: LeasedTrial, now: datetime
+) -> None:
+    store = Trials(database)
+    waited = Outcome(verdict=Verdict.INFRASTRUCTURE, reason="no node takes its pod", waited=True)
+    taken = leased
+    for turn in range(30):  # far beyond the attempts of any job
+        store.waits(taken, "no node takes its pod", now=now)
+        assert store.tell(taken, waited, now=now)
+        (trial, _) = Studies(database).trials_from("j", 0)
+        assert (trial.state, trial.lost, trial.attempt) == (TrialState.WAITING, 0, turn + 1)
+        assert trial.reason == "no node takes its pod"
+        job = Jobs(database).get("j")
+        assert (job.reason, job.message) == (WAITS, "trial 0: no node takes its pod")
+        again = store.lease("j/0", owner="w", seconds=30, now=now)
+        assert again is not None
+        taken = again
+    store.waits(taken, "", now=now)
+    assert Jobs(database).get("j").reason == ""
+
+
+def test_when_the_jobs_hours_are_over_waiting_counts(database: Database, spec: TuningSpec, now: datetime) -> None:
+    budget = spec.budget.model_copy(update={"hours": 1.0})
+    Jobs(database).create("j", tenant="team", name="n", spec=spec.model_copy(update={"budget": budget}), now=now)
+    asks = [Ask(number=0, setting={"a": 1}, canonical="c", why="start", seed=1)]
+    assert Studies(database).append("j", asks, now=now)
+    store = Trials(database)
+    waited = Outcome(verdict=Verdict.INFRASTRUCTURE, reason="no node takes its pod", waited=True)
+    late = now + timedelta(hours=1)
+    lost = []
+    for at in (now, now + timedelta(minutes=59), late, late, late):
+        taken = store.lease("j/0", owner="w", seconds=30, now=at)
+        if taken is None:
+            break
+        store.tell(taken, waited, now=at)
+        lost.append(Studies(database).trials_from("j", 0)[0].lost)
+    attempts = spec.measuring.attempts
+    assert lost == [0, 0, *range(1, min(attempts, 3) + 1)]
+    assert (Studies(database).trials_from("j", 0)[0].state is TrialState.FAILED) is (attempts <= 3)
+
+
+def test_references_are_kept_once_and_the_newest_of_them(
+    database: Database, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "_KEPT", 3)
+    store = References(database)
+    assert store.found("a") == {}
+    assert store.keep("a", "16 CPUs", "one", now=now) == "one"
+    assert store.keep("a", "16 CPUs", "two", now=now) == "one"  # what came first stands
+    assert store.keep("a", "32 CPUs", "three", now=now + timedelta(seconds=1)) == "three"
+    assert store.found("a") == {"16 CPUs": "one", "32 CPUs": "three"} and store.found("b") == {}
+    for n in range(3):
+        store.keep("b", f"{n} CPUs", "x", now=now + timedelta(seconds=2 + n))
+    assert store.found("a") == {} and len(store.found("b")) == 3
+    with pytest.raises(InvalidSpec, match="too long"):
+        store.keep("c", "x", "y" * (1 << 19), now=now)
+
+
+def test_two_workers_that_keep_at_once_agree(database: Database, now: datetime) -> None:
+    stands: list[str] = []
+    threads = [
+        threading.Thread(target=lambda n=n: stands.append(References(database).keep("a", "h", f"text {n}", now=now)))
+        for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(stands) == 4 and len(set(stands)) == 1
+    assert References(database).found("a") == {"h": stands[0]}

@@ -22,7 +22,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "LEAVING_S",
         "AWAY_S",
         "AWAY_MOST_S",
-        "DEPLOYMENT_S",
+        "ABSENT_S",
         "REFUSED_OTHERWISE_S",
     ):
         monkeypatch.setattr(controller, name, 0.03)

@@ -22,11 +22,21 @@ def nothing(_namespace: str, _name: str) -> None:
     """No deployment is there."""
 
 
+class Nowhere:
+    """Nothing can be said."""
+
+    def pools(self) -> None:
+        return None
+
+    def has_account(self, _namespace: str, _name: str) -> None:
+        return None
+
+
 @pytest.mark.parametrize("with_database", [True, False])
 async def test_the_whole_operator(lab: Lab, monkeypatch: pytest.MonkeyPatch, with_database: bool) -> None:
     url = "sqlite:///somewhere.db" if with_database else None
     desks = {"sqlite:///somewhere.db": lambda: lab.desk, None: None}
-    monkeypatch.setattr(operator_process, "desk_of", lambda given, _: desks[given])
+    monkeypatch.setattr(operator_process, "desk_of", lambda given, *_: desks[given])
     settings = OperatorSettings(leader_election=False, database_url=url)
     lab.create()
     async with KubeClient(ClusterAccess(lab.server.url), timeout_s=5.0) as client:
@@ -41,8 +51,8 @@ async def test_the_whole_operator(lab: Lab, monkeypatch: pytest.MonkeyPatch, wit
 
 
 def test_the_desk_follows_the_url(tmp_path: Path) -> None:
-    assert desk_of(None, nothing) is None
-    make = desk_of(f"sqlite:///{tmp_path}/other.db", nothing)
+    assert desk_of(None, nothing, Nowhere()) is None
+    make = desk_of(f"sqlite:///{tmp_path}/other.db", nothing, Nowhere())
     assert make is not None
     desk = make()
     assert isinstance(desk, StoreDesk)
@@ -50,7 +60,7 @@ def test_the_desk_follows_the_url(tmp_path: Path) -> None:
 
 
 async def test_a_url_that_is_none_is_told_and_stops_nothing_else(lab: Lab) -> None:
-    desk = desk_of("mysql://somewhere/trimtab", nothing)
+    desk = desk_of("mysql://somewhere/trimtab", nothing, Nowhere())
     lab.create()
     async with KubeClient(ClusterAccess(lab.server.url), timeout_s=5.0) as client:
         manager = Manager(stop_grace_s=5.0)

@@ -14,7 +14,7 @@ from controlplane.model.tuning import Verdict
 from controlplane.model.tuning_pods import PodSeen
 from tuner.measure.engine.classify import REASON_LINES, verdict_of
 from tuner.measure.engine.process import Ended
-from tuner.measure.engine.serving import NotServing
+from tuner.measure.engine.serving import NoRoom, NotServing
 from tuner.measure.http import get
 
 _log = logging.getLogger(__name__)
@@ -131,10 +131,12 @@ class PodProcess:
         return None
 
     def wait_started(self, stop: StopSignal, deadline_s: float) -> None:
-        """Until its containers run, or have run. Raises NotServing."""
+        """Until its containers run, or have run. Raises NoRoom where no node takes it in its time, NotServing."""
         while (ended := self.poll()) is None and self.seen.phase == "pending":
             why = _waiting(self.seen)
             self.notes.say(why)
+            if not self.seen.scheduled and time.monotonic() > deadline_s:
+                raise NoRoom(why or "its pod was given no node")
             _pause(stop, deadline_s, why or "its pod did not start")
         if ended is not None and self.seen.phase == "pending":
             raise NotServing(*verdict_of(ended, when="at start"))

@@ -32,6 +32,13 @@ class NotServing(Exception):
         self.reason = reason
 
 
+class NoRoom(NotServing):
+    """No hardware was free in all the time there was for waiting: that speaks about nobody, and costs no attempt."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Verdict.INFRASTRUCTURE, reason)
+
+
 @contextlib.contextmanager
 def serving(
     engine: Engine,

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,23 @@ class Launcher:
     pod: Pod
     errors: list[Exception] = field(default_factory=list)
 
-    def start(self, leased: LeasedTrial, spec: TuningSpec) -> Pod:
+    def start(self, leased: LeasedTrial, spec: TuningSpec, *, in_use: bool = False, node: str | None = None) -> Pod:
         if self.errors:
             raise self.errors.pop(0)
         return self.pod
+
+    def answering(self, leased: LeasedTrial, spec: TuningSpec) -> str:
+        return "facts"
+
+
+class NoReferences:
+    """None is needed."""
+
+    def found(self, answering: str) -> dict[str, str]:
+        raise AssertionError(answering)
+
+    def keep(self, answering: str, hardware: str, text: str, *, now: datetime) -> str:
+        raise AssertionError(answering)
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +124,7 @@ def measure(
     launcher: Launcher, what: TuningSpec, *, attempt: int = 1, stop: threading.Event | None = None, **fields: Any
 ) -> tuple[Outcome, list[str]]:
     notes: list[str] = []
-    runner = PodRunner(launcher, lambda _, why: notes.append(why), bands=LOOSE, again_s=0.01, **fields)
+    runner = PodRunner(launcher, lambda _, why: notes.append(why), NoReferences(), bands=LOOSE, again_s=0.01, **fields)
     leased = LeasedTrial(id="j/0", job="j", tenant="team", number=0, attempt=attempt, setting={}, seed=5)
     return runner.run(leased, what, stop=stop or threading.Event()), notes
 
@@ -146,7 +160,20 @@ def test_no_node_in_all_its_time_is_nobodys_fault_and_says_why() -> None:
     pod = Pod([PodSeen("pending", reason="Unschedulable", message="0/3 nodes are available")])
     outcome, _ = measure(Launcher(pod), spec(measuring=Measuring(timeout_s=0.2)))
     assert outcome.verdict is Verdict.INFRASTRUCTURE and "0/3 nodes are available" in outcome.reason
-    assert pod.ended == 1
+    assert pod.ended == 1 and outcome.waited
+
+
+def test_a_node_that_does_not_start_the_pod_costs_an_attempt() -> None:
+    """It may never do: a volume that is not there is waited for without a word."""
+    pod = Pod([PodSeen("pending", scheduled=True, reason="ContainerCreating")])
+    outcome, _ = measure(Launcher(pod), spec(measuring=Measuring(timeout_s=0.2)))
+    assert outcome.verdict is Verdict.INFRASTRUCTURE and not outcome.waited
+
+
+def test_a_quota_that_is_used_up_all_the_time_costs_no_attempt() -> None:
+    errors: list[Exception] = [Refused("exceeded quota: team", code="QuotaExceeded")] * 1000
+    outcome, _ = measure(Launcher(Pod([RUNNING]), errors), spec(measuring=Measuring(timeout_s=0.1)))
+    assert outcome.waited and outcome.reason == "exceeded quota: team"
 
 
 def test_a_quota_and_an_absent_api_server_are_waited_for() -> None:
