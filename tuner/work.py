@@ -50,7 +50,7 @@ class Work:
         if leased is None:
             return False
         spec = self._spec(leased.job)
-        with _Keeper(self, leased, 2 * spec.measuring.timeout_s + _GRACE_S) as keeper:
+        with _Keeper(self, leased, longest_s(spec) + _GRACE_S) as keeper:
             outcome = self._measured(leased, spec, keeper)
             keeper.measured = True
             told = not keeper.taken and self._tell(leased, outcome, keeper)
@@ -91,6 +91,13 @@ class Work:
                     raise
                 log.warning("trial %s: %s; told again in %g s", leased.id, refused, _TELL_EVERY_S)
                 time.sleep(_TELL_EVERY_S)
+
+
+def longest_s(spec: TuningSpec) -> float:
+    """What an attempt may take by its own time limits: one to wait in and one to measure in. Where answers are compared,
+    both for the configuration in use, and one more wait where its hardware turns out to be another."""
+    compared = spec.space is not None and any(one.changes_output for one in spec.space.parameters)
+    return (5 if compared else 2) * spec.measuring.timeout_s
 
 
 class _Either:

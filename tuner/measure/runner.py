@@ -23,10 +23,10 @@ from tuner.measure.engine.classify import verdict_of
 from tuner.measure.engine.launch import HOST, SERVED_NAME, Launcher, resolved, settings_of
 from tuner.measure.engine.process import GuardedProcess, sweep
 from tuner.measure.engine.serving import NotServing, serving
-from tuner.measure.leases import Hardware, NotLeased, hold, live_engines
+from tuner.measure.leases import Hardware, InUse, NotLeased, hold, live_engines
 from tuner.measure.loadgen.run import LoadFailed, Stopped
 from tuner.measure.machine import fingerprint
-from tuner.measure.trial import Address, Trusted, check_load, command_outcome, measured, not_ok
+from tuner.measure.trial import Address, Trusted, check_load, command_outcome, measured, no_room, not_ok
 
 _log = logging.getLogger(__name__)
 _DYING_S = 1.0
@@ -68,6 +68,8 @@ class MeasuringRunner:
             return not_ok(self._patience(found, leased), found.reason)
         except (InvalidSpec, UnknownName) as error:
             return not_ok(Verdict.INFEASIBLE, str(error))
+        except InUse as error:
+            return no_room(str(error))
         except (NotLeased, LoadFailed, Stopped, TrimtabError) as error:
             return not_ok(Verdict.INFRASTRUCTURE, str(error))
         except Exception as error:  # a worker's loop must not end for one trial
