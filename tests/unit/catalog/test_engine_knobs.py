@@ -276,3 +276,21 @@ def test_where_an_engine_runs() -> None:
     assert "gpu" in (catalog.engine("openvino").why_not_on(catalog.accelerator("t4")) or "")
     assert "nvidia" in (catalog.engine("trtllm-serve").why_not_on(catalog.accelerator("mi300x-192gb")) or "")
     assert "compute capability" in (catalog.engine("trtllm-serve").why_not_on(catalog.accelerator("t4")) or "")
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=by_id)
+def test_a_prompt_limit_speaks_of_knobs_there_are(engine: Engine) -> None:
+    limit = engine.prompt_limit
+    if limit is None:
+        assert engine.longest_prompt({"maxNumBatchedTokens": 64}) is None
+        return
+    knob = engine.knob(limit.knob)
+    assert knob is not None and knob.type == "int" and limit.source in load().sources
+    assert all(engine.knob(name) is not None for name in limit.when)
+
+
+def test_the_embedded_engine_takes_no_prompt_above_a_budget_that_it_does_not_split() -> None:
+    engine = load().engine("openvino")
+    assert engine.longest_prompt({"maxNumBatchedTokens": 64, "dynamicSplitFuse": False}) == 64
+    assert engine.longest_prompt({"maxNumBatchedTokens": 64}) is None  # split where nothing else is said
+    assert engine.longest_prompt({"dynamicSplitFuse": False}) is None
