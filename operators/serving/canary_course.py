@@ -69,8 +69,8 @@ def course(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> Course:
     begins = stored is None
     if begins and not _serves(held, stable.known, settings, now_s):
         return plain  # nothing answers that a change could be compared with, or that a rollback would go back to
-    if begins or stored is None or stored.phase not in ACTIVE:
-        return Course((held,), held, canary, stored, candidate, revision, begins)
+    if stored is not None and stored.phase not in ACTIVE:
+        return Course((held,), held, canary, stored, candidate, revision)
     surge, away = spec.rollout.max_surge, spec.rollout.max_unavailable
     wanted = min(canary.replicas, held.deployment.spec.replicas, surge + away)
     kept = held.deployment.spec.replicas - max(0, wanted - surge)
@@ -80,6 +80,9 @@ def course(snapshot: Snapshot, settings: PlanSettings, now_s: float) -> Course:
     # What the canary takes of the promises is not there for a rollout of the stable revision in another rendering: its
     # replicas stand still until the verdict, unless there is room for both.
     left = {"max_surge": max(0, surge - wanted), "max_unavailable": max(0, away - max(0, wanted - surge))}
+    if begins:
+        waits = replace(held, deployment=_sized(held, held.deployment.spec.replicas, **left))
+        return Course((waits,), held, canary, None, candidate, revision, begins)
     stable_part = replace(
         held,
         part="Stable",

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from controlplane.kube import ClusterAccess, KubeClient
 from controlplane.model import labels
 from controlplane.model.live import EngineCounters, EnginePod
 from controlplane.operator_process import Operator, build
+from operators.serving import revision
 from tests.integration.test_operator import NS, PODS, SERVICES, SERVING, SETTINGS, Cluster, cluster, serving
 from tests.unit.runtime.helpers import until
 
@@ -41,9 +43,9 @@ class Engines:
         pass
 
     def _grown(self, pod: EnginePod) -> EngineCounters:
-        revision = pod.name.split("-")[1]
+        name = pod.name.split("-")[1]
         before = self.counters.get(pod.uid, EngineCounters(0, 0, 0, 0, 0, 0))
-        factor = self.slow.get(revision, 1.0) * float(self.rng.normal(1, 0.02))
+        factor = self.slow.get(name, 1.0) * float(self.rng.normal(1, 0.02))
         self.counters[pod.uid] = grown = EngineCounters(
             (before.ttft_sum_s or 0) + 20 * 0.2 * factor,
             (before.ttft_count or 0) + 20,
@@ -118,8 +120,8 @@ async def world() -> AsyncIterator[tuple[Cluster, Engines]]:
 async def at_rest(made: Cluster, replicas: int) -> str:
     made.storage.create(SERVING, NS, wanted(256, replicas))
     await until(lambda: "stable" in made.status("chat"))
-    (revision,) = revisions(made)
-    return revision
+    (only,) = revisions(made)
+    return only
 
 
 def change(made: Cluster, seqs: int = 128) -> None:
@@ -142,6 +144,23 @@ async def test_a_good_one_is_promoted_across_a_change_of_operators() -> None:
         said = [event["reason"] for event in made.storage.objects(EVENTS)]
         assert said.count("CanaryBegun") == said.count("CanaryPromoted") == 1
         assert canary(made)["reason"] in ("NotWorse", "Better")
+
+
+async def test_a_change_in_the_minute_of_an_upgrade_is_tried_first() -> None:
+    async with world() as (made, engines):
+        async with operator(made, engines):
+            first = await at_rest(made, 2)
+        change(made)
+        with patch.object(revision, "_RENDERING", 2):
+            async with operator(made, engines):
+                await until(lambda: canary(made).get("phase") == "Observing")
+                new = canary(made)["revision"]
+                assert revisions(made) == {first, new}, "what is stable stands still meanwhile"
+                assert len([name for name in made.pods("chat") if new in name]) == 1
+                engines.slow[new] = 1.5
+                await until(lambda: canary(made).get("phase") == "RolledBack", 25.0)
+                await until(lambda: not revisions(made) & {first, new}, 10.0)
+                await until(lambda: made.reason("chat") == "CanaryRolledBack")
 
 
 async def test_a_bad_one_goes_and_stays_away() -> None:
