@@ -122,6 +122,7 @@ def again_spec(job: TuningJobRecord, decision: TuningDecision) -> dict[str, Any]
         for name, value in winner.items()
     ]
     spec["space"] = {"parameters": choices, "fixed": fixed}
+    spec["target"].pop("serves", None)  # written when a job is made
     # Other settings are outside this space.
     spec["startWith"], spec["warmStart"] = [], False
     spec["budget"] = {"trials": 1}

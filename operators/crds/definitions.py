@@ -96,7 +96,13 @@ def _defaults_said(node: Any) -> Any:
     out = {key: value if key == "default" else _defaults_said(value) for key, value in node.items()}
     default, said = node.get("default"), node.get("description")
     if isinstance(said, str) and default is not None and not isinstance(default, dict | list):
-        shown = default if isinstance(default, str) else json.dumps(default)
+        shown = (
+            default
+            if isinstance(default, str)
+            else f"{default:g}"
+            if isinstance(default, float)
+            else json.dumps(default)
+        )
         out["description"] = f"{said} Default: {shown}."
     return out
 
