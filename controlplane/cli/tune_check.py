@@ -51,4 +51,8 @@ def checked_text(found: SpaceCheck) -> str:
     lines += [f"  margin {one.margin[:120]}: takes {one.takes_pct:.1f} % ({one.message})" for one in found.margins]
     if found.cheap_level:
         lines.append(f"to begin with: {found.cheap_level}")
+    for number, one in enumerate(found.first, 1):
+        lines.append(
+            f"  {number}. {' '.join(f'{name}={value}' for name, value in one.setting.items())} ({one.why.partition(' (')[0]})"
+        )
     return "\n".join(lines)

@@ -32,6 +32,13 @@ class CheckedMargin(Part):
     takes_pct: float
 
 
+class FirstSetting(Part):
+    """A setting that would be measured before any result is known."""
+
+    setting: Setting
+    why: str
+
+
 class SpaceCheck(Part):
     """Shares are of uniform draws."""
 
@@ -43,4 +50,5 @@ class SpaceCheck(Part):
     rules: list[CheckedRule]
     margins: list[CheckedMargin]
     cheap_level: str | None = Field(description="Where the search would look first, and why.")
+    first: list[FirstSetting] = Field(description="Settings that would be measured first.")
     error: str | None = Field(description="Why the job cannot be made, where its rules leave nothing.")

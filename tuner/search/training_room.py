@@ -71,7 +71,7 @@ class _IsRun:
 
     seen: _Seen
     names: frozenset[str]
-    text: str = "is a training run"
+    text: str = "a whole training run"
 
     def over(self, columns: Mapping[str, Column]) -> Column:
         return ~np.isnan(self.seen.over(columns))
@@ -106,8 +106,8 @@ def _known(run_json: str, space_json: str) -> Known:
     names = tuple(one.name for one in space.parameters if field_of(one.name) is not None)
     seen, spoken = _Seen(runs, names, dict(space.fixed)), frozenset(names)
     message = (
-        f"is no training run on {run.devices} devices: degrees must divide them and the model, replicas times micro-batch "
-        f"the global batch of {run.global_batch}"
+        f"degrees must divide the {run.devices} devices and the model, replicas times micro-batch the global batch of "
+        f"{run.global_batch}"
     )
     return Known(
         rules=((_IsRun(seen, spoken), message),),

@@ -100,7 +100,7 @@ def test_rows_of_a_space_are_judged_as_the_predictor_judges_each() -> None:
             continue
         assert left[i] == pytest.approx((runs(spec).capacity_bytes - fullest_bytes([case])[0]) / 2**30)
     assert 0 < refused < 300
-    with pytest.raises(InvalidSpec, match="no training run"):
+    with pytest.raises(InvalidSpec, match="a whole training run: degrees"):
         compiled.checked({"tp": 3, "micro_batch": 1, "recompute": "none", "lr": 1e-3, "zeroStage": 1})
 
 
