@@ -91,7 +91,7 @@ class StoreDesk:
     def look(self, uid: str) -> SeenJob | None:
         self._ready()
         try:
-            record = Jobs(self.database).get(uid)
+            record = Studies(self.database).with_progress(Jobs(self.database).get(uid))
         except UnknownName:
             with self._lock:
                 self._leaders.pop(uid, None)

@@ -100,7 +100,9 @@ class TuningJobStatus(StatusPart):
     state: ResourceState = Field(
         default="Pending", description="Where the job stands; the Complete condition says why."
     )
-    trials: str = Field(default="", description="Ended trials and trials known to be needed, in short.")
+    trials: str = Field(
+        default="", description="Ended trials of the search out of its budget, and of the confirmation beside them."
+    )
     counts: TrialTotals | None = Field(default=None, description="Trials by state.")
     best: BestTrial | None = Field(default=None, description="The best setting; absent: none has kept the limits yet.")
     gain: Gain | None = Field(default=None, description="What is gained by it; known when the job has ended.")

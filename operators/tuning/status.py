@@ -13,7 +13,7 @@ from controlplane.model.errors import TrimtabError
 from controlplane.model.ports import STORE_DOWN, SUSPENDED
 from controlplane.model.resource import rfc3339
 from controlplane.model.tuning import JobState
-from controlplane.model.tuning_records import SeenJob, TuningJobRecord
+from controlplane.model.tuning_records import SeenJob, TuningJobRecord, progress_text
 from operators.runtime import Condition, set_condition
 from operators.tuning.best import best, gain
 from operators.tuning.plan import Sight, leaving_late
@@ -184,7 +184,7 @@ def _of_job(seen: SeenJob) -> dict[str, Any]:
     record, counts = seen.record, seen.record.counts
     body: dict[str, Any] = {
         "jobId": record.id,
-        "trials": f"{_ended(record)}/{max(record.budget, counts.asked)}",
+        "trials": progress_text(record),
         "counts": {"budget": record.budget, **counts.model_dump(by_alias=True)},
         "report": f"/v1/tuning-jobs/{record.id}/report",
         "startedAt": rfc3339(record.created_at),

@@ -38,7 +38,7 @@ async def test_a_resource_becomes_a_job_and_says_how_far_it_is(lab: Lab) -> None
         lab.measure(uid, 0, 7.0)
         lab.measure(uid, 1, 9.0, ttft_ms=900.0)  # faster, and breaks the limit
         lab.measure(uid, 2, 8.0)
-        await lab.until(lambda: lab.status["trials"] == "3/20")
+        await lab.until(lambda: lab.status["trials"] == "search 3/20")
         status = lab.status
         assert status["best"] == {
             "trial": 2, "setting": {"a": 3}, "metric": "value", "value": 8.0, "confirmed": False, "text": "8 value",
@@ -213,10 +213,10 @@ async def test_a_store_that_is_away_takes_nothing_back(lab: Lab) -> None:
     async with lab.operator(desk):
         await lab.until(lambda: lab.reason == "Running")
         lab.measure(uid, 0, 7.0)
-        await lab.until(lambda: lab.status["trials"] == "1/20")
+        await lab.until(lambda: lab.status["trials"] == "search 1/20")
         desk.gone = True
         await lab.until(lambda: lab.condition() == ("Unknown", "StoreUnreachable"))
-        assert lab.status["trials"] == "1/20" and lab.status["best"]["trial"] == 0 and lab.status["jobId"] == uid
+        assert lab.status["trials"] == "search 1/20" and lab.status["best"]["trial"] == 0 and lab.status["jobId"] == uid
         lab.change(suspend=True)
         lab.delete()
         await asyncio.sleep(0.1)
@@ -321,6 +321,7 @@ async def test_a_whole_job_costs_writes_by_time_and_not_by_trial(lab: Lab, monke
         assert status["counts"]["done"] == lab.job.counts.asked > 60
         assert status["best"]["confirmed"] and status["best"]["trial"] is not None
         assert status["gain"]["verdict"] == "better"
-        assert status["trials"] == f"{lab.job.counts.asked}/{lab.job.counts.asked}"
+        beside = lab.job.counts.asked - lab.job.budget
+        assert status["trials"] == f"search {lab.job.budget}/{lab.job.budget}, confirm {beside}"
         looks = (time.monotonic() - began_s) / 0.5
         assert len([path for _, path in lab.server.writes() if path.endswith("/status")]) <= looks + 5
