@@ -27,6 +27,7 @@ from tuner.measure.leases import Hardware, InUse, NotLeased, hold, live_engines
 from tuner.measure.loadgen.run import LoadFailed, Stopped
 from tuner.measure.machine import fingerprint
 from tuner.measure.trial import Address, Trusted, check_load, command_outcome, measured, no_room, not_ok
+from tuner.search.spaces.training_words import words_of
 
 _log = logging.getLogger(__name__)
 _DYING_S = 1.0
@@ -99,7 +100,7 @@ class MeasuringRunner:
     ) -> Outcome:  # fmt: skip
         if not self.commands:
             return not_ok(Verdict.INFRASTRUCTURE, "this worker runs no user commands: they run in pods of their caller")
-        argv = argv_of(target.command, trial.setting, trial.seed)
+        argv = argv_of(target.command, words_of(target, trial.setting), trial.seed)
         metrics, took_s = run_command(
             argv, locks=locks, cpus=self.hardware.cpus, stop=stop, deadline_s=deadline_s
         )  # fmt: skip
