@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from controlplane.model.tuning import Verdict
 from controlplane.model.tuning_job import TuningSpec
 from tuner.measure.definitions import Metrics
 from tuner.measure.engine.serving import NotServing
+from tuner.measure.http import ask
 from tuner.measure.loadgen.run import Stopped
 
 METRICS = ("token_agreement", "logprob_gap_mean")
@@ -107,7 +107,6 @@ class Decoder:
             return Answered(tuple(int(one) for one in ids), logprobs)
         except (
             OSError,
-            http.client.HTTPException,
             ValueError,
             KeyError,
             TypeError,
@@ -120,20 +119,17 @@ class Decoder:
             ) from error
 
     def _post(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout_s)
-        try:
-            headers = {"Content-Type": "application/json"}
-            if self.api_key:
-                headers["Authorization"] = f"Bearer {self.api_key}"
-            connection.request("POST", "/v1/completions", json.dumps(body), headers)
-            answer = connection.getresponse()
-            text = answer.read(_ANSWER_BYTES_MAX)
-        finally:
-            connection.close()
-        if answer.status != 200:
+        headers = {"Content-Type": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        status, text = ask(
+            "POST", self.host, self.port, "/v1/completions", timeout_s=self.timeout_s, body=json.dumps(body).encode(),
+            headers=headers, most_bytes=_ANSWER_BYTES_MAX,
+        )  # fmt: skip
+        if status != 200:
             # As under load: a server that has too much to do says nothing of its configuration, one that fails does.
-            verdict = Verdict.INVALID if answer.status in (429, 503) else Verdict.INFEASIBLE
-            raise NotServing(verdict, f"the engine failed alone with one request: HTTP {answer.status}: {text[:300]!r}")
+            verdict = Verdict.INVALID if status in (429, 503) else Verdict.INFEASIBLE
+            raise NotServing(verdict, f"the engine failed alone with one request: HTTP {status}: {text[:300]!r}")
         said: dict[str, Any] = json.loads(text)
         return said
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from controlplane.catalog.engines import Metrics
 from tuner.measure.http import get
 
+_TIMEOUT_S = 10.0
 _LINE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{.*\})?\s+(\S+)")
 
 
@@ -51,7 +52,7 @@ def parse(text: str) -> dict[str, float]:
 def read(host: str, port: int, path: str) -> dict[str, float]:
     """Raises NoCounters."""
     try:
-        status, body = get(host, port, path, timeout_s=10.0)
+        status, body = get(host, port, path, timeout_s=_TIMEOUT_S)
     except OSError as error:
         raise NoCounters(f"GET {path}: {error}") from error
     if status != 200:

@@ -8,6 +8,9 @@ import time
 
 _END = b"\r\n0\r\n\r\n"  # the chunk that ends a chunked answer
 _MOST_BYTES = 64 << 20  # of one answer
+_MOST_HEAD_BYTES = 64 << 10  # as servers allow of a request's
+# Each piece is kept with its moment, about 150 bytes: more than a token each of any answer that is asked for.
+_MOST_PIECES = 1 << 19
 
 Pieces = list[tuple[float, bytes]]
 
@@ -49,6 +52,8 @@ class Connection(asyncio.Protocol):
         self._size += len(data)
         if self._size > _MOST_BYTES:
             self.fail(f"the answer is longer than {_MOST_BYTES >> 20} MiB")
+        elif len(self.pieces) > _MOST_PIECES:
+            self.fail(f"the answer came in more than {_MOST_PIECES} pieces")
         elif self._head:
             self._tail += data
             self._read_head()
@@ -62,6 +67,8 @@ class Connection(asyncio.Protocol):
     def _read_head(self) -> None:
         head, found, body = self._tail.partition(b"\r\n\r\n")
         if not found:
+            if len(self._tail) > _MOST_HEAD_BYTES:
+                self.fail(f"the answer's head is longer than {_MOST_HEAD_BYTES >> 10} KiB")
             return
         self._head = False
         fields = head.lower().split(b"\r\n")[1:]
@@ -88,14 +95,14 @@ class Connection(asyncio.Protocol):
             self.reusable = False
             self._done.set_exception(Failed(why))
 
-    async def ask(self, request: bytes, timeout_s: float, sent: list[float]) -> None:
-        """Send and wait for the whole answer, which lies in `pieces`. `sent` gets the moment of the write. Raises
-        Failed; `pieces` then holds what came until then."""
+    async def ask(self, request: bytes, timeout_s: float, sent: list[float], *, used_s: float = 0.0) -> None:
+        """Send and wait for the whole answer, which lies in `pieces`. `used_s`: of the request's time, by the making of
+        the connection. `sent` gets the moment of the write. Raises Failed; `pieces` then holds what came until then."""
         assert self._transport is not None
         loop = asyncio.get_running_loop()
         self._forget()
         self._done = loop.create_future()
-        timer = loop.call_later(timeout_s, self.fail, f"no complete answer within {timeout_s:g} s")
+        timer = loop.call_later(timeout_s - used_s, self.fail, f"no complete answer within {timeout_s:g} s")
         if self._transport.is_closing():
             self.fail("the server closed the connection")
         sent.append(time.monotonic())
