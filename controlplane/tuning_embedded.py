@@ -33,6 +33,7 @@ from controlplane.tuning_names import job_among
 from tuner.embedded import LocalQueue
 from tuner.measure.engine.launch import Launcher, embedded, vllm
 from tuner.search.canonical import canonical_of
+from tuner.watch import ended_when_late
 from tuner.work import Work
 
 TENANT = "local"
@@ -91,10 +92,11 @@ class LocalTuning:
                 now=utc_now,
                 closing=Confirmation(),
             )
-            try:
-                run_job(driver, queue, job, until=until)
-            finally:
-                queue.close()
+            with ended_when_late(work.watch):
+                try:
+                    run_job(driver, queue, job, until=until)
+                finally:
+                    queue.close()
 
     @contextlib.contextmanager
     def _alone(self, job: str) -> Iterator[None]:

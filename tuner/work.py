@@ -13,6 +13,7 @@ from controlplane.model.errors import Refused
 from controlplane.model.ports import STORE_DOWN, StopSignal, TrialQueue, TrialRunner, TrialStore
 from controlplane.model.tuning import LeasedTrial, Outcome, Verdict
 from controlplane.model.tuning_job import TuningSpec
+from tuner.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 _GRACE_S = 30.0
 # One that was told to stop and hangs keeps its trial for so much longer: then the lease runs out, and another worker gets it.
 _DEAF_S = 120.0
+# One that hangs for so long, in its runner or in telling, will not end: its process has to (`tuner.watch`).
+_LATE_S = 180.0
+_MEASURE, _STOP, _TELL = "be measured", "stop", "be told"
 # A measurement of many minutes is not thrown away because the database restarts.
 _TELL_FOR_S = 900.0
 _TELL_EVERY_S = 2.0
@@ -31,7 +35,8 @@ _SPECS_MAX = 64
 class Work:
     """`lease_s`: how long a worker may be silent; it renews three times as often, and a cancelled job is heard of at a
     renewal. `now` is the store's time, waits are this machine's. `stopping`: set when this process is told to end; the
-    trial under way is then put back at once, without an attempt lost, and no other is taken."""
+    trial under way is then put back at once, without an attempt lost, and no other is taken. `watch`: hears what is under
+    way and until when."""
 
     store: TrialStore
     runner: TrialRunner
@@ -40,6 +45,7 @@ class Work:
     now: Callable[[], datetime]
     lease_s: float = 30.0
     stopping: StopSignal = field(default_factory=threading.Event)
+    watch: Watch = field(default_factory=Watch)
     _specs: dict[str, TuningSpec] = field(default_factory=dict)
 
     def on(self, trial: str) -> bool:
@@ -50,10 +56,16 @@ class Work:
         if leased is None:
             return False
         spec = self._spec(leased.job)
-        with _Keeper(self, leased, longest_s(spec) + _GRACE_S) as keeper:
-            outcome = self._measured(leased, spec, keeper)
-            keeper.measured = True
-            told = not keeper.taken and self._tell(leased, outcome, keeper)
+        most_s = longest_s(spec) + _GRACE_S
+        self.watch.expect(trial, _MEASURE, most_s + _LATE_S)
+        try:
+            with _Keeper(self, leased, most_s) as keeper:
+                outcome = self._measured(leased, spec, keeper)
+                keeper.measured = True
+                self.watch.expect(trial, _TELL, _TELL_FOR_S + _LATE_S)
+                told = not keeper.taken and self._tell(leased, outcome, keeper)
+        finally:
+            self.watch.over(trial)
         if told:
             self.queue.job(leased.job)
         else:
@@ -145,6 +157,8 @@ class _Keeper:
         while not self._over.wait(self.work.lease_s / 3):
             if not self.stop.is_set() and time.monotonic() - began > self.most_s:
                 self._end(f"the attempt took longer than {self.most_s:g} s")
+            if self.work.stopping.is_set():
+                self.work.watch.hurry(self.leased.id, _MEASURE, _STOP, _LATE_S)
             if self._told_s is not None and not self.measured and time.monotonic() - self._told_s > _DEAF_S:
                 log.error("trial %s: its runner does not stop; its lease is kept no longer", self.leased.id)
                 return
@@ -167,4 +181,5 @@ class _Keeper:
         if self.why is None:
             self.why = why
             self._told_s = time.monotonic()
+            self.work.watch.hurry(self.leased.id, _MEASURE, _STOP, _LATE_S)
         self.stop.set()

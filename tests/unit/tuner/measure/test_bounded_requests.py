@@ -61,13 +61,13 @@ DRIPS: Sequence[tuple[bytes, bytes]] = (
 def test_an_answer_that_drips_ends_with_its_time(begin: bytes, again: bytes) -> None:
     with engine(begin, again) as port:
         began_s = time.monotonic()
-        with pytest.raises(OSError, match="within 0.5 s"):
+        with pytest.raises(OSError, match=r"within 0\.5 s"):
             get("127.0.0.1", port, "/health", timeout_s=0.5)
         assert time.monotonic() - began_s < 10.0
 
 
 def test_a_server_that_takes_no_request_ends_with_its_time() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(OSError, match="within 0.3 s"):
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(OSError, match=r"within 0\.3 s"):
         ask("POST", "127.0.0.1", deaf.getsockname()[1], "/", timeout_s=0.3, body=b"x" * (64 << 20))
 
 
@@ -99,12 +99,12 @@ def test_half_an_answer_is_none() -> None:
 
 def test_counters_that_drip_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tuner.measure.counters._TIMEOUT_S", 0.5)
-    with engine(HEAD, b"vllm:x 1\n") as port, pytest.raises(NoCounters, match="within 0.5 s"):
+    with engine(HEAD, b"vllm:x 1\n") as port, pytest.raises(NoCounters, match=r"within 0\.5 s"):
         read("127.0.0.1", port, "/metrics")
 
 
 def test_an_answer_for_agreement_that_drips_is_none() -> None:
-    with engine(HEAD, b" ") as port, pytest.raises(NotServing, match="within 0.5 s"):
+    with engine(HEAD, b" ") as port, pytest.raises(NotServing, match=r"within 0\.5 s"):
         Decoder("127.0.0.1", port, "m", threading.Event(), timeout_s=0.5).decode([1], 1)
 
 
