@@ -7,7 +7,7 @@ drift by more than configurations differ, and what slows both runs of a pair say
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from controlplane.model.errors import InvalidSpec, Refused
@@ -15,7 +15,7 @@ from controlplane.model.ports import StopSignal, TrialRunner
 from controlplane.model.tuning import LeasedTrial, Measurement, Setting, TrialPurpose, Verdict
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.model.tuning_records import objective_values
-from tuner.measure.verdict import RegressionVerdict, enough_pairs, judge_apart, judge_pairs
+from tuner.measure.verdict import RegressionVerdict, enough_pairs, judge_by_machine, judge_pairs
 
 # Requests of comparisons: no job's trial has one of these seeds.
 _SEEDS = 1_500_000_000
@@ -86,7 +86,8 @@ def measured_in_turn(
 def recorded_apart(
     spec: TuningSpec, new: Sequence[Measurement], old: Sequence[Measurement], *, names: tuple[str, str]
 ) -> Compared:
-    """Of runs taken earlier, not side by side. Raises InvalidSpec where they cannot be compared."""
+    """Of runs taken earlier, not side by side: those that the other side has the like of, each machine compared with
+    itself. How many are left out is said. Raises InvalidSpec where none are alike."""
     for what, field, hint in (
         ("metric definitions", "definitions", "measure both with one version"),
         ("hardware", "host", "measure both on one machine"),
@@ -98,11 +99,39 @@ def recorded_apart(
                 f"{what} differ: nothing can be said", field=f"{names[0]}, {names[1]}",
                 value=f"{min(mine)} and {min(theirs)}"[:200], hint=hint,
             )  # fmt: skip
+    alike = {_like(run) for run in new} & {_like(run) for run in old}
+    if not alike:
+        raise InvalidSpec(
+            "no run has its like on the other side: nothing can be said", field=f"{names[0]}, {names[1]}",
+            limit="the same machine, requests and metric definitions on both sides", hint="measure both on one machine",
+        )  # fmt: skip
+    sides = [[run for run in runs if _like(run) in alike] for runs in (new, old)]
+    left_out = len(new) + len(old) - len(sides[0]) - len(sides[1])
     verdicts = []
     for i, objective in enumerate(spec.objectives):
-        columns = [[_recorded(run, spec)[i] for run in runs] for runs in (new, old)]
-        verdicts.append(judge_apart(objective.metric, *columns, maximize=objective.direction == "maximize"))
+        parts = {
+            name: (
+                [_recorded(run, spec)[i] for run in sides[0] if _machine(run) == name],
+                [_recorded(run, spec)[i] for run in sides[1] if _machine(run) == name],
+            )
+            for name in sorted({_machine(run) for run in sides[0]})
+        }
+        verdict = judge_by_machine(objective.metric, parts, maximize=objective.direction == "maximize")
+        if left_out:
+            without = f"{left_out} of {len(new) + len(old)} runs left out: the other side has none on their machine with their requests"  # fmt: skip
+            verdict = replace(verdict, message=f"{verdict.message}; {without}")
+        verdicts.append(verdict)
     return Compared(verdicts=tuple(verdicts))
+
+
+def _like(run: Measurement) -> tuple[str, str, str]:
+    """What two runs must have in common to be compared."""
+    return (run.definitions, run.host, run.load)
+
+
+def _machine(run: Measurement) -> str:
+    """With its definitions, where it was measured by several."""
+    return f"{run.host} ({run.definitions})"
 
 
 def _recorded(run: Measurement, spec: TuningSpec) -> list[float]:

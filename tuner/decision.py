@@ -235,9 +235,11 @@ def _verdict(spec: TuningSpec, best: Judged | None, baseline: Judged | None, con
             return "no-baseline", f"best by {metric}; no run of the configuration in use can be compared with it"
         reached = f"{metric} of the configuration in use is {baseline.objectives[0].mean:g} on average"
         return "no-evidence", f"{reached}: no gain in % can be said of it"
-    if gain.lo is None:
-        rounds = f"{gain.runs} round{'s' if gain.runs > 1 else ''}: {ROUNDS_LEAST} are needed for an interval"
-        return "no-evidence", f"gain in {metric} {gain.mean:+.1f} % in {rounds}"
+    if gain.lo is None and gain.hi is None:
+        rounds = f"{gain.runs} round{'s' if gain.runs > 1 else ''}"
+        least = f"{ROUNDS_LEAST} are needed for an interval"
+        why = least if gain.runs < ROUNDS_LEAST else "both configurations may well reach nothing"
+        return "no-evidence", f"gain in {metric} {gain.mean:+.1f} % in {rounds}: {why}"
     span = f"gain in {metric} {span_of(gain, f'{gain.runs} rounds')}"
     word = word_of(gain)
     if word == "faster":

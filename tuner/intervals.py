@@ -9,7 +9,7 @@ interval of `gain_in_rounds` holds however often it was looked at (repeated conf
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 
 from controlplane.model.student import percent_of, t95
@@ -28,21 +28,20 @@ _FINAL_LEVEL = {
 
 def interval_of(values: Sequence[float]) -> Interval:
     """Mean of runs and its interval. Raises ValueError without a run."""
-    mean, half = _mean_and_half(values)
-    if half is None:
+    if not values:
+        raise ValueError("no runs")
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n == 1:
         return Interval(mean=mean, runs=1)
-    return Interval(mean=mean, lo=mean - half, hi=mean + half, runs=len(values))
+    half = t95(n - 1) * math.sqrt(_covariance(values, values) / n)
+    return Interval(mean=mean, lo=mean - half, hi=mean + half, runs=n)
 
 
 def gain_of(pairs: Sequence[tuple[float, float]], *, maximize: bool) -> Interval | None:
     """Gain in % of the first over the second of each pair, above 0 is better: the geometric mean of ratios, or where a
-    run reached nothing the mean difference over the mean of the second. None: no pair, a value below 0, or nothing that it
-    could be a share of."""
-    gains = _gains(pairs, maximize=maximize)
-    if gains is None:
-        return None
-    values, percent = gains
-    return _in_percent(*_mean_and_half(values), len(values), percent)
+    run reached nothing the ratio of the means, by differences. None: no pair, a value below 0, or nothing that it could
+    be a share of."""
+    return _gain(pairs, t95(len(pairs) - 1) if len(pairs) > 1 else None, maximize=maximize)
 
 
 def gain_in_rounds(
@@ -51,18 +50,12 @@ def gain_in_rounds(
     """As `gain_of`, for a comparison that is looked at after each round and ends after `most` at the latest. No ends
     before the third round. `rivals`: configurations compared at once, of which the one with the highest lower end is
     believed."""
-    gains = _gains(pairs, maximize=maximize)
-    if gains is None:
-        return None
-    values, percent = gains
-    mean, half = _mean_and_half(values)
-    if half is None or len(values) < ROUNDS_LEAST:
-        return _in_percent(mean, None, len(values), percent)
-    most = max(most, len(values))
+    if len(pairs) < ROUNDS_LEAST:
+        return _gain(pairs, None, maximize=maximize)
+    most = max(most, len(pairs))
     final = next((level for rounds, level in _FINAL_LEVEL.items() if rounds >= most), min(_FINAL_LEVEL.values()))
-    freedom = len(values) - 1
-    wider = t_beyond(final * _share_of(rivals, most) * (len(values) / most) ** 3, freedom) / t95(freedom)
-    return _in_percent(mean, wider * half, len(values), percent)
+    level = final * _share_of(rivals, most) * (len(pairs) / most) ** 3
+    return _gain(pairs, t_beyond(level, len(pairs) - 1), maximize=maximize)
 
 
 def _share_of(rivals: int, most: int) -> float:
@@ -73,34 +66,60 @@ def _share_of(rivals: int, most: int) -> float:
     return 1.0 if rivals < 2 else min(1.0, (2.0 - 2.5 / most) / rivals)
 
 
-def _gains(
-    pairs: Sequence[tuple[float, float]], *, maximize: bool
-) -> tuple[list[float], Callable[[float], float]] | None:
-    """A gain per pair on a scale where they add up, and the way from there to percent."""
+def _gain(pairs: Sequence[tuple[float, float]], t: float | None, *, maximize: bool) -> Interval | None:
+    """`t`: standard errors to either end; None: no ends."""
     if not pairs or any(value < 0 for pair in pairs for value in pair):
         return None
+    if not all(value > 0 for pair in pairs for value in pair):
+        return _by_difference(pairs, t, maximize=maximize)
     sign = 1.0 if maximize else -1.0
-    if all(value > 0 for pair in pairs for value in pair):
-        return [sign * (math.log(new) - math.log(old)) for new, old in pairs], percent_of
-    whole = math.fsum(old for _, old in pairs) / len(pairs)
-    return None if whole <= 0 else ([sign * (new - old) / whole for new, old in pairs], _times_100)
+    logs = [sign * (math.log(new) - math.log(old)) for new, old in pairs]
+    mean = math.fsum(logs) / len(logs)
+    if t is None:
+        return Interval(mean=percent_of(mean), runs=len(logs))
+    half = t * math.sqrt(_covariance(logs, logs) / len(logs))
+    return Interval(mean=percent_of(mean), lo=percent_of(mean - half), hi=percent_of(mean + half), runs=len(logs))
 
 
-def _in_percent(mean: float, half: float | None, runs: int, percent: Callable[[float], float]) -> Interval:
-    if half is None:
-        return Interval(mean=percent(mean), runs=runs)
-    return Interval(mean=percent(mean), lo=percent(mean - half), hi=percent(mean + half), runs=runs)
+def _by_difference(pairs: Sequence[tuple[float, float]], t: float | None, *, maximize: bool) -> Interval | None:
+    """Of the ratio of two means that were measured in pairs, both of them uncertain (Fieller 1954): every ratio at which
+    the differences of the first and so many times the second might well be 0 on average. Where the second's mean might
+    be 0 itself, the ratio has no end above, and none at all where the first's might be as well. Ratios are not below 0."""
+    n, top = len(pairs), max(max(pair) for pair in pairs) or 1.0
+    new, old = ([pair[side] / top for pair in pairs] for side in (0, 1))  # squares of any number then are numbers
+    mean_new, mean_old = math.fsum(new) / n, math.fsum(old) / n
+    if mean_old <= 0:
+        return None
+    low, high = (None, None) if t is None else _fieller(new, old, mean_new, mean_old, t * t / n)
+    mean = _percent(mean_new / mean_old)
+    lo, hi = (None if end is None else _percent(end) for end in (low, high))
+    if maximize:
+        return Interval(mean=mean, lo=lo, hi=hi, runs=n)
+    return Interval(mean=-mean, lo=None if hi is None else -hi, hi=None if lo is None else -lo, runs=n)
 
 
-def _mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
-    if not values:
-        raise ValueError("no runs")
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n == 1:
-        return mean, None
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return mean, t95(n - 1) * math.sqrt(variance / n)
+def _percent(ratio: float) -> float:
+    return percent_of(math.log(ratio)) if ratio > 0 else -100.0
+
+
+def _fieller(
+    new: Sequence[float], old: Sequence[float], mean_new: float, mean_old: float, scale: float
+) -> tuple[float | None, float | None]:
+    """Ends of the ratios r with (mean_new - r mean_old)^2 <= scale * variance(new - r old), None where there is none."""
+    a = mean_old**2 - scale * _covariance(old, old)
+    b = mean_old * mean_new - scale * _covariance(old, new)
+    c = mean_new**2 - scale * _covariance(new, new)
+    root = math.sqrt(max(0.0, b * b - a * c))
+    if a > 0:
+        return max(0.0, (b - root) / a), (b + root) / a
+    # Everything but what lies between two ratios; of these only the upper part is not below 0 where c is above 0.
+    return ((-b + root) / -a if a < 0 else c / (2 * b), None) if c > 0 and (a < 0 or b > 0) else (None, None)
+
+
+def _covariance(one: Sequence[float], other: Sequence[float]) -> float:
+    """Of a sample of two or more pairs."""
+    mean_one, mean_other = math.fsum(one) / len(one), math.fsum(other) / len(other)
+    return math.fsum((x - mean_one) * (y - mean_other) for x, y in zip(one, other, strict=True)) / (len(one) - 1)
 
 
 def t_beyond(level: float, freedom: int) -> float:
@@ -131,7 +150,3 @@ def t_beyond(level: float, freedom: int) -> float:
             - 1.0
         ) * (freedom + 1.0) / (freedom + 2.0) + 1.0 / y
     return math.sqrt(freedom * y)
-
-
-def _times_100(share: float) -> float:
-    return 100.0 * share

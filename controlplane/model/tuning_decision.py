@@ -16,7 +16,8 @@ Comparison = Literal["better", "worse", "no-evidence", "no-baseline", "none-kept
 
 
 class Interval(Part):
-    """A mean and its interval. Ends are None where one run alone says nothing about spread."""
+    """A mean and its interval. Ends are None where one run alone says nothing about spread, and where there is none: a gain
+    over what may well be 0 has no end above."""
 
     mean: float
     lo: float | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +16,7 @@ from controlplane.model.tuning_records import Ask, TrialRecord
 from controlplane.testing.null_runner import digest_of
 from tuner.decision import candidates, confirm_asks, decide, pareto
 from tuner.intervals import gain_in_rounds, gain_of, interval_of, t_beyond
+from tuner.measure.verdict import span_of, word_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -262,10 +262,41 @@ def test_intervals() -> None:
     assert gain_of([(1.0, 0.0)], maximize=True) is None and gain_of([], maximize=True) is None
     halved = gain_of([(50.0, 100.0), (50.0, 100.0)], maximize=False)
     assert halved is not None and halved.mean == pytest.approx(100.0)
-    # A run without any good request has no ratio: differences 20, 30, 10 over a mean of 10.
+
+
+def test_a_run_without_any_good_request_has_no_ratio_but_the_means_have() -> None:
+    # Means 30 and 10, variances 300 and 100, covariance 150: the second's mean may be 0, so the gain has no end above.
     zeros = [(20.0, 0.0), (50.0, 20.0), (20.0, 10.0)]
-    by_difference = gain_of(zeros, maximize=True)
-    assert by_difference is not None and by_difference.mean == pytest.approx(200.0)
-    assert by_difference.lo == pytest.approx(200.0 - 2.9200 * 100.0 / math.sqrt(3), abs=0.1)
+    found = gain_of(zeros, maximize=True)
+    assert found is not None and found.mean == pytest.approx(200.0)
+    assert found.lo == pytest.approx(53.86, abs=0.01) and found.hi is None and word_of(found) == "faster"
+    assert span_of(found, "3 rounds") == "+200.0 %, 90 % interval above +53.9 % (3 rounds)"
+    fewer = gain_of(zeros, maximize=False)
+    assert fewer is not None and fewer.lo is None and word_of(fewer) == "slower"
+    assert fewer.hi == pytest.approx(-53.86, abs=0.01) and "below -53.9 %" in span_of(fewer, "3 rounds")
+    # At a look after three of eight rounds both might well reach nothing.
     in_rounds = gain_in_rounds(zeros, maximize=True, most=8)
-    assert in_rounds is not None and in_rounds.lo is not None and in_rounds.lo < (by_difference.lo or 0.0)
+    assert in_rounds is not None and (in_rounds.lo, in_rounds.hi, in_rounds.runs) == (None, None, 3)
+    wild = gain_of([(1e300, 0.0), (1e300, 1e-300), (1.0, 1e-10)], maximize=True)
+    assert wild is None or wild.mean > 1e20
+    both = gain_of([(0.0, 5.0), (4.0, 6.0), (3.0, 4.0), (2.0, 5.0)], maximize=True)
+    # Fieller's interval of 2.25 / 5 with covariance 0.8333 and variances 2.9167 and 0.6667, t 2.3534.
+    assert both is not None and both.lo is not None and both.hi is not None
+    assert both.lo < 100 * (2.25 / 5 - 1) < both.hi < 0.0
+
+
+def test_the_interval_by_differences_takes_neither_mean_as_known() -> None:
+    """Of a configuration in use that often reaches nothing: its own mean is as uncertain as the other's."""
+    rng, inside, as_if_known, of = np.random.default_rng(11), 0, 0, 0
+    for _ in range(1500):
+        old = np.where(rng.random(8) < 0.5, 0.0, rng.normal(20.0, 3.0, 8))  # 10 on average
+        new = rng.normal(30.0, 6.0, 8)
+        if not 0 < np.count_nonzero(old) < 8:
+            continue  # ratios of all rounds, or nothing that it could be a share of
+        found = gain_of(list(zip(new.tolist(), old.tolist(), strict=True)), maximize=True)
+        assert found is not None
+        of += 1
+        inside += (found.lo is None or found.lo <= 200.0) and (found.hi is None or found.hi >= 200.0)
+        gains = 100 * (new - old) / old.mean()
+        as_if_known += abs(float(gains.mean()) - 200.0) <= 1.8946 * float(gains.std(ddof=1)) / 8**0.5
+    assert inside / of >= 0.87 and as_if_known / of <= 0.80, (inside, as_if_known, of)
