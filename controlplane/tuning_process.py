@@ -15,13 +15,13 @@ from controlplane.logs import configure
 from controlplane.loops.tuning import TuningDriver
 from controlplane.loops.tuning_runs import DriverProcess
 from controlplane.model.errors import InvalidSpec
-from controlplane.model.ports import TrialRunner
+from controlplane.model.ports import StopSignal, TrialQueue, TrialRunner
 from controlplane.settings import WorkerSettings
-from controlplane.store.database import open_database
+from controlplane.store.database import Database, open_database
 from controlplane.store.migrate import upgrade_when_up
 from controlplane.store.references import References
 from controlplane.store.trials import Trials
-from controlplane.tuning_embedded import launchers, utc_now
+from controlplane.tuning_embedded import launchers
 from controlplane.tuning_jobs import Confirmation, sampler_of
 from controlplane.tuning_pods import ClusterPods
 from controlplane.tuning_sweep import PodSweep
@@ -31,6 +31,7 @@ from tuner.measure.pods import PodRunner
 from tuner.measure.runner import MeasuringRunner
 from tuner.search.canonical import canonical_of
 from tuner.tasks import JOBS, TRIALS, CeleryQueue, make_app, serve
+from tuner.watch import ended_when_late
 from tuner.work import Work
 
 log = logging.getLogger(__name__)
@@ -50,17 +51,19 @@ def serve_trials(settings: WorkerSettings) -> None:
         health.ready()
         stopping = threading.Event()
         with _in_pods(settings, Trials(database)) if settings.pods else _beside(settings) as runner:
-            work = Work(
-                store=Trials(database),
-                runner=runner,
-                queue=CeleryQueue(make_app(settings.broker)),
-                owner=_name(),
-                now=utc_now,
-                stopping=stopping,
-            )
+            work = work_on(database, runner, CeleryQueue(make_app(settings.broker)), stopping)
+            health.watch(work.watch.wrong)
             app = make_app(settings.broker, trial=work.on)
-            serve(app, TRIALS, name=f"worker-{os.getpid()}", told_to_end=stopping.set)
+            with ended_when_late(work.watch):
+                serve(app, TRIALS, name=f"worker-{os.getpid()}", told_to_end=stopping.set)
     database.close()
+
+
+def work_on(database: Database, runner: TrialRunner, queue: TrialQueue, stopping: StopSignal) -> Work:
+    """What this process does with a trial. Leases end by the database's clock."""
+    return Work(
+        store=Trials(database), runner=runner, queue=queue, owner=_name(), now=database.now, stopping=stopping
+    )  # fmt: skip
 
 
 @contextmanager
@@ -68,10 +71,12 @@ def _in_pods(settings: WorkerSettings, store: Trials) -> Iterator[TrialRunner]:
     cluster = ClusterThread(settings.process.kubeconfig)
     images = RenderSettings(engine_images=settings.engine_images)
     pods = ClusterPods(cluster, images, settings.process.namespace, settings.namespaces)
-    sweep = PodSweep(pods, store, utc_now)
+    sweep = PodSweep(pods, store, store.database.now)
     sweep.start()
     try:
-        yield PodRunner(pods, lambda leased, why: store.waits(leased, why, now=utc_now()), References(store.database))
+        yield PodRunner(
+            pods, lambda leased, why: store.waits(leased, why, now=store.database.now()), References(store.database)
+        )
     finally:
         sweep.close()
         cluster.close()
@@ -100,21 +105,21 @@ def serve_jobs(settings: WorkerSettings) -> None:
     health = Health()
     with probed(health, settings.process.host, settings.process.port):
         upgrade_when_up(database)
-        driver = TuningDriver(
-            database=database,
-            queue=CeleryQueue(make_app(settings.broker)),
-            sampler=sampler_of,
-            canonical=canonical_of,
-            now=utc_now,
-            closing=Confirmation(),
-        )
-        process = DriverProcess(driver)
+        process = DriverProcess(driver_of(database, CeleryQueue(make_app(settings.broker))))
         process.start()
         health.watch(silence(lambda: process.swept_s, time.monotonic, _SWEEP_SILENCE_S, "sweeps"))
         health.ready()
         serve(make_app(settings.broker, job=process.step), JOBS, name=f"driver-{os.getpid()}")
         process.close()
     database.close()
+
+
+def driver_of(database: Database, queue: TrialQueue) -> TuningDriver:
+    """What brings jobs forward, by the database's clock."""
+    return TuningDriver(
+        database=database, queue=queue, sampler=sampler_of, canonical=canonical_of, now=database.now,
+        closing=Confirmation(),
+    )  # fmt: skip
 
 
 def _name() -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, OperationalError
 
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError
+from controlplane.store.clock import ServerClock, machine_time
 
 _FIELD = "TRIMTAB_DATABASE_URL"
 # Another process of a laptop holds the one write lock for milliseconds; a minute means that it is stuck.
@@ -66,6 +68,8 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.now: Callable[[], datetime] = machine_time if self.embedded else ServerClock(self._server_time)
+        """The time by which leases end."""
 
     @property
     def embedded(self) -> bool:
@@ -97,6 +101,11 @@ class Database:
     def close(self) -> None:
         """Let every connection go."""
         self.engine.dispose()
+
+    def _server_time(self) -> datetime:
+        with self.read() as connection:
+            found: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return found.astimezone(UTC)
 
 
 def open_database(url: str) -> Database:
