@@ -13,6 +13,7 @@ from controlplane.model.tuning_job import DeploymentTarget, EngineTarget, Tuning
 from controlplane.tuning_jobs import completed
 from operators.tuning.pod_engine import deployed, engine_of
 from tuner.search.predicted import known_names
+from tuner.serving.resolve import find_accelerator
 
 _SHAPE = ("tensorParallel", "pipelineParallel", "dataParallel", "expertParallel")
 
@@ -24,7 +25,7 @@ def completed_on_cluster(spec: TuningSpec, deployment: ServingDeployment | None 
     written into the target, for who drives the job. Raises UnknownName, InvalidSpec, Unsupported, or Refused where nothing
     is planned for the deployment yet."""
     if not isinstance(spec.target, DeploymentTarget) or deployment is None:
-        return completed(spec)
+        return completed(spec, devices=_of_a_node(spec))
     choice = deployed(deployment)
     engine, accelerator = engine_of(choice, load())
     shape = _shape(choice, {knob.field for knob in engine.shape})
@@ -49,6 +50,14 @@ def completed_on_cluster(spec: TuningSpec, deployment: ServingDeployment | None 
     in_use |= baseline
     target = spec.target.model_copy(update={"serves": alone})
     return whole.model_copy(update={"target": target, "space": space, "baseline": in_use})
+
+
+def _of_a_node(spec: TuningSpec) -> int:
+    """Accelerators that a trial's pod may have: it has a node to itself."""
+    if not isinstance(spec.target, EngineTarget) or spec.target.accelerator is None:
+        return 1
+    accelerator = find_accelerator(load(), spec.target.accelerator, field="target.accelerator")
+    return 1 if accelerator.kind == "cpu" else accelerator.accelerators_per_node or 1
 
 
 def _model(deployment: ServingDeployment) -> str:

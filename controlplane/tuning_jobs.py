@@ -49,8 +49,8 @@ def completed(
     spec: TuningSpec, *, cores: int | None = None, devices: int = 1, held: Setting | None = None
 ) -> TuningSpec:
     """The spec with its space written out, checked as far as it can be without a measurement. `cores`, `devices`: what
-    one trial may use; `held`: what it runs with where the space says nothing. Raises UnknownName, InvalidSpec or
-    Unsupported with the field."""
+    one trial may use where the target does not say; `held`: what it runs with where the space says nothing. Raises
+    UnknownName, InvalidSpec or Unsupported with the field."""
     if isinstance(spec.target, DeploymentTarget):
         raise Unsupported(
             "trials on a deployment need pods of their own",
@@ -183,7 +183,7 @@ def _facts(spec: TuningSpec, cores: int | None, devices: int) -> EngineFacts | N
         engine=spec.target.engine,
         model=model if accelerator is not None else None,
         accelerator=accelerator,
-        devices=devices,
+        devices=spec.target.devices or devices,
         cores=cores,
         longest_tokens=sum(lengths) if len(lengths) == 2 else 4096,
         fixed=dict(spec.target.shape),

@@ -39,6 +39,13 @@ class EngineTarget(Part):
         max_length=200,
         description="The model's name in the catalogue, where `model` does not say it.",
     )
+    devices: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Accelerators that one trial may use: parallel degrees up to it are searched. Absent: those of the "
+        "accelerator's usual node on a cluster, else 1.",
+    )
 
 
 class DeploymentTarget(Part):

@@ -21,8 +21,8 @@ def canonical_of(spec: TuningSpec) -> Callable[[Setting], str]:
     """The hash of what a setting of this job resolves to: 64 hexadecimal digits, alike in every process.
 
     Raises UnknownName for an engine that the catalogue does not have."""
-    # What only predictors read does not change what runs.
-    target = spec.target.model_dump(mode="json", by_alias=True, exclude={"serves", "training"})
+    # What only says where to look does not change what runs.
+    target = spec.target.model_dump(mode="json", by_alias=True, exclude={"serves", "training", "devices"})
     if not isinstance(spec.target, EngineTarget):
         return lambda setting: digest({"target": target, "setting": _plain(setting)})
     engine = load().engine(spec.target.engine, field="target.engine")

@@ -86,3 +86,23 @@ def test_what_it_serves_with_is_written_into_the_job_and_nowhere_else() -> None:
     # What runs does not follow from it: configurations of jobs made before it was written stay the same.
     setting = {"maxNumSeqs": 8}
     assert canonical_of(made)(setting) == canonical_of(spec())(setting)
+
+
+def test_an_engine_on_a_cluster_may_use_the_accelerators_of_a_node() -> None:
+    def degrees(**target: Any) -> list[Any]:
+        alone = {"kind": "engine", "engine": "vllm", "model": "/m/x", "accelerator": "h100", **target}
+        made = completed_on_cluster(spec(target=alone))
+        assert made.space is not None
+        return [one.values for one in made.space.parameters if one.name == "tensorParallel"]  # type: ignore[union-attr]
+
+    assert degrees(catalogModel="llama-3.1-70b") == [[1, 2, 4, 8]]
+    assert degrees(catalogModel="llama-3.1-70b", devices=4) == [[1, 2, 4]]
+    assert degrees(catalogModel="qwen3-8b", devices=1) == [] == degrees(catalogModel="qwen3-8b", accelerator="cpu-x86")
+    with pytest.raises(Unsupported, match="on each of 1 devices"):
+        degrees(catalogModel="llama-3.1-70b", devices=1)
+    on_one_machine = {"kind": "engine", "engine": "vllm", "model": "qwen3-8b", "accelerator": "h100"}
+    assert completed(spec(target=on_one_machine | {"devices": 2})).space != completed(spec(target=on_one_machine)).space
+    # How many a trial may use is no other configuration.
+    setting = {"maxNumSeqs": 8}
+    two, one = (spec(target=on_one_machine | {"devices": n}) for n in (2, 1))
+    assert canonical_of(two)(setting) == canonical_of(one)(setting)
