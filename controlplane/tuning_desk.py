@@ -11,7 +11,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Literal
 
 from controlplane.model.errors import InvalidSpec, Refused, UnknownName
@@ -35,10 +34,6 @@ from controlplane.tuning_targets import check_for_cluster, in_namespace
 _LEADERS = 500
 _REMEMBERED = 4096
 _OVER = "WrongState"
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def checking(
@@ -76,7 +71,6 @@ class StoreDesk:
 
     database: Database
     check: Callable[[TuningSpec, str], TuningSpec] = checked
-    now: Callable[[], datetime] = _utc_now
     _leaders: OrderedDict[str, tuple[int, TrialRecord | None]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _migrated: bool = False
@@ -86,7 +80,7 @@ class StoreDesk:
         # The uid stands for the whole resource: its budget may have been raised since the first try.
         key = IdempotencyKey(f"resource:{uid}", hashlib.sha256(uid.encode()).hexdigest())
         spec = with_earlier(self.database, tenant, self.check(spec, tenant))
-        Jobs(self.database).create(uid, tenant=tenant, name=name, spec=spec, now=self.now(), idempotency=key)
+        Jobs(self.database).create(uid, tenant=tenant, name=name, spec=spec, now=self.database.now(), idempotency=key)
 
     def look(self, uid: str) -> SeenJob | None:
         self._ready()
@@ -100,20 +94,20 @@ class StoreDesk:
         return SeenJob(record=record, leader=leader, waiting=self._waiting(record))
 
     def pause(self, uid: str) -> None:
-        self._steer(lambda steering: steering.pause(uid, now=self.now(), reason=SUSPENDED))
+        self._steer(lambda steering: steering.pause(uid, now=self.database.now(), reason=SUSPENDED))
 
     def resume(self, uid: str) -> None:
-        self._steer(lambda steering: steering.resume(uid, now=self.now()))
+        self._steer(lambda steering: steering.resume(uid, now=self.database.now()))
 
     def extend(self, uid: str, trials: int) -> None:
         if Jobs(self.database).get(uid).budget < trials:
-            self._steer(lambda steering: steering.extend(uid, trials=trials, now=self.now()))
+            self._steer(lambda steering: steering.extend(uid, trials=trials, now=self.database.now()))
 
     def cancel(self, uid: str) -> None:
-        self._steer(lambda steering: steering.cancel(uid, now=self.now()))
+        self._steer(lambda steering: steering.cancel(uid, now=self.database.now()))
 
     def delete(self, uid: str) -> None:
-        self._steer(lambda steering: steering.delete(uid, now=self.now()))
+        self._steer(lambda steering: steering.delete(uid, now=self.database.now()))
 
     def _steer(self, act: Callable[[Steering], object]) -> None:
         """A job that has ended or gone meanwhile is left as it is: the next look sees it."""

@@ -6,7 +6,6 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
@@ -93,7 +92,7 @@ async def create_tuning_job(
         key = IdempotencyKey(own_key(identity.user, idempotency_key), hashlib.sha256(body.encode()).hexdigest())
     record, made = await stored(
         lambda: Jobs(database).create(
-            secrets.token_hex(8), tenant=job.namespace, name=job.name, spec=spec, now=_now(), idempotency=key
+            secrets.token_hex(8), tenant=job.namespace, name=job.name, spec=spec, now=database.now(), idempotency=key
         )
     )
     return _job(record, 201 if made else 200)
@@ -146,8 +145,9 @@ async def delete_tuning_job(identity: Caller, backend: Back, job_id: JobId, if_m
     """Delete a job with everything it measured; one under way is cancelled."""
     await job_for(backend, identity, job_id, "delete")
     generation = generation_of(if_match)
-    steering = Steering(database_of(backend))
-    await stored(lambda: steering.delete(job_id, now=_now(), generation=generation))
+    database = database_of(backend)
+    steering = Steering(database)
+    await stored(lambda: steering.delete(job_id, now=database.now(), generation=generation))
     return Response(status_code=204)
 
 
@@ -156,8 +156,9 @@ async def clone_tuning_job(identity: Caller, backend: Back, job_id: JobId, copy:
     """A new job that asks for the same, from its beginning."""
     record = await job_for(backend, identity, job_id, "get")
     await require_new_job(backend, identity, record.tenant, record.spec)
-    jobs = Jobs(database_of(backend))
-    return _job(await stored(lambda: jobs.clone(job_id, secrets.token_hex(8), name=copy.name, now=_now())), 201)
+    database = database_of(backend)
+    jobs = Jobs(database)
+    return _job(await stored(lambda: jobs.clone(job_id, secrets.token_hex(8), name=copy.name, now=database.now())), 201)
 
 
 @router.post("/{job_id}/{action}", operation_id="steerTuningJob", response_model=TuningJobRecord)
@@ -174,13 +175,14 @@ async def steer_tuning_job(
     if action == "resume":
         await require_trials(backend, identity, record.tenant, record.spec)
     generation = generation_of(if_match)
-    steering = Steering(database_of(backend))
+    database = database_of(backend)
+    steering = Steering(database)
     acts: dict[str, Callable[..., TuningJobRecord]] = {
         "pause": steering.pause,
         "resume": steering.resume,
         "cancel": steering.cancel,
     }
-    return _job(await stored(lambda: acts[action](job_id, now=_now(), generation=generation)))
+    return _job(await stored(lambda: acts[action](job_id, now=database.now(), generation=generation)))
 
 
 @router.put("/{job_id}/budget", operation_id="extendTuningJob", response_model=TuningJobRecord)
@@ -191,8 +193,11 @@ async def extend_tuning_job(
     record = await job_for(backend, identity, job_id, "update")
     await require_trials(backend, identity, record.tenant, record.spec)
     generation = generation_of(if_match)
-    steering = Steering(database_of(backend))
-    return _job(await stored(lambda: steering.extend(job_id, trials=budget.trials, now=_now(), generation=generation)))
+    database = database_of(backend)
+    steering = Steering(database)
+    return _job(
+        await stored(lambda: steering.extend(job_id, trials=budget.trials, now=database.now(), generation=generation))
+    )
 
 
 @router.get("/{job_id}/trials", operation_id="listTrials", response_model=TrialList)
@@ -292,7 +297,3 @@ async def _decision(backend: Backend, identity: Identity, job_id: str) -> Tuning
     record = await job_for(backend, identity, job_id, "get")
     database = database_of(backend)
     return await stored(lambda: decision_of(database, record))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
