@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 
 WIDTH, HEIGHT = 760, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 28, 44
+COLOURS = 8  # of the page
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tuner.axes import HEIGHT, LEFT, RIGHT, WIDTH, Axis, Floats, Frame, figure, legend, linear
+from tuner.axes import COLOURS, HEIGHT, LEFT, RIGHT, WIDTH, Axis, Floats, Frame, figure, legend, linear
 
 _GAP = 0.25  # of a bar's width, between bars
 _GANTT_ROW, _GANTT_MOST = 22, 640  # pixels: of a row, and of the picture
 _MARGINS = 28 + 44
 MAX_BARS = 256
-COLOURS = 8  # of the page
 
 
 def stacked(

@@ -13,8 +13,9 @@ from controlplane.model.tuning_decision import Interval, Judged, TuningDecision
 from controlplane.model.tuning_records import MeasuredAttempt, TrialRecord, TuningJobRecord
 from tuner.bars import MAX_BARS, gantt
 from tuner.page import page, pairs, table, warnings
-from tuner.plot import Series, plot
+from tuner.plot import Series, Style, plot
 from tuner.tuning_figures import feasibility_map, parallel_coordinates
+from tuner.tuning_words import limit_words, load_words, metric_label, slo_words, target_words
 
 _ROWS_MAX = 400
 _AGREEMENT = "token_agreement"
@@ -31,7 +32,7 @@ def tuning_page(
         warnings(_warnings(job, decision)),
         _decision(decision, metrics),
         "<h2>History</h2>",
-        _history(job, search, measured),
+        _history(job, search, measured, decision),
     ]
     if len(metrics) > 1:
         parts.append(_front(job, search, decision))
@@ -91,7 +92,7 @@ def _decision(decision: TuningDecision, metrics: Sequence[str]) -> str:
         for name, one in judged
     ]
     note = f"<p>Intervals are {decision.confidence:.0%}, over processes; gains are of pairs on the same requests.</p>"
-    return "<h2>Confirmed</h2>" + table(["", *metrics, "gain, %", "setting", ""], rows, words=True) + note
+    return "<h2>Confirmed</h2>" + table(["", *metrics, "gain, %", "setting", "note"], rows, words=True) + note
 
 
 def _interval(one: Interval | None) -> str:
@@ -99,11 +100,17 @@ def _interval(one: Interval | None) -> str:
         return "unknown"
     if one.lo is None or one.hi is None:
         return f"{one.mean:.4g} ({'one run' if one.runs == 1 else f'{one.runs} runs'})"
-    return f"{one.mean:.4g} [{one.lo:.4g}, {one.hi:.4g}]"
+    return f"{one.mean:.4g} [{one.lo:.4g},\u00a0{one.hi:.4g}]"  # the interval does not break
 
 
-def _history(job: TuningJobRecord, search: Sequence[TrialRecord], measured: Sequence[MeasuredAttempt]) -> str:
-    """Each trial, its interval's ends where its own runs say them, and the best so far among those within limits."""
+def _history(
+    job: TuningJobRecord,
+    search: Sequence[TrialRecord],
+    measured: Sequence[MeasuredAttempt],
+    decision: TuningDecision,
+) -> str:
+    """Each trial, its interval where its own runs say one, the best so far among those within limits, and what the
+    configuration in use gave when it was confirmed."""
     objective = job.spec.objectives[0]
     widths = {one.number: one.measurement.metrics.get("half_width_pct") for one in measured}
     short = [(trial, trial.objectives[0]) for trial in search if trial.objectives and trial.short]
@@ -111,31 +118,38 @@ def _history(job: TuningJobRecord, search: Sequence[TrialRecord], measured: Sequ
     kept = [(t, value) for t, value in done if all(v <= 0 for v in t.violation or [])]
     over = [(t, value) for t, value in done if any(v > 0 for v in t.violation or [])]
     best = list(accumulate((value for _, value in kept), max if objective.direction == "maximize" else min))
-    ends = [(t.number, value * (1 + sign * (widths.get(t.number) or 0.0) / 100))
-            for t, value in done if widths.get(t.number) for sign in (-1, 1)]  # fmt: skip
+    half = [(t, value, abs(value) * (widths.get(t.number) or 0.0) / 100) for t, value in done if widths.get(t.number)]
+    ends = np.array([(t.number, value - by, value + by) for t, value, by in half], np.float64).reshape(-1, 3)
+    in_use = decision.baseline.objectives[0].mean if decision.baseline and decision.baseline.objectives else None
+    last = float(max((trial.number for trial in search), default=0))
     return plot(
         "Every trial and the best so far",
         "trial",
-        objective.metric,
+        metric_label(objective.metric),
         [
             _points("within the limits", [(t.number, value) for t, value in kept]),
-            _points("over a limit", [(t.number, value) for t, value in over]),
-            _points("ends of its 90 % interval", ends),
-            *([_points("cut short", [(t.number, value) for t, value in short])] if short else []),
+            _points("over a limit", [(t.number, value) for t, value in over], "rings"),
+            Series("90 % interval of its runs", ends[:, 0], ends[:, 1], "whiskers", ends[:, 2]),
+            *([_points("cut short", [(t.number, value) for t, value in short], "crosses")] if short else []),
             Series(
                 "best so far",
                 np.array([t.number for t, _ in kept], np.float64),
                 np.array(best, np.float64),
                 "step",
             ),
+            *(
+                []
+                if in_use is None
+                else [Series("in use, as confirmed", np.array([0.0, last]), np.full(2, in_use), "dashed")]
+            ),
         ],
         from_zero=False,
     )
 
 
-def _points(name: str, points: Sequence[tuple[int, float]]) -> Series:
+def _points(name: str, points: Sequence[tuple[int, float]], style: Style = "points") -> Series:
     values = np.array(points, np.float64).reshape(-1, 2)
-    return Series(name, values[:, 0], values[:, 1], "points")
+    return Series(name, values[:, 0], values[:, 1], style)
 
 
 def _front(job: TuningJobRecord, search: Sequence[TrialRecord], decision: TuningDecision) -> str:
@@ -148,12 +162,12 @@ def _front(job: TuningJobRecord, search: Sequence[TrialRecord], decision: Tuning
     arrays = [np.array(items, np.float64).reshape(-1, 2) for items in (front, rest)]
     figure = plot(
         "What no other trial beats",
-        f"{first.metric} ({first.direction})",
-        f"{second.metric} ({second.direction})",
+        f"{metric_label(first.metric)} ({first.direction})",
+        f"{metric_label(second.metric)} ({second.direction})",
         [
             Series("front", arrays[0][:, 0], arrays[0][:, 1], "step"),
             Series("trials of the front", arrays[0][:, 0], arrays[0][:, 1], "points"),
-            Series("other trials", arrays[1][:, 0], arrays[1][:, 1], "points"),
+            Series("other trials", arrays[1][:, 0], arrays[1][:, 1], "rings"),
         ],
         from_zero=False,
     )
@@ -179,11 +193,11 @@ def _timeline(trials: Sequence[TrialRecord]) -> str:
 def _asked(job: TuningJobRecord) -> Mapping[str, object]:
     spec = job.spec
     return {
-        "target": spec.target.model_dump(mode="json", exclude_none=True),
-        "load": spec.load.model_dump(mode="json", exclude_none=True),
+        "target": target_words(spec),
+        "load": load_words(spec),
         "objectives": [f"{one.direction} {one.metric}" for one in spec.objectives],
-        "limits": [one.model_dump(mode="json", exclude_none=True) for one in spec.limits],
-        "SLO of a request": spec.slo.model_dump(exclude_none=True) if spec.slo else "none",
+        "limits": [limit_words(one) for one in spec.limits],
+        "SLO of a request": slo_words(spec.slo),
         "sampler and seed": f"{spec.sampler}, {spec.seed}",
         "trials": f"{job.counts.asked} asked, budget of the search {job.budget}",
         "state": f"{job.state.value} {job.reason} {job.message}",
