@@ -2,7 +2,9 @@
 
 `trials_vs_tpe`: trials of the default sampler until it has tried a good setting, over those of TPE: the ratio of the
 means of 100 seeds, with its 90 % bootstrap interval as spread, per workload and of both together. Studies are replayed
-on the recorded grids (`tune_openvino_grid_a.json`, `_b.json`). `gain_lo_pct`: lower end of the 90 % interval of the gain
+on the recorded grids (`tune_openvino_grid_a.json`, `_b.json`); the sampler is the one that a job gets, told the figures of
+each run. `_unfitted`: the same without a simulator. `_transfer`: B begun with what a job of twenty trials on A handed
+over. `study_cpu_ms_per_trial`: of the default sampler, the replay's own share included. `gain_lo_pct`: lower end of the 90 % interval of the gain
 over the engine's defaults that one job per workload found (`trimtab tune run`); the recorded one, or with
 TRIMTAB_BENCH_LIVE=1 one that is run now, for minutes and on a machine with nothing else to do.
 """
@@ -13,6 +15,7 @@ import json
 import os
 import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,11 @@ from controlplane.model.tuning_decision import TuningDecision
 from tests.perf.report import Emit, Figure
 from tests.perf.tune_openvino import BENCHES, Bench
 from tests.perf.tune_openvino_live import live_study
-from tests.perf.tune_openvino_replay import Arm, Found, Grid, grid_of, key_of, ratio_interval, study
+from tests.perf.tune_openvino_replay import Arm, Found, Grid, grid_of, handed_over, key_of, ratio_interval, study
 
 BENCH = "tune-openvino"
 HERE = Path(__file__).parent
-ARMS: tuple[Arm, ...] = ("default", "tpe", "random")
+ARMS: tuple[Arm, ...] = ("default", "unfitted", "tpe", "random")
 SEEDS = range(100)
 
 
@@ -38,15 +41,22 @@ def live_path(bench: Bench) -> Path:
 
 def run(emit: Emit) -> None:
     found: dict[Arm, list[list[Found]]] = {arm: [] for arm in ARMS}
+    grids = {bench.name: grid_of(bench, _read(grid_path(bench))) for bench in BENCHES}
     for bench in BENCHES:
-        recorded = _read(grid_path(bench))
-        grid = grid_of(bench, recorded)
+        recorded, grid = _read(grid_path(bench)), grids[bench.name]
         _tell(bench, grid, recorded)
         for arm in ARMS:
+            begun_s = time.process_time()
             found[arm].append([study(grid, arm, seed) for seed in SEEDS])
+            if arm == "default":
+                _cpu(emit, bench, time.process_time() - begun_s, found[arm][-1])
             _trials(emit, bench, arm, found[arm][-1])
         _ratio(emit, f"_{bench.name}", found["default"][-1:], found["tpe"][-1:])
+        _ratio(emit, f"_unfitted_{bench.name}", found["unfitted"][-1:], found["tpe"][-1:], None)
     _ratio(emit, "", found["default"], found["tpe"])
+    _ratio(emit, "_unfitted", found["unfitted"], found["tpe"], None)
+    after = [study(grids["b"], "default", seed, earlier=handed_over(grids["a"], seed)) for seed in SEEDS]
+    _ratio(emit, "_transfer", [after], found["tpe"][1:], None)
     live = os.environ.get("TRIMTAB_BENCH_LIVE") == "1"
     for bench in BENCHES:
         _gain(emit, bench, live_study(bench) if live else _read(live_path(bench)))
@@ -62,9 +72,16 @@ def _trials(emit: Emit, bench: Bench, arm: Arm, found: list[Found]) -> None:
     emit(Figure(BENCH, f"censored_{arm}_{bench.name}", censored, "studies", None, "lower", len(found)))
 
 
-def _ratio(emit: Emit, suffix: str, ours: list[list[Found]], theirs: list[list[Found]]) -> None:
+def _cpu(emit: Emit, bench: Bench, cpu_s: float, found: list[Found]) -> None:
+    per_trial_ms = cpu_s * 1e3 / sum(one.trials for one in found)
+    emit(Figure(BENCH, f"study_cpu_ms_per_trial_{bench.name}", per_trial_ms, "ms", None, "lower", len(found)))
+
+
+def _ratio(
+    emit: Emit, suffix: str, ours: list[list[Found]], theirs: list[list[Found]], target: float | None = 0.5
+) -> None:
     value, low, high = ratio_interval(ours, theirs)
-    emit(Figure(BENCH, f"trials_vs_tpe{suffix}", value, "ratio", 0.5, "lower", len(SEEDS), (low, high)))
+    emit(Figure(BENCH, f"trials_vs_tpe{suffix}", value, "ratio", target, "lower", len(SEEDS), (low, high)))
 
 
 def _gain(emit: Emit, bench: Bench, document: dict[str, Any]) -> None:

@@ -15,10 +15,13 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 
+from controlplane.model.ports import Sampler
 from controlplane.model.tuning import Objective, Setting, Told, Verdict
+from controlplane.model.tuning_job import StartPoint
 from controlplane.tuning_jobs import sampler_of
 from tests.perf.tune_openvino import FIXED, METRIC, Bench
 from tuner.search.question import Question, make_sampler
+from tuner.search.samplers.default import DefaultSampler
 from tuner.search.space import Space, compile_space
 
 Arm = Literal["default", "unfitted", "tpe", "random"]
@@ -117,28 +120,49 @@ def figures_of(row: Mapping[str, Any]) -> dict[str, float]:
     return out
 
 
-def study(grid: Grid, arm: Arm, seed: int) -> Found:
-    """One search; the same seed gives the same study."""
-    rng, good = np.random.default_rng((seed, 0x0712)), grid.good()
+def study(grid: Grid, arm: Arm, seed: int, *, earlier: Setting | None = None) -> Found:
+    """One search; the same seed gives the same study. `earlier`: what a job on another workload handed over; measured
+    first, as far as this grid has it."""
+    good, draw = grid.good(), _drawn(grid, seed)
     cells = grid.bench.cells()
-
-    def draw(setting: Setting) -> Ran:
-        key = key_of(setting)
-        place = int(rng.integers(len(grid.runs[key])))
-        return grid.told[key][place] if key in grid.told else Ran(grid.runs[key][place])
-
     space = compile_space(grid.bench.space())
-    search = _tpe(cells, space, draw, seed) if arm == "tpe" else _ours(grid.bench, space, draw, seed, arm)
+    search = _tpe(cells, space, draw, seed) if arm == "tpe" else _ours(grid.bench, space, draw, seed, arm, earlier)[0]
     for number in range(len(cells)):
         if key_of(search(number)) in good:
             return Found(number + 1, False)
     return Found(len(cells), True)
 
 
-def _ours(bench: Bench, space: Space, draw: Draw, seed: int, arm: Arm) -> Callable[[int], Setting]:
+def handed_over(grid: Grid, seed: int, trials: int = 20) -> Setting | None:
+    """What a job of so many trials would recommend."""
+    space = compile_space(grid.bench.space())
+    ask, sampler = _ours(grid.bench, space, _drawn(grid, seed), seed, "default")
+    for number in range(trials):
+        ask(number)
+    assert isinstance(sampler, DefaultSampler)
+    return sampler.recommend()
+
+
+def _drawn(grid: Grid, seed: int) -> Draw:
+    """Each trial is one of the cell's runs."""
+    rng = np.random.default_rng((seed, 0x0712))
+
+    def draw(setting: Setting) -> Ran:
+        key = key_of(setting)
+        place = int(rng.integers(len(grid.runs[key])))
+        return grid.told[key][place] if key in grid.told else Ran(grid.runs[key][place])
+
+    return draw
+
+
+def _ours(
+    bench: Bench, space: Space, draw: Draw, seed: int, arm: Arm, earlier: Setting | None = None
+) -> tuple[Callable[[int], Setting], Sampler]:
     """A sampler of the product, asked as a job asks it: `default` as the job gets it, the others with nothing known."""
     if arm == "default":
-        sampler = sampler_of(bench.spec("the engine's own", seed=seed))
+        start = [] if earlier is None else [StartPoint(setting=earlier, origin="an earlier job")]
+        spec = bench.spec("the engine's own", seed=seed).model_copy(update={"start_with": start})
+        sampler = sampler_of(spec)
     else:
         name = "default" if arm == "unfitted" else arm
         sampler = make_sampler(name, Question(space=space, objectives=(Objective(metric=METRIC),), seed=seed))
@@ -153,7 +177,7 @@ def _ours(bench: Bench, space: Space, draw: Draw, seed: int, arm: Arm) -> Callab
         sampler.tell(told)
         return setting
 
-    return ask
+    return ask, sampler
 
 
 def _tpe(cells: Sequence[Setting], space: Space, draw: Draw, seed: int) -> Callable[[int], Setting]:

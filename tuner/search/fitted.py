@@ -37,6 +37,7 @@ _BLUR = math.hypot(PACE_SPREAD, 0.1)
 _POINTS = ((0.0, 2 / 3), (-math.sqrt(3), 1 / 6), (math.sqrt(3), 1 / 6))
 _COUNTED = ("goodput_per_s", "attainment")
 _KEPT_MOST = 512
+_LONG = 100  # requests of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +154,11 @@ class Simulator:
         return float(cumulative(np.array([room / math.hypot(spread, _BLUR)]))[0])
 
     def _seeds(self) -> tuple[int, ...]:
-        """One is enough where every run is alike."""
+        """One is enough where every run is alike, or long."""
         load_ = self.spec.load
         spans = [one.range_ratio for one in (load_.input, load_.output) if one is not None]
         alike = load_.arrivals == "closed" and all(ratio >= 1.0 for ratio in spans)
+        alike = alike or self.spec.measuring.requests >= _LONG
         return (self.spec.seed,) if alike else (self.spec.seed, self.spec.seed + 1)
 
 

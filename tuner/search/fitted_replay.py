@@ -125,7 +125,7 @@ class Replayer:
         requests, warm_up = self._requests(seed)
         rules = rules_with_knobs(self.spec.target.engine, {**self.spec.target.shape, **setting})
         replica = Replica(table=table_of(costs), rules=rules, request_ms=_REQUEST_MS)
-        result = simulate(Fleet(replicas=(replica,)), requests)
+        result = simulate(Fleet(replicas=(replica,), router="round-robin"), requests)
         kept = ~result.refused
         kept[:warm_up] = False
         if not kept.any():

@@ -33,6 +33,9 @@ _SEEN_MOST = 40
 _OFF_MOST, _OFF_TRIALS = 0.5, 3
 _WEIGHT_LEAST, _WEIGHT_TRIALS = 0.3, 4
 _DIFFER_LEAST = 0.1  # deviation of the expected scores: less is within noise
+# After so many trials that brought nothing better, one ask in `_STALE_EVERY` still follows it: what a simulator is wrong
+# about where nobody measured does not show in what was measured.
+_STALE, _STALE_EVERY = 3, 3
 # Scores are off by this much at least, whatever few trials say.
 _DOUBT = 0.1
 _APART = 0.02  # squared distance to a trial under way
@@ -87,6 +90,8 @@ def follow(
         [one.values[0] for one, _ in told], counts=simulator.counts, maximize=objective.direction == "maximize"
     )
     seen = scores.of(np.array([one.values[0] for one, _ in told]))
+    if len(seen) - 1 - _newest_best([one for one, _ in told], seen) >= _STALE and len(measured) % _STALE_EVERY:
+        return Followed(None)
     kept = within(seen, _SEEN_MOST)
     told, seen = [told[int(i)] for i in kept], seen[kept]
     forecast, _ = scored([expected for _, expected in told], scores)
@@ -147,6 +152,12 @@ def _best(told: Sequence[Told], believed: Floats) -> float:
     """Of what keeps every limit; where nothing does, anything is better."""
     holds = np.array([all(value <= 0 for value in one.violation) for one in told], bool)
     return float(np.max(believed[holds])) if holds.any() else float(np.min(believed))
+
+
+def _newest_best(told: Sequence[Told], seen: Floats) -> int:
+    """Place of the first trial that no later one was better than."""
+    holds = np.array([all(value <= 0 for value in one.violation) for one in told], bool)
+    return int(np.argmax(np.where(holds, seen, -np.inf)))
 
 
 def _candidates(
