@@ -23,7 +23,7 @@ from controlplane.model.tuning_job import (
     TuningSpec,
 )
 from controlplane.model.tuning_records import Ask, TrialRecord, told_of
-from controlplane.tuning_engine import check_engine, check_some_setting
+from controlplane.tuning_engine import check_engine, check_short_run, check_some_setting
 from controlplane.tuning_training import check_training, known_of
 from tuner.decision import confirm_asks, decide
 from tuner.search.canonical import canonical_of
@@ -71,6 +71,7 @@ def completed(
         check_some_setting(spec.target, space, held or {}, spec.seed)
     _check_metrics(spec)
     _check_slo(spec.slo)
+    check_short_run(spec)
     SAMPLERS.get(spec.sampler, field="sampler")
     _check_baseline(spec)
     for i, point in enumerate(spec.start_with):
@@ -99,6 +100,8 @@ def space_of(spec: TuningSpec) -> Space:
 
 def sampler_of(spec: TuningSpec) -> Sampler:
     """The job's sampler without history. It begins with the configuration in use, if that lies in the space."""
+    from tuner.search.fitted import simulator_of  # noqa: PLC0415 - what a replay needs: only where a study is driven
+
     space = space_of(spec)
     first: tuple[Setting, ...] = ()
     if spec.baseline:
@@ -109,6 +112,7 @@ def sampler_of(spec: TuningSpec) -> Sampler:
     points = [StartPoint(setting=one, origin="the configuration in use") for one in first]
     points = carried_over(space, [*points, *spec.start_with], len(points) + len(spec.start_with))
     cheap = cheap_trials(spec)
+    simulator = None if cheap.trials else simulator_of(spec, space)
     question = Question(
         space=space,
         objectives=tuple(spec.objectives),
@@ -117,6 +121,7 @@ def sampler_of(spec: TuningSpec) -> Sampler:
         origins=tuple(point.origin for point in points),
         cheap=cheap.trials,
         cheap_note=cheap.note,
+        simulator=None if isinstance(simulator, str) else simulator,
     )
     return make_sampler(spec.sampler, question)
 

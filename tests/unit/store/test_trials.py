@@ -253,3 +253,17 @@ def test_events_are_numbered_without_gaps(database: Database, job: str, now: dat
     assert [event.kind for event in found] == ["created", "asked", "asked", "asked", "leased", "told"]
     assert log.after(job, 5) == found[5:]
     assert Jobs(database).get(job).events == len(found)
+
+
+def test_a_driver_reads_figures_with_its_trials(database: Database, job: str, now: datetime) -> None:
+    leased = lease(database, f"{job}/1", now)
+    assert leased is not None
+    metrics = {"value": 2.0, "ttft_p90_ms": 150.0, "tpot_mean_ms": 7.5, "tpot_p50_ms": None, "steps": 40.0}
+    measurement = Measurement(metrics=metrics, definitions="1", duration_s=1.0)
+    assert Trials(database).tell(leased, Outcome(verdict=Verdict.OK, measurement=measurement), now=now)
+    waiting, done, _ = Studies(database).measured_from(job, 0)
+    assert told_of(done).figures == {"ttft_p90_ms": 150.0, "tpot_mean_ms": 7.5}
+    assert told_of(done).seed == 1
+    assert told_of(waiting).figures == {} and told_of(Studies(database).trials_from(job, 1)[0]).figures == {}
+    assert [one.number for one in Studies(database).measured_from(job, 2)] == [2]
+    assert done.model_dump(exclude={"figures"}) == Studies(database).trials_from(job, 1)[0].model_dump()
