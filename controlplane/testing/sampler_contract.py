@@ -134,6 +134,22 @@ class SamplerContract:
         dropped.tell(Told(number=15, setting=lost, dropped=True))
         assert kept.ask(16) == dropped.ask(16)
 
+    def test_what_was_cut_short_is_not_recommended(self, factory: SamplerFactory) -> None:
+        asked = question()
+        sampler = factory(asked)
+        told = studied(sampler, 20)
+        measured = sorted((one for one in told if one.verdict is Verdict.OK), key=lambda one: -one.values[0])
+        for one in measured[: len(measured) // 2]:
+            sampler.tell(one.model_copy(update={"short": True}))
+        recommend = getattr(sampler, "recommend", None)
+        if recommend is not None:
+            cut = [one.setting for one in measured[: len(measured) // 2]]
+            assert recommend() is None or recommend() not in cut
+            for one in measured:
+                sampler.tell(one.model_copy(update={"short": True}))
+            assert recommend() is None
+        assert asked.space.checked(sampler.ask(20).setting)
+
     def test_seeds_differ(self, factory: SamplerFactory) -> None:
         some = [factory(question(seed=seed)).ask(0).setting for seed in range(6)]
         assert len({tuple(sorted(one.items())) for one in some}) > 1

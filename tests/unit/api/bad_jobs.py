@@ -26,6 +26,7 @@ BY_SCHEMA: list[tuple[dict[str, Any], str]] = [
     ({"space": _parameter(low=20)}, "space.parameters.0"),
     ({"space": {"parameters": []}}, "space.parameters"),
     ({"measuring": {"runsMin": 5, "runsMax": 2}}, "measuring"),
+    ({"measuring": {"shortShare": 25}}, "measuring.shortShare"),
     ({"wrong": 1}, "wrong"),
 ]
 # Refused by what is known of engines, models and metrics, before anything is measured.
@@ -46,4 +47,5 @@ BY_FACTS: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"objectives": [{"metric": "goodput_per_s"}], "slo": {"ttftMs": 0.2}}, "slo.ttftMs", ["200"]),
     ({"limits": [{"metric": "ttft_p90", "atMost": 2}]}, "limits[0].metric", ["ttft_p90_ms"]),
     ({"sampler": "defualt"}, "sampler", ["default"]),
+    ({"target": {"kind": "command", "command": ["x", "{maxNumSeqs}"], "image": "i"}, "measuring": {"shortShare": 0.5}}, "measuring.shortShare", ["a command has no short run", "leave it out"]),
 ]  # fmt: skip

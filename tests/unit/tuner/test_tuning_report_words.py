@@ -142,3 +142,18 @@ def test_the_page_is_well_formed_and_shows_no_program_text() -> None:
     page = tuning_page(job, TRIALS, [], TuningDecision(verdict="no-baseline", message="m"))
     xml.dom.minidom.parseString(page.removeprefix("<!DOCTYPE html>\n"))
     assert "{'" not in page and "at_most" not in page and "TTFT p90 at most 300 ms" in page
+
+
+def test_trials_that_were_cut_short_are_shown_as_such_and_are_not_the_best_so_far() -> None:
+    why = "cut short after 25 % of a run: goodput_per_s is 4 at most (99% sure), the best so far is 64"
+    cut = trial(4, 3).model_copy(update={"share": 0.25, "reason": why, "objectives": [3.0]})
+    one = spec()
+    job = TuningJobRecord(
+        id="j", tenant="local", name="n", spec=one, state=JobState.DONE, budget=5, counts=TrialCounts(), generation=1,
+        events=1, created_at=NOW,
+    )  # fmt: skip
+    decision = TuningDecision(verdict="none-kept", message="m")
+    plain, page = (tuning_page(job, trials, [], decision) for trials in (TRIALS, [*TRIALS, cut]))
+    assert "cut short" not in plain
+    assert "done, cut short" in page and "the best so far is 64" in page
+    assert page.count("cut short") >= 3, "in the history, on the clock, and in the list"

@@ -83,6 +83,13 @@ def test_believed_runs_with_their_settings(tmp_path: Path) -> None:
     assert (first.source, second.source) == ("night.tar.gz#0.1", "night.tar.gz#2.1")
 
 
+def test_runs_that_were_cut_short_calibrate_nothing(tmp_path: Path) -> None:
+    short = attempt(1)
+    short = short.model_copy(update={"measurement": short.measurement.model_copy(update={"share": 0.25})})
+    path = bundle(tmp_path / "b.tar.gz", [attempt(0), short], [{"maxNumSeqs": 32}, {"maxNumSeqs": 2}])
+    assert [run.source for run in find_importer("tuning")(path, {})] == ["b.tar.gz#0.1"]
+
+
 def test_what_the_job_does_not_name_is_the_users_case(tmp_path: Path) -> None:
     path = bundle(tmp_path / "b.tar.gz", [attempt(0)], [{}], target=TARGET | {"accelerator": None, "model": "/m"})
     with pytest.raises(TrimtabError, match="model: is needed"):
