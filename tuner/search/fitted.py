@@ -72,10 +72,7 @@ class Simulator:
 
     def fit(self, measured: Sequence[Told]) -> Fit | None:
         """To measured trials in their order. None before any had figures, or where none can be replayed."""
-        try:
-            found = self._fitting.of(measured)
-        except TrimtabError:
-            found = None
+        found = self._fitting.of(measured)
         if found is not self._fit:
             self._fit = found
             self._kept.clear()

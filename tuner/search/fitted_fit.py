@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from controlplane.model.errors import TrimtabError
 from controlplane.model.tuning import Told
 from tuner.search.fitted_costs import COSTS, Costs
 from tuner.search.fitted_replay import Replayer, Run
@@ -65,7 +67,7 @@ class Plane:
 
     def taken(self) -> None:
         """After `at`, `there` or `slope` has changed. Figures of one run err together, by its pace."""
-        self.known = np.isfinite(self.seen) & np.isfinite(self.there)
+        self.known = np.isfinite(self.seen) & np.isfinite(self.there) & np.isfinite(self.slope).all(axis=1)
         covariance = np.diag(_ALONE[self.known] ** 2) + PACE_SPREAD**2 * np.outer(_SIGN[self.known], _SIGN[self.known])
         self.precision = np.asarray(np.linalg.inv(covariance), np.float64)
         slope = self.slope[self.known]
@@ -104,13 +106,14 @@ class Fitting:
     _fit: Fit | None = None
 
     def of(self, trials: Sequence[Told]) -> Fit | None:
-        """Of measured trials in their order, those with figures; None before the first. Raises TrimtabError for a
-        setting that cannot be replayed."""
+        """Of measured trials in their order, those with figures that can be replayed; None before the first."""
         known = [told for told in trials if told.figures][:FITTED_MOST]
         if known[: len(self._told)] != self._told:
             self._told, self._planes, self._fit = [], [], None
         for told in known[len(self._told) :]:
-            self._add(told)
+            with suppress(TrimtabError):
+                self._add(told)
+            self._told.append(told)
         return self._fit
 
     def _add(self, told: Told) -> None:
@@ -130,7 +133,6 @@ class Fitting:
             self._take(plane, unknowns)
         unknowns = self._likeliest(planes, unknowns)
         information, _ = self._system(planes, self._weights(planes, unknowns))
-        self._told.append(told)
         self._planes = planes
         self._fit = Fit(
             unknowns, np.asarray(np.linalg.inv(information), np.float64), len(planes), self._off(planes, unknowns)

@@ -150,14 +150,18 @@ def _corrections(
 
 def _best(told: Sequence[Told], believed: Floats) -> float:
     """Of what keeps every limit; where nothing does, anything is better."""
-    holds = np.array([all(value <= 0 for value in one.violation) for one in told], bool)
+    holds = _holds(told)
     return float(np.max(believed[holds])) if holds.any() else float(np.min(believed))
 
 
 def _newest_best(told: Sequence[Told], seen: Floats) -> int:
     """Place of the first trial that no later one was better than."""
-    holds = np.array([all(value <= 0 for value in one.violation) for one in told], bool)
-    return int(np.argmax(np.where(holds, seen, -np.inf)))
+    return int(np.argmax(np.where(_holds(told), seen, -np.inf)))
+
+
+def _holds(told: Sequence[Told]) -> npt.NDArray[np.bool_]:
+    """Measured in full, within every limit."""
+    return np.array([not one.short and all(value <= 0 for value in one.violation) for one in told], bool)
 
 
 def _candidates(

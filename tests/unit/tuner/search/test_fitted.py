@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from controlplane.model.errors import Unsupported
 from controlplane.model.tuning import Setting, Told, Verdict
 from controlplane.model.tuning_job import RequestSlo, TuningSpec
 from controlplane.tuning_jobs import sampler_of, space_of
@@ -219,3 +220,24 @@ def test_threads_are_learnt() -> None:
     rows = [fitted._costs.rows({**SPLIT, "numThreads": threads}) for threads in (8, 1)]
     fast, slow = (fitted._costs.costs(one, fit.unknowns) for one in rows)
     assert slow[1] / fast[1] == pytest.approx(8**0.6, rel=0.2)
+
+
+def test_what_cannot_be_replayed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of()
+    engine, fitted = FakeEngine(spec, noise=0.0), simulator(spec)
+    told = [engine.told(i, setting) for i, setting in enumerate((SPLIT, WHOLE))]
+    run = Replayer.run
+
+    def broken(self: Replayer, setting: Setting, *args: Any) -> Run:
+        if not setting["dynamicSplitFuse"]:
+            raise Unsupported("the replay needs its compiler", field="tuner.serving.replay")
+        return run(self, setting, *args)
+
+    monkeypatch.setattr(Replayer, "run", broken)
+    fit = fitted.fit(told)
+    assert fit is not None and fit.trials == 1
+    assert fitted.expects(WHOLE) is None and fitted.expects(SPLIT) is not None
+    assert simulator(spec).fit(told[1:]) is None
+    asked = sampler_of(spec)
+    asked.tell(told[1])
+    assert asked.ask(1).reason.startswith("covers")
