@@ -98,11 +98,11 @@ class Follower:
         parts = [progress_text(record)]
         if record.state.value != "running":
             parts.append(record.state.value)
-        if self._best is not None and self._best.objectives:
-            parts.append(f"best {self._metric} {self._best.objectives[0]:.5g}{self._width} (trial {self._best.number})")
         left = Pace.of(recent).left_text(record)
         if left:
             parts.append(left)
+        if self._best is not None and self._best.objectives:
+            parts.append(f"best {self._metric} {self._best.objectives[0]:.5g}{self._width} (trial {self._best.number})")
         now = next((trial for trial in recent if not trial.final), None)
         if now is not None and record.state.value == "running":
             parts.append(f"now trial {now.number}: {now.why}")

@@ -20,6 +20,7 @@ PASSING = {UNREACHABLE, NO_ANSWER} | STORE_DOWN  # what may be over in a moment
 ANSWER_BYTES_MAX = 64 * 2**20
 _PROBLEM_BYTES_MAX = 2**20
 _TIMEOUT_S = 60.0
+_SERVER_FAULT = 500  # statuses from here on
 _TOKEN_HINT = (
     "kubectl create token ME --audience trimtab --audience https://kubernetes.default.svc.cluster.local (docs/api.md)"  # noqa: S105 - a hint
 )
@@ -124,7 +125,8 @@ def said_no(status: int, body: bytes) -> TrimtabError:
         problem = json.loads(body)
         detail, code, hint = str(problem["detail"]), str(problem["code"]), problem.get("hint")
     except (ValueError, TypeError, KeyError):
-        return Refused(f"the API answered with HTTP {status}", hint="is this a Trimtab API?")
+        hint = "its log says why" if status >= _SERVER_FAULT else "is this a Trimtab API?"
+        return Refused(f"the API answered with HTTP {status}", hint=hint)
     if status == 401:
         hint = f"a new token: {_TOKEN_HINT}"
     kind = _KINDS.get(code, UnknownName if status == 404 else Refused)

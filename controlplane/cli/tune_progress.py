@@ -45,12 +45,13 @@ class Pace:
         search = max(0, job.budget - job.progress.search_ended)
         if job.progress.confirm_asked > job.progress.confirm_ended or (not search and job.progress.confirm_asked):
             left = _confirms_most(job) - job.progress.confirm_ended
-            return f"at most {_time(self.each_s * left)} of confirming left" if left > 0 else ""
+            return f"at most {_time(self.each_s * left)} left" if left > 0 else ""
         seconds = self.each_s * search
         if job.spec.budget.hours is not None:
             over = job.created_at + timedelta(hours=job.spec.budget.hours)
             seconds = min(seconds, max(0.0, (over - (now or datetime.now(UTC))).total_seconds()))
-        return f"about {_time(seconds)} of search left, then at most {_confirms_most(job)} runs to confirm"
+        confirm = f"at most {_confirms_most(job)} runs to confirm"
+        return f"about {_time(seconds)} left, then {confirm}" if search else confirm
 
 
 _NEVER = datetime.max.replace(tzinfo=UTC)

@@ -109,7 +109,8 @@ def ended_text(job: TuningJobRecord) -> str:
 
 def decision_text(decision: TuningDecision, metrics: Sequence[str]) -> str:
     """The verdict, and every configuration that was confirmed beside the one in use."""
-    lines = [f"{decision.verdict}: {decision.message}"]
+    said = decision.message.startswith(decision.verdict)
+    lines = [decision.message if said else f"{decision.verdict}: {decision.message}"]
     judged: list[tuple[str, Judged]] = [("in use", decision.baseline)] if decision.baseline else []
     judged += [(f"trial {one.number}", one) for one in decision.confirmed]
     rows = [

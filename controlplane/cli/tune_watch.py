@@ -37,6 +37,9 @@ def watch(place: JobPlace, job: str, output: str) -> None:
     from controlplane.cli.tune_text import ended_text  # noqa: PLC0415
 
     record = place.find(job)
+    if not place.remote and record.state.value == "running" and not record.counts.leased:
+        hint = f"trimtab tune run --resume {record.name}{place.options}"
+        click.echo(f"no trial is under way; if no other process works on it: {hint}", err=True)
     with told_how_to_follow(place, record):
         record = followed(place, record, json_lines=output == "json")
     if output == "table":

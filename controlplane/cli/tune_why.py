@@ -21,7 +21,7 @@ def job_why(job: TuningJobRecord, bad: Sequence[TrialRecord]) -> str:
     if job.message:
         lines.append(job.message)
     if job.decision is not None and job.decision.get("message") not in {None, job.message}:
-        lines.append(f"{job.decision.get('verdict')}: {job.decision['message']}")
+        lines.append(str(job.decision["message"]))
     found = reasons(bad)
     if found:
         lines.append("trials that did not work:")
