@@ -65,6 +65,16 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
         await asyncio.to_thread(cluster.close)
 
 
+async def test_a_training_command_is_told_what_follows_from_its_setting(lab: Lab) -> None:
+    run = {"model": "qwen3-8b", "accelerator": "h100", "devices": 8, "globalBatch": 64, "sequenceTokens": 4096}
+    words = ["train", "{tensorParallel}", "{dataParallel}", "{accumulation}", "{globalBatch}"]
+    target = CommandTarget.model_validate({"command": words, "image": "i:1", "training": run})
+    setting = {"tensorParallel": 2, "microBatch": 4}
+    await lab.do(lambda: lab.pods.start(leased(setting=setting), spec(target)))
+    made = lab.server.storage.objects("/v1/pods")[0]
+    assert made["spec"]["containers"][0]["command"] == ["train", "2", "4", "4", "64"]
+
+
 async def test_a_second_create_makes_no_second_pod(lab: Lab) -> None:
     first = await lab.do(lambda: lab.pods.start(leased(), spec()))
     second = await lab.do(lambda: lab.pods.start(leased(), spec()))
