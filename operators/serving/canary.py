@@ -25,6 +25,8 @@ _MESSAGE_MAX = 2_000
 _TROUBLE_S = 60.0
 # Readiness comes and goes; a window needs both, and is looked for again after this long.
 _UNREADY_LOOK_S = 5.0
+# Time without both does not count as watched; a canary that comes and goes must end nevertheless.
+_UNREADY_MOST = 2
 _NOT_READY = "NotReady"
 
 
@@ -78,6 +80,10 @@ def _observe(
     if not ready["stable"] or not ready["canary"]:
         # Whoever answers gets all, and the window under way is given up.
         missing = "canary" if ready["stable"] else "stable revision"
+        most_s = _UNREADY_MOST * found.canary.hold.most_seconds
+        if missing == "canary" and status.since is not None and now_s - status.since.timestamp() > most_s:
+            said_so = f"it keeps losing its readiness, {_UNREADY_MOST} times hold.mostSeconds after it first answered"
+            return _decided(status, "RolledBack", _NOT_READY, f"{said_so}; {summary(status, found.canary)}", now_s)
         said = _told(status, _NOT_READY, f"no replica of the {missing} answers; {summary(status, found.canary)}")
         return Step(said, Watch(found.candidate), again_s=now_s + _UNREADY_LOOK_S)
     pods: dict[Side, Sequence[EnginePod]] = {side: _pods(replicas) for side, replicas in ready.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,7 +90,7 @@ def _missing(
         return "NoTraffic", f"no window with requests of {lacking}{came}{stay}"
     known = [ratio for ratio in found.values() if ratio is not None]
     if any(ratio.hi is None for ratio in known):
-        return "FewWindows", f"an interval needs {LEAST_WINDOWS} windows with requests of both"
+        return "FewWindows", _few(status, known)
     load = status.canary.per_replica / status.stable.per_replica if status.stable.per_replica else 0.0
     if load < _LEAST_LOAD:
         limit = f"{100 * _LEAST_LOAD:.0f} % are needed to judge it"
@@ -110,6 +111,21 @@ def _missing(
     if status.watched_seconds < canary.hold.least_seconds:
         return "Watching", f"watched for {status.watched_seconds:.0f} s, hold.leastSeconds {canary.hold.least_seconds}"
     return None
+
+
+def _few(status: CanaryStatus, known: Sequence[RatioPct]) -> str:
+    """What an interval lacks, and why it does where time enough has passed."""
+    needs, pairs = (
+        f"an interval needs {LEAST_WINDOWS} windows with requests of both",
+        min(one.sums.pairs for one in known),
+    )
+    if status.windows < LEAST_WINDOWS or pairs >= status.windows:
+        return needs
+    if status.mode == "InTurns":
+        why = "more than a fifth of the first tokens were the other replica's: clients keep their connections, or requests wait longer than a turn"
+    else:
+        why = "one had no requests"
+    return f"{needs}; in {status.windows - pairs} of {status.windows} {why}"
 
 
 def _silent(status: CanaryStatus, canary: Canary) -> bool:

@@ -167,6 +167,21 @@ def test_an_image_that_cannot_be_pulled_is_given_a_minute() -> None:
     assert "no such image" in made.canary.message
 
 
+def test_one_that_keeps_losing_its_readiness_does_not_stay_for_ever() -> None:
+    made = started()
+    made.watch(15)
+    (pod,) = made.alive_of(made.revision())
+    for _ in range(2 * HOLD["mostSeconds"] // 4):
+        made.change(pod.name, ready=False, ready_changed_s=int(made.now_s), waiting_reason="Flapping")
+        made.watch(3)
+        if made.phase != "Observing":
+            break
+        made.change(pod.name, ready=True, ready_changed_s=int(made.now_s), waiting_reason=None)
+        made.watch(1)
+    assert (made.phase, made.canary.reason) == ("RolledBack", "NotReady")
+    assert "readiness" in made.canary.message
+
+
 def test_more_failed_requests_roll_it_back() -> None:
     made = started()
     new = made.revision()

@@ -219,6 +219,16 @@ def test_at_the_end_one_that_nobody_asked_is_told_from_one_that_did_not_answer(
     assert (found.word, found.reason) == (word, reason), found.message
 
 
+def test_windows_that_gave_no_pair_are_explained() -> None:
+    found = {**LATE, "watched_seconds": 300, "windows": 30, "canary": MANY}
+    ratio = {"change": 1, "sums": {"pairs": 4}}
+    turns = verdict(status(**found, mode="InTurns", ttftRatioPct=ratio, tpotRatioPct=ratio), CANARY)
+    assert turns.reason == "FewWindows"
+    assert "in 26 of 30 more than a fifth" in turns.message and "longer than a turn" in turns.message
+    beside = verdict(status(**found, ttftRatioPct=ratio, tpotRatioPct=ratio), CANARY)
+    assert "in 26 of 30 one had no requests" in beside.message
+
+
 def test_one_that_falls_silent_is_not_promoted_on_what_it_did_before() -> None:
     found = status(watched_seconds=130, windows=13, pages=13, canary=MANY, stable=MANY)
     fine = RatioPct(change=0, lo=-1, hi=1, sums=PairSums(pairs=13))
