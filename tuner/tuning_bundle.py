@@ -31,14 +31,14 @@ _SCRIPT_OF_CLUSTER = """#!/usr/bin/env bash
 set -euo pipefail
 here=$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)
 if ! command -v kubectl >/dev/null; then
-  echo "run-again.sh: no kubectl on PATH. This job ran in pods of a cluster and is measured again there: run this where" \
+  echo "run-again.sh: no kubectl on PATH. This job ran in pods of a cluster and is measured again there: run this where" \\
     "kubectl is, or make again.json the spec of a new job (POST /v1/tuning-jobs)." >&2
   exit 2
 fi
 job=$(kubectl "$@" create -f "$here/tuningjob.json" -o name)
 echo "made $job in namespace {namespace}; it goes on if this script is ended"
 while true; do
-  ended=$(kubectl "$@" get "$job" -n {namespace} \
+  ended=$(kubectl "$@" get "$job" -n {namespace} \\
     -o 'jsonpath={{range .status.conditions[*]}}{{.type}}={{.status}} {{end}}')
   case $ended in *Complete=True* | *Failed=True*) break ;; esac
   sleep 5

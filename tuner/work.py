@@ -68,6 +68,8 @@ class Work:
             self.watch.over(trial)
         if told:
             self.queue.job(leased.job)
+            if outcome.waited:
+                self.queue.trial(trial)  # behind what waits already, and no later than that
         else:
             log.warning("trial %s attempt %d: the lease had passed on, its result is dropped", trial, leased.attempt)
         return told

@@ -13,7 +13,7 @@ from controlplane.model.errors import TrimtabError
 from controlplane.model.ports import STORE_DOWN, SUSPENDED
 from controlplane.model.resource import rfc3339
 from controlplane.model.tuning import JobState
-from controlplane.model.tuning_records import SeenJob, TuningJobRecord, progress_text
+from controlplane.model.tuning_records import SeenJob, TrialRecord, TuningJobRecord, progress_text
 from operators.runtime import Condition, set_condition
 from operators.tuning.best import best, gain
 from operators.tuning.plan import Sight, leaving_late
@@ -165,7 +165,7 @@ def _running(seen: SeenJob, now: datetime) -> Said:
         message = "no driver has asked its first trial yet: is `trimtab worker driver` running?"
         return Said("Running", "WaitingForDriver", message)
     waiting = seen.waiting
-    if waiting is not None and now - (waiting.leased_at or waiting.asked_at) >= PATIENCE:
+    if waiting is not None and now - _waits_since(waiting, record) >= PATIENCE:
         if record.reason == _TRIALS_WAIT:
             return Said("Running", "WaitingForHardware", record.message)
         message = f"trial {waiting.number} waits for a worker or for free hardware"
@@ -178,6 +178,13 @@ def _running(seen: SeenJob, now: datetime) -> Said:
         else ""
     )
     return Said("Running", "Running", f"{_trials(counts.leased)} under way, {_ended(record)} ended{failed}{last}")
+
+
+def _waits_since(waiting: TrialRecord, record: TuningJobRecord) -> datetime:
+    """A trial that waited in vain is leased anew every measuring.timeoutS: the first time counts."""
+    if record.reason == _TRIALS_WAIT and waiting.attempt > 1:
+        return waiting.asked_at
+    return waiting.leased_at or waiting.asked_at
 
 
 def _of_job(seen: SeenJob) -> dict[str, Any]:

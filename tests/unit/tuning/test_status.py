@@ -110,6 +110,15 @@ def test_hardware_that_is_free_in_a_moment_is_no_news() -> None:
     assert (said.reason, said.message) == ("WaitingForHardware", "trial 3: no node")
 
 
+def test_hardware_that_every_attempt_waits_for_is_news_however_short_they_are() -> None:
+    asked, leased = NOW - MINUTE, NOW - MINUTE / 12
+    waits = SeenJob(
+        record=record(reason=WAITS, message="trial 3: no node"),
+        waiting=trial(3, asked_at=asked, leased_at=leased, attempt=9),
+    )
+    assert reason(sight(row(), waits)) == ("Running", "WaitingForHardware")
+
+
 def test_refusals_of_the_store_are_told_with_the_way_out() -> None:
     taken = judge(sight(row()), Refused("exists", code="AlreadyExists"))
     assert (taken.reason, taken.failed) == ("NameTaken", True)

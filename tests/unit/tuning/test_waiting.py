@@ -40,10 +40,13 @@ def now() -> datetime:
 
 
 class Messages:
-    """Every message is lost; the test plays the worker."""
+    """Every message is noted and lost; the test plays the worker."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
 
     def trial(self, trial: str) -> None:
-        pass
+        self.sent.append(trial)
 
     def job(self, job: str) -> None:
         pass
@@ -70,13 +73,14 @@ class Lab:
         self.driver = TuningDriver(
             database=database, queue=Messages(), sampler=sampler_of, canonical=canonical_of, now=now
         )
+        self.messages = Messages()
         self.pod = Pod([TAKEN], ["value=3"])
         self.launcher = Launcher(self.pod)
         store = Trials(database)
         runner = PodRunner(
             self.launcher, lambda leased, why: store.waits(leased, why, now=now()), References(database), again_s=0.01
         )
-        self.work = Work(store=store, runner=runner, queue=Messages(), owner="w", now=now)
+        self.work = Work(store=store, runner=runner, queue=self.messages, owner="w", now=now)
         self.driver.sweep()
 
     def turn(self) -> None:
@@ -99,9 +103,11 @@ def test_a_busy_node_costs_no_attempt_however_long_it_is_busy(database: Database
         job = Jobs(database).get("j")
         assert (job.state, job.reason) == (JobState.RUNNING, WAITS)
         assert "anti-affinity" in job.message and "anti-affinity" in Studies(database).trials_from("j", 0)[0].reason
+    assert lab.messages.sent == ["j/0"] * 6  # at once, whatever the sweep's pauses
     lab.pod.states = [DONE]
     lab.turn()
     assert lab.trial == (TrialState.DONE, 0)
+    assert len(lab.messages.sent) == 6
     assert Jobs(database).get("j").reason != WAITS
     assert lab.pod.ended == 7
     kinds = [event.kind for event in EventLog(database).after("j", 0)]
