@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from controlplane.cli.tune_place import JobPlace, Order, at_place, job_argument, output_option
+from controlplane.cli.tune_place import JOBS_MAX, JobPlace, Order, at_place, job_argument, output_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,8 @@ def list_jobs(place: JobPlace, states: tuple[str, ...], output: str) -> None:
         click.echo(_listed(found))
     elif found:
         click.echo(jobs_text(found, namespaces=place.remote))
+        if len(found) == JOBS_MAX:
+            click.echo(f"the newest {JOBS_MAX}; --state leaves some out", err=True)
     else:
         click.echo(f"no jobs in {place.where}", err=True)
 

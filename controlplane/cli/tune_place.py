@@ -97,10 +97,25 @@ def at_place(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def called(*args: Any, server: str | None, namespace: str | None, state_dir: Path | None, **rest: Any) -> Any:
+        if server_of(server, state_dir) is not None:
+            namespace = namespace or namespace_in(rest.get("file"))
         with place_of(server, namespace, state_dir) as place:
             return command(place, *args, **rest)
 
     return place_options(called)
+
+
+def namespace_in(file: Path | None) -> str | None:
+    """That a manifest states, if one does; what else is wrong with it is told by who reads it whole."""
+    from controlplane.cli.tune_spec import document_of  # noqa: PLC0415
+    from controlplane.model.errors import InvalidSpec  # noqa: PLC0415
+
+    try:
+        metadata = {} if file is None else document_of(file).get("metadata")
+    except InvalidSpec:
+        return None
+    stated = metadata.get("namespace") if isinstance(metadata, dict) else None
+    return stated if isinstance(stated, str) else None
 
 
 def server_of(server: str | None, state_dir: Path | None) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from controlplane.cli.tune_place import JobPlace, output_option, place_of, place_options, server_of
+from controlplane.cli.tune_place import JobPlace, namespace_in, output_option, place_of, place_options, server_of
 from controlplane.cli.tune_spec import spec_of, spec_options
 from controlplane.cli.tune_watch import INTERRUPTED, followed, told_how_to_follow
 from controlplane.model.errors import InvalidSpec
@@ -75,6 +75,7 @@ def run(
         raise click.UsageError("--others-pct is for this machine; pods are measured on nodes of their own")
     if detach and not there:
         raise click.UsageError("--detach goes with --server: on this machine nothing else would measure the job")
+    namespace = namespace or (namespace_in(options["file"]) if there else None)
     with place_of(server, namespace, state_dir) as place:
         record = _resumed(place, resume, more_trials) if resume else _created(place, name, options, beside_live)
         if there:

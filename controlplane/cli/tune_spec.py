@@ -74,7 +74,8 @@ def spec_of(options: dict[str, Any]) -> tuple[TuningSpec, str | None]:
         ) from None
 
 
-def _read(file: Path) -> tuple[dict[str, Any], str | None]:
+def document_of(file: Path) -> dict[str, Any]:
+    """As written. Raises InvalidSpec for what is no YAML object."""
     import yaml  # noqa: PLC0415
 
     if file.stat().st_size > _FILE_BYTES_MAX:
@@ -85,6 +86,11 @@ def _read(file: Path) -> tuple[dict[str, Any], str | None]:
         raise InvalidSpec(f"is not YAML: {str(error)[:200]}", field="FILE", value=str(file)) from None
     if not isinstance(data, dict):
         raise InvalidSpec("must be an object", field="FILE", value=str(file), limit="target, objectives, space, ...")
+    return data
+
+
+def _read(file: Path) -> tuple[dict[str, Any], str | None]:
+    data = document_of(file)
     if "kind" in data and "spec" in data:
         if data["kind"] != "TuningJob" or not isinstance(data["spec"], dict):
             raise InvalidSpec("is no TuningJob", field="kind", value=str(data["kind"])[:80], limit="TuningJob")

@@ -216,6 +216,10 @@ def test_a_job_runs_there_and_is_followed(server: Filled, tmp_path: Path) -> Non
     left = call("run", "job.yaml", "--name", "left", "-n", "team", "--detach")
     assert left.exit_code == 0 and "tune watch left --server" in left.stderr
     assert call("run", "job.yaml", "--others-pct", "50").exit_code == 2
+    manifest = {"kind": "TuningJob", "metadata": {"name": "stated", "namespace": "other"}, "spec": SPEC}
+    (tmp_path / "tj.yaml").write_text(yaml.safe_dump(manifest))
+    assert body(call("run", "tj.yaml", "--detach", "-o", "json"))["tenant"] == "other"
+    assert body(call("run", "tj.yaml", "--detach", "-n", "team", "-o", "json"))["tenant"] == "team"
 
 
 def test_a_job_here_takes_no_words_of_an_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
