@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from controlplane.loops.tuning import TuningDriver
@@ -84,13 +83,10 @@ def main(role: str, url: str, broker: str, name: str, engines: str | None = None
     logging.basicConfig(level=logging.WARNING, format=f"{name} %(asctime)s %(message)s")
     database = open_database(url)
 
-    def now() -> datetime:
-        return datetime.now(UTC)
-
     if role == "worker":
         runner: TrialRunner = EngineRunner(Path(engines)) if engines else NullRunner()
         queue = CeleryQueue(make_app(broker))
-        work = Work(store=Trials(database), runner=runner, queue=queue, owner=name, now=now, lease_s=LEASE_S)
+        work = Work(store=Trials(database), runner=runner, queue=queue, owner=name, now=database.now, lease_s=LEASE_S)
         serve(make_app(broker, trial=work.on), TRIALS, name=name)
     else:
         driver = TuningDriver(
@@ -98,7 +94,7 @@ def main(role: str, url: str, broker: str, name: str, engines: str | None = None
             queue=CeleryQueue(make_app(broker)),
             sampler=lambda spec: NullSampler(spec.seed),
             canonical=lambda spec: digest_of,
-            now=now,
+            now=database.now,
         )
         process = DriverProcess(driver, sweep_s=SWEEP_S)
         process.start()

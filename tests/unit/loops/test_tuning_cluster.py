@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+from redis import Redis as Client
 
 from controlplane.model.tuning import JobState
 from controlplane.store.event_log import EventLog
@@ -68,6 +70,43 @@ def test_a_broker_that_dies_and_forgets_everything_costs_time_only(here: Cluster
     here.broker.start()
     assert over(here, "forgotten")
     finished_once(here, "forgotten", 30)
+
+
+def test_a_broker_that_is_flushed_while_everybody_works_costs_time_only(here: Cluster) -> None:
+    run(here, "flushed", 30)
+    for done in (3, 12, 20):
+        assert wait_until(lambda n=done: Jobs(here.database).get("flushed").counts.done >= n, 60.0)  # type: ignore[misc]
+        with Client(host="127.0.0.1", port=here.broker.port) as client:
+            client.flushall()
+    assert over(here, "flushed")
+    finished_once(here, "flushed", 30)
+
+
+OLDER = """
+import sys
+import controlplane.store.trials
+controlplane.store.trials.PROTOCOL = 0
+from tests.perf.tuning_process import main
+main("worker", *sys.argv[1:])
+"""
+
+
+def test_a_worker_of_an_older_version_eats_messages_and_measures_nothing(here: Cluster) -> None:
+    here.kill("worker0")
+    here.commands["older"] = [sys.executable, "-c", OLDER, here.url, here.broker.url, "older"]
+    here.start("older")
+    with Client(host="127.0.0.1", port=here.broker.port) as client:
+        run(here, "older", 4)
+        assert wait_until(lambda: Jobs(here.database).get("older").counts.waiting == 2, 60.0)
+        for number in range(2):
+            CeleryQueue(make_app(here.broker.url)).trial(f"older/{number}")
+        assert wait_until(lambda: client.llen(TRIALS) == 0, 60.0)  # eaten by the only worker there is
+    here.kill("older")
+    here.start("worker0")
+    assert over(here, "older")
+    finished_once(here, "older", 4)
+    owners = {e.data["owner"] for e in EventLog(here.database).after("older", 0) if e.kind == "leased"}
+    assert owners == {"worker0"}
 
 
 def test_workers_killed_in_the_middle_lose_nothing(here: Cluster) -> None:

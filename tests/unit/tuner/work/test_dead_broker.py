@@ -68,7 +68,7 @@ def send(broker: Redis, name: str) -> None:
 def taken_but_not_begun(broker: Redis) -> bool:
     """The second message has left its queue, and nobody has acknowledged it."""
     with Client(host="127.0.0.1", port=broker.port) as client:
-        return client.llen(TRIALS) == 0 and client.hlen("unacked") == 1
+        return bool(client.llen(TRIALS) == 0 and client.hlen("unacked") == 1)
 
 
 def test_a_worker_with_a_message_in_hand_outlives_its_broker(broker: Redis) -> None:
@@ -83,7 +83,7 @@ def test_a_worker_with_a_message_in_hand_outlives_its_broker(broker: Redis) -> N
     ) as worker:
         assert worker.stdin is not None and worker.stdout is not None
         out, said = worker.stdout, Said()
-        reader = threading.Thread(target=lambda: [said.lines.append(line) for line in out])
+        reader = threading.Thread(target=lambda: said.lines.extend(out))
         reader.start()
         try:
             said.wait("began first")
