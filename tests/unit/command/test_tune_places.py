@@ -26,7 +26,7 @@ from controlplane.cli.tune import tune
 from controlplane.cli.tune_follow import Follower
 from controlplane.main import cli
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, UnknownName
-from controlplane.model.tuning import JobState
+from controlplane.model.tuning import JobState, TrialPurpose
 from controlplane.model.tuning_records import TuningEvent
 from controlplane.store.jobs import Jobs
 from controlplane.store.steering import Steering
@@ -252,6 +252,11 @@ def test_runs_of_two_jobs_there_are_compared_from_their_bundles(server: Filled) 
     nothing = call("compare", "nightly", "nightly#baseline")
     assert isinstance(nothing.exception, InvalidSpec) and "no confirmed run" in str(nothing.exception)
     assert call("compare", "micro=1", "default", *server.options).exit_code == 2
+    Steering(server.database).extend("aa11", trials=5, now=NOW)
+    measure(server.database, "aa11", [10.0, 10.2, 9.8], first=4, micro=4, purpose=TrialPurpose.CONFIRM)
+    measure(server.database, "aa11", [20.0, 20.4, 19.6], first=7, micro=1, purpose=TrialPurpose.BASELINE)
+    found = body(call("compare", "nightly", "nightly#baseline", "-o", "json"))
+    assert found["verdict"] == "faster" and found["gains"][0]["gainPct"]["mean"] == pytest.approx(100, abs=5)
 
 
 def test_what_the_api_says_no_to_is_said_in_its_words(server: Filled, monkeypatch: pytest.MonkeyPatch) -> None:

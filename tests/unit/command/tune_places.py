@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import uvicorn
 
-from controlplane.model.tuning import JobState, Measurement, Outcome, Verdict
+from controlplane.model.tuning import JobState, Measurement, Outcome, Setting, TrialPurpose, Verdict
 from controlplane.model.tuning_decision import Interval, Judged, TuningDecision
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.model.tuning_records import Ask
@@ -77,16 +77,27 @@ def filled(where: Where, folder: Path) -> Iterator[Filled]:
         database.close()
 
 
-def measure(database: Database, job: str, values: list[float | None], *, first: int = 0) -> None:
+def measure(
+    database: Database,
+    job: str,
+    values: list[float | None],
+    *,
+    first: int = 0,
+    micro: int | None = None,
+    purpose: TrialPurpose = TrialPurpose.SEARCH,
+) -> None:
+    """`micro`: of all of them, else each its own."""
     for number, value in enumerate(values, first):
+        setting: Setting = {"micro": number + 1 if micro is None else micro}
         ask = Ask(
-            number=number, setting={"micro": number + 1}, canonical=f"c{number}", seed=number, why="covers the space"
-        )
+            number=number, setting=setting, canonical=f"c{setting['micro']}", seed=number, why="covers the space",
+            purpose=purpose,
+        )  # fmt: skip
         assert Studies(database).append(job, [ask], now=NOW)
         leased = Trials(database).lease(f"{job}/{number}", owner="w", seconds=30, now=NOW)
         assert leased is not None
         metrics = {"step_ms": value, "loss": 1.0 if number != 0 else 3.0}
-        measured = Measurement(metrics=metrics, definitions="1", duration_s=1.0)
+        measured = Measurement(metrics=metrics, definitions="1", duration_s=1.0, host="h")
         bad = Outcome(verdict=Verdict.INFEASIBLE, reason="Traceback\nout of memory")
         told = bad if value is None else Outcome(verdict=Verdict.OK, measurement=measured)
         Trials(database).tell(leased, told, now=NOW + timedelta(seconds=10))
