@@ -155,8 +155,10 @@ def _outlook(status: CanaryStatus, canary: Canary) -> str:
         more = "the figures are too near to it for any time"
     elif expected_s < 90:
         more = f"about {max(1.0, expected_s):.0f} s more at this spread"
-    else:
+    elif expected_s < 7200:
         more = f"about {expected_s / 60:.0f} min more at this spread"
+    else:
+        more = f"about {expected_s / 3600:.0f} h more at this spread"
     then = canary.verdict.on_no_evidence
     return (
         more if expected_s <= left_s else f"{more}, and in {max(0.0, left_s) / 60:.0f} min onNoEvidence: {then} decides"
