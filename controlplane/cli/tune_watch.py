@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from controlplane.cli.tune_place import JobPlace, at_place, job_argument, output_option
+from controlplane.model.errors import TrimtabError
 
 if TYPE_CHECKING:
     from controlplane.model.tuning_records import TuningJobRecord
 
 INTERRUPTED = 130
 _OPEN = {"running", "paused"}
+_TOKEN_OVER = {"TokenEnded", "Unauthorized"}
 _WAIT_S = 1.0
 _LOOK_S = 5.0  # at the job itself, where no event says that it has ended
 
@@ -93,13 +95,16 @@ def _looked(place: JobPlace, record: TuningJobRecord) -> TuningJobRecord:
 
 @contextlib.contextmanager
 def told_how_to_follow(place: JobPlace, record: TuningJobRecord) -> Iterator[None]:
-    """Ctrl-C leaves the job as it is and says how to come back to it."""
+    """Ctrl-C, or a token that runs out, leaves the job as it is: how to come back to it is said."""
+    again = f"follow it: trimtab tune watch {record.name}{place.options}"
     try:
         yield
     except KeyboardInterrupt:
         click.echo(
-            f"\n{record.name} goes on; follow it: trimtab tune watch {record.name}{place.options}\n"
-            f"end it: trimtab tune cancel {record.name}{place.options}",
-            err=True,
+            f"\n{record.name} goes on; {again}\nend it: trimtab tune cancel {record.name}{place.options}", err=True
         )
         raise click.exceptions.Exit(INTERRUPTED) from None
+    except TrimtabError as error:
+        if error.reason in _TOKEN_OVER:
+            click.echo(f"with a new token, {again}", err=True)
+        raise
