@@ -5,7 +5,7 @@ leaves. Both are asked of the training predictor itself, since no short expressi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -137,31 +137,37 @@ def check_room(spec: TuningSpec) -> None:
     assert isinstance(formula, _MemoryLeft)
     runs = formula.seen.runs
     plain = compile_space(spec.space)
-    rows = _settings(plain)
-    left = np.where(plain.allowed(rows), formula.over(plain.columns(rows)), np.nan)
+    rows = _settings(plain, formula.names)
+    allowed = plain.allowed(rows)
+    says = np.all([rows.active[name] for name in sorted(formula.names)], axis=0) if formula.names else True
+    if (allowed & ~np.asarray(says)).any():
+        return  # settings without some of the parameters: nobody knows what the command does then
+    left = np.where(allowed, formula.over(plain.columns(rows)), np.nan)
     if (left >= -margin.slack).any():
         return
     if np.isnan(left).all():
         raise InvalidSpec(f"no setting of the space is a training run: {_why_none(runs, plain, rows)}", field="space")
     best = int(np.nanargmax(left))
+    setting = _text(plain.setting(rows, best))
     raise Unsupported(
-        f"{runs.model} does not fit: even {_text(plain.setting(rows, best))} takes "
+        f"{runs.model} does not fit: {f'even {setting}' if setting else 'it'} takes "
         f"{runs.capacity_bytes - left[best] * _GIB:,.0f} bytes on the fullest of {runs.run.devices} devices of "
         f"{runs.capacity_bytes:,.0f} bytes",
         field="target.training.model",
         value=runs.model,
-        hint="more devices, devices with more memory, more degrees, ZeRO or recomputation in the space, or a smaller model",
+        hint="more devices, devices with more memory, more degrees, ZeRO or recomputation in the space, or a smaller model; "
+        "what the command sets itself belongs into space.fixed (tensorParallel: 8, zeroStage: 1)",
     )
 
 
-def _settings(space: Space) -> Rows:
-    """All of a small space, else as many as are looked at."""
-    sizes = [int(axis.size) if axis.size <= _LOOKED_AT else 0 for axis in space.axes]
-    if all(sizes) and math.prod(sizes) <= _LOOKED_AT:
-        grid = np.meshgrid(*((np.arange(size) + 0.5) / size for size in sizes), indexing="ij")
-        rows = space.rows_of_points(np.stack([axis.ravel() for axis in grid], axis=1))
-        return rows
-    return space.draw(np.random.default_rng(0), _LOOKED_AT)
+def _settings(space: Space, names: Collection[str]) -> Rows:
+    """Every combination of these parameters, the others in the middle, as far as they are few; and drawn ones."""
+    drawn = space.draw(np.random.default_rng(0), _LOOKED_AT)
+    sizes = [axis.size if axis.name in names else 1.0 for axis in space.axes]
+    if math.prod(sizes) > _LOOKED_AT:
+        return drawn
+    grid = np.meshgrid(*((np.arange(size) + 0.5) / size for size in sizes), indexing="ij")
+    return space.rows_of_points(np.vstack((np.stack([axis.ravel() for axis in grid], axis=1), drawn.unit)))
 
 
 def _why_none(runs: TrainingRuns, space: Space, rows: Rows) -> str:

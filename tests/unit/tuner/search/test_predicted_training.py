@@ -110,6 +110,18 @@ def test_a_model_that_fits_in_no_setting_is_refused_with_the_bytes() -> None:
     assert caught.value.field == "target.training.model"
 
 
+def test_what_a_command_sets_itself_is_said_in_the_space() -> None:
+    lr: dict[str, Any] = {"kind": "float", "name": "lr", "low": 1e-4, "high": 1e-2}
+    with pytest.raises(Unsupported, match=r"it takes .* space\.fixed"):
+        job(space={"parameters": [lr]}, command=["train", "--tp", "8", "{lr}"])
+    fixed = job(space={"parameters": [lr], "fixed": {"tensorParallel": 8}}, command=["train", "--tp", "8", "{lr}"])
+    assert "the same of all settings" in cheap_trials(fixed).note
+    # A parameter that is there only sometimes: what the command does without it is its own affair.
+    sharded: dict[str, Any] = {"kind": "choice", "name": "shard", "values": [False, True]}
+    degree = {"kind": "choice", "name": "tp", "values": [1, 2], "when": [{"parameter": "shard", "values": [True]}]}
+    assert job({"model": "llama-3.1-70b"}, space={"parameters": [sharded, degree]}, command=["{shard}", "{tp}"]).space
+
+
 @pytest.mark.parametrize(
     ("run", "more", "error", "field", "words"),
     [
