@@ -165,7 +165,7 @@ def _front(job: TuningJobRecord, search: Sequence[TrialRecord], decision: Tuning
         f"{metric_label(first.metric)} ({first.direction})",
         f"{metric_label(second.metric)} ({second.direction})",
         [
-            Series("front", arrays[0][:, 0], arrays[0][:, 1], "step"),
+            *([Series("front", arrays[0][:, 0], arrays[0][:, 1], "step")] if len(front) > 1 else []),
             Series("trials of the front", arrays[0][:, 0], arrays[0][:, 1], "points"),
             Series("other trials", arrays[1][:, 0], arrays[1][:, 1], "rings"),
         ],
