@@ -60,7 +60,7 @@ class CanaryVerdict(Part):
     )
     on_no_evidence: Literal["RollBack", "Promote"] = Field(
         default="RollBack",
-        description="What follows when hold.mostSeconds pass without a verdict. Without metrics it is always RollBack.",
+        description="What follows when hold.mostSeconds pass without a verdict. Without metrics, or where requests came to the canary and it answered none, it is always RollBack.",
     )
 
 
