@@ -108,15 +108,15 @@ def test_who_was_told_to_stop_has_less_time() -> None:
     thread.start()
 
     def hurried() -> bool:
-        now_s[0] = 200.0  # longer than a stop may take, shorter than a measurement
-        wrong = work.watch.wrong()
-        now_s[0] = 0.0
-        return wrong is not None and "was to stop" in wrong
+        return any(what == "stop" for what, _ in list(work.watch._under_way.values()))
 
     until = time.monotonic() + _PATIENCE_S
     while not hurried():
         assert time.monotonic() < until
         time.sleep(0.01)
+    assert work.watch.wrong() is None
+    now_s[0] = 200.0  # longer than a stop may take, shorter than a measurement
+    assert "was to stop" in (work.watch.wrong() or "")
     runner.go.set()
     thread.join()
 
@@ -132,20 +132,28 @@ def test_a_process_in_time_is_left_alone() -> None:
 
 PROCESS = """
 import os, sys, threading, time
+from controlplane.model.tuning import Renewal
 from tests.unit.tuner.work.test_watch import NOW, Queue, Store
 from tuner import work as module
 from tuner.measure.engine.process import GuardedProcess
 from tuner.watch import ended_when_late
+
+begun = threading.Event()
+
+class CancelledOnceBegun(Store):
+    def renew(self, leased, *, seconds, now):
+        return Renewal(ours=True, cancelled=begun.is_set())
 
 class Runner:
     def run(self, leased, spec, *, stop):
         engine = GuardedProcess([sys.executable, "-m", "controlplane.testing.fake_engine", "--daemon"], dict(os.environ))
         while not engine.log(): time.sleep(0.02)
         print(engine._guard.pid, engine.pid, flush=True)
+        begun.set()
         threading.Event().wait()
 
 module._LATE_S = 0.2
-work = module.Work(store=Store(), runner=Runner(), queue=Queue(), owner="w", now=lambda: NOW, lease_s=0.03)
+work = module.Work(store=CancelledOnceBegun(), runner=Runner(), queue=Queue(), owner="w", now=lambda: NOW, lease_s=0.03)
 with ended_when_late(work.watch, every_s=0.05):
     work.on("j/0")
 """
