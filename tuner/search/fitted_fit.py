@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +108,7 @@ class Fitting:
 
     def of(self, trials: Sequence[Told]) -> Fit | None:
         """Of measured trials in their order, those with figures that can be replayed; None before the first."""
-        known = [told for told in trials if told.figures][:FITTED_MOST]
+        known = list(islice((told for told in trials if told.figures), FITTED_MOST))
         if known[: len(self._told)] != self._told:
             self._told, self._planes, self._fit = [], [], None
         for told in known[len(self._told) :]:

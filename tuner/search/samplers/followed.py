@@ -82,18 +82,16 @@ def follow(
     if fit.off is not None and fit.trials >= _OFF_TRIALS and fit.off > _OFF_MOST:
         return Followed(None, f"{_of(fit)}: not followed")
     objective = simulator.spec.objectives[0]
-    asked = ((one, simulator.expected_of(one)) for one in measured)
+    values = [one.values[0] for one in measured]
+    scores = Scores.over(values, counts=simulator.counts, maximize=objective.direction == "maximize")
+    kept = within(scores.of(np.array(values)), _SEEN_MOST)
+    asked = ((measured[int(i)], simulator.expected_of(measured[int(i)])) for i in kept)
     told = [(one, expected) for one, expected in asked if expected is not None]
     if not told:
         return Followed(None, "the fitted simulator cannot replay what was measured")
-    scores = Scores.over(
-        [one.values[0] for one, _ in told], counts=simulator.counts, maximize=objective.direction == "maximize"
-    )
     seen = scores.of(np.array([one.values[0] for one, _ in told]))
-    if len(seen) - 1 - _newest_best([one for one, _ in told], seen) >= _STALE and len(measured) % _STALE_EVERY:
+    if _in_vain([one for one, _ in told], seen, measured) >= _STALE and len(measured) % _STALE_EVERY:
         return Followed(None)
-    kept = within(seen, _SEEN_MOST)
-    told, seen = [told[int(i)] for i in kept], seen[kept]
     forecast, _ = scored([expected for _, expected in told], scores)
     weight = weight_of(forecast, seen)
     if len(told) >= _WEIGHT_TRIALS and weight < _WEIGHT_LEAST and float(np.std(forecast)) > _DIFFER_LEAST:
@@ -154,9 +152,10 @@ def _best(told: Sequence[Told], believed: Floats) -> float:
     return float(np.max(believed[holds])) if holds.any() else float(np.min(believed))
 
 
-def _newest_best(told: Sequence[Told], seen: Floats) -> int:
-    """Place of the first trial that no later one was better than."""
-    return int(np.argmax(np.where(_holds(told), seen, -np.inf)))
+def _in_vain(told: Sequence[Told], seen: Floats, measured: Sequence[Told]) -> int:
+    """Trials measured since the best."""
+    best = told[int(np.argmax(np.where(_holds(told), seen, -np.inf)))].number
+    return sum(one.number > best for one in measured[-_STALE:])
 
 
 def _holds(told: Sequence[Told]) -> npt.NDArray[np.bool_]:
