@@ -110,7 +110,15 @@ def test_a_trial_that_is_not_to_be_had_is_left_alone() -> None:
 
 def test_the_lease_is_renewed_while_it_lasts() -> None:
     store = Store()
-    assert worker(store, NullRunner(0.2)).on("j/0")
+
+    class Patient:
+        def run(self, leased: LeasedTrial, spec: TuningSpec, *, stop: StopSignal) -> Outcome:
+            until = time.monotonic() + 30.0
+            while store.renewed < 3 and time.monotonic() < until:
+                time.sleep(0.01)
+            return NullRunner().run(leased, spec, stop=stop)
+
+    assert worker(store, Patient()).on("j/0")
     assert store.renewed >= 3
 
 
@@ -207,7 +215,7 @@ def test_a_worker_that_is_told_to_end_puts_its_trial_back_at_once_and_takes_no_o
     timer = threading.Timer(0.1, stopping.set)
     timer.start()
     began_s = time.monotonic()
-    assert work.on("j/0") and time.monotonic() - began_s < 3.0
+    assert work.on("j/0") and time.monotonic() - began_s < 9.0  # sooner than the first renewal
     (told,) = store.told
     assert (told.verdict, told.interrupted) == (Verdict.INFRASTRUCTURE, True)
     assert not work.on("j/1") and len(store.told) == 1
