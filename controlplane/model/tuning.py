@@ -220,8 +220,8 @@ TOLD_FIGURES = (
 class Told(Part):
     """What a sampler learns of one trial. `number` counts the study's trials from 0 in the order they were asked.
     Pending trials have neither measurement nor verdict; `dropped` ones ended without a result that says anything about
-    their setting (infrastructure, cancelled): a sampler forgets them. `short` ones were cut short: their values are far
-    from the best, and a sampler neither recommends them nor counts them among the best."""
+    their setting (infrastructure, cancelled): a sampler forgets them. `short` ones were cut short: never recommended, nor
+    counted among the best."""
 
     number: int = Field(ge=0)
     setting: Setting
@@ -248,10 +248,9 @@ class Proposal(Part):
 
 
 class Bar(Part):
-    """What a trial must be able to reach, or its short run ends it: decided when it is asked, so that every attempt of it
-    is held against the same. `value`: first objective of the best setting that was measured in full within the limits,
-    None where only limits count. `pace`: how many times as fast as in one process a setting may run in others, with 99 %
-    confidence."""
+    """What a trial must be able to reach, or its short run ends it: decided when it is asked, the same for every attempt.
+    `value`: first objective of the best setting measured in full within the limits, None where only limits count. `pace`:
+    how many times as fast as in one process a setting may run in others, with 99 % confidence."""
 
     value: float | None = None
     pace: float = Field(ge=1, le=PACE_MAX)
