@@ -206,7 +206,10 @@ class Measurement(Part):
     load: str = Field(default="", max_length=128, description="Digest of the requests that were sent.")
     seed: int = 0
     share: float = Field(
-        default=1.0, gt=0, le=1, description="Of a run's requests, where a short run ended the trial: not to be decided on."
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Of a run's requests, where a short run ended the trial: not to be decided on.",
     )
 
 
