@@ -206,10 +206,7 @@ class Measurement(Part):
     load: str = Field(default="", max_length=128, description="Digest of the requests that were sent.")
     seed: int = 0
     share: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="Of a run's requests, where a short run ended the trial: not to be decided on.",
+        default=1.0, gt=0, le=1, description="Of a run's requests; below 1 a short run ended the trial: no decision."
     )
 
 
@@ -235,9 +232,7 @@ class Told(Part):
     )
     dropped: bool = False
     short: bool = False
-    figures: dict[str, float] = Field(
-        default_factory=dict, max_length=16, description="Of `TOLD_FIGURES` what was measured in full; empty: unknown."
-    )
+    figures: dict[str, float] = Field(default_factory=dict, max_length=16, description="`TOLD_FIGURES` that are known.")
     seed: int = Field(default=0, description="Of the requests that were sent.")
 
 
