@@ -124,15 +124,16 @@ class _Seen:
     early: Sequence[Early]
     rows: Rows
     pace: float
-    _views: dict[float, _View] = field(default_factory=dict)
+    _views: dict[tuple[float, bool], _View] = field(default_factory=dict)
 
     def end(self, metric: str, *, most: bool) -> float | None:
         """The most or the least that it may be over all requests, in a process of any pace. None: cannot be said."""
         rate = metric in _RATES or metric in _SHARES
         pace = self.pace if most == rate else 1 / self.pace
-        if pace not in self._views:
-            self._views[pace] = _view(self.spec, self.early, self.rows, pace, most=most)
-        view = self._views[pace]
+        # The least of a time and the most of a rate are of one pace, and not of one offered rate.
+        if (pace, most) not in self._views:
+            self._views[pace, most] = _view(self.spec, self.early, self.rows, pace, most=most)
+        view = self._views[pace, most]
         everyone = np.arange(len(self.early))
         whole = view.value(metric, everyone)
         parts = [view.value(metric, part) for part in np.array_split(everyone, _FIFTHS)]
@@ -218,7 +219,7 @@ def _view(spec: TuningSpec, early: Sequence[Early], rows: Rows, pace: float, *, 
     return _View(
         ttft, tpot, e2e, asked[:, 1], asked[:, 2], good,
         spec.load.concurrency if closed else None,
-        0.0 if closed else _offered(spec, rows, most=most),
+        0.0 if closed else _offered(spec, rows[early[0].number :], most=most),
     )  # fmt: skip
 
 
@@ -236,9 +237,10 @@ def _queued(at: Floats, first: Floats, pace: float) -> Floats:
 
 
 def _offered(spec: TuningSpec, rows: Rows, *, most: bool) -> float:
-    """Requests a second that an open loop sends, this one or another drawn like it."""
+    """Requests a second that an open loop sends, this one or another drawn like it. `rows`: the measured ones, for the
+    warm-up of a trace may be quieter; counted as the metric counts them."""
     span_s = rows[-1][0] - rows[0][0]
-    own = (len(rows) - 1) / span_s if span_s > 0 else math.inf
+    own = len(rows) / span_s if span_s > 0 else math.inf
     stated = spec.load.rate_per_second
     if stated is None:
         return own

@@ -115,6 +115,31 @@ def test_a_queue_of_an_open_loop_is_gone_at_a_pace_that_can_follow() -> None:
     assert not ShortRun(what, Bar(value=10.0, pace=2.0), {}, 50).enough(early, asked)
 
 
+def test_a_time_that_was_looked_at_first_lowers_no_bound_of_a_rate() -> None:
+    """Both are seen at one pace; the least that clients may send is no bound of what may be answered."""
+    asked = rows(spec(load=OPEN))
+    early = [
+        Early(number, asked[number][0], asked[number][0] + 0.1, asked[number][0] + 0.3) for number in range(16, 66)
+    ]
+    limit = [Limit(metric="requests_per_s", at_least=9.9)]
+    for metric in ("requests_per_s", "e2e_mean_ms"):
+        best = Bar(value=10.0 if metric == "requests_per_s" else 300.0, pace=1.2)
+        assert verdict(spec(metric, load=OPEN, limits=limit), early, best) == ""
+    assert "at least 20" in verdict(
+        spec("e2e_mean_ms", load=OPEN, limits=[Limit(metric="requests_per_s", at_least=20)]), early, best
+    )
+
+
+def test_a_quiet_warm_up_lowers_no_bound_of_what_a_trace_offers() -> None:
+    what = spec("requests_per_s", load=Workload(arrivals="trace", trace="t.jsonl"))
+    asked: Rows = tuple((float(i) if i < 16 else 16 + (i - 16) / 10, 64, 11) for i in range(216))
+    early = [
+        Early(number, asked[number][0], asked[number][0] + 0.1, asked[number][0] + 0.3) for number in range(16, 66)
+    ]
+    assert not ShortRun(what, Bar(value=10.0, pace=1.0), {}, 50).enough(early, asked)
+    assert ShortRun(what, Bar(value=12.0, pace=1.0), {}, 50).enough(early, asked)
+
+
 def test_failed_requests_are_not_good_and_too_few_answers_say_nothing() -> None:
     failed = [Early(one.number, 0.0, None, None, failed=True) for one in GOOD]
     assert verdict(spec("ttft_p50_ms"), failed, Bar(value=1.0, pace=1.0)) == ""
