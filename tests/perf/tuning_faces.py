@@ -60,6 +60,9 @@ def faces(here: Cluster) -> Faces:
     here.start("kubernetes")
     if not wait_until(lambda: ask("GET", f"{kubernetes}/api/v1/pods").status == 200, _START_S):
         raise RuntimeError("the fake API server does not answer")
+    # A cluster makes it by itself, and a job's pods run under it.
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": NAMESPACE}}
+    ask("POST", f"{kubernetes}/api/v1/namespaces/{NAMESPACE}/serviceaccounts", account)
     here.start("api")
     here.start("operator")
     return made
