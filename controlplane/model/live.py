@@ -1,8 +1,11 @@
 """Live figures of engines: cumulative counters of one pod at one moment."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Protocol
+
+# Thirty million years of seconds, or of requests: no engine's counter stands above it.
+_MOST = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,11 @@ class EngineCounters:
     ended: float | None = None
     failed: float | None = None
     in_flight: float | None = None
+
+    @property
+    def possible(self) -> bool:
+        """Whether these can be counters: a page may hold NaN, infinity, or anything else that a float can."""
+        return all(value is None or 0 <= value <= _MOST for value in astuple(self))
 
     @property
     def unanswered(self) -> float | None:

@@ -25,6 +25,9 @@ _TUNED_AT = 40.0
 _RHO_SQUARED = (-2 * math.log(_ALPHA) + math.log(-2 * math.log(_ALPHA)) + 1) / _TUNED_AT
 # Of fewer windows the variance itself is hardly known; then the widths of Student's t are added.
 LEAST_WINDOWS = 8
+# A window whose means lie further apart, or of parts of a request, was counted by a broken engine; the squares of such
+# figures are more than a float holds, or less.
+_MOST_APART, _LEAST_WEIGHT = 1e9, 1e-3
 # Nobody waits longer.
 _MOST_PAIRS = 1e6
 
@@ -38,7 +41,7 @@ def added(before: RatioPct | None, requests: tuple[float, float], means: tuple[f
     if not (weight > 0 and canary > 0 and stable > 0 and 0 < level < math.inf and math.isfinite(weight)):
         return before or RatioPct()
     mine, theirs = weight * (canary / level), weight * (stable / level)
-    if not (mine > 0 and theirs > 0):
+    if not (weight >= _LEAST_WEIGHT and 1 / _MOST_APART <= canary / stable <= _MOST_APART):
         return before or RatioPct()
     sums = PairSums(
         pairs=old.pairs + 1,

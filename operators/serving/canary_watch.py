@@ -177,8 +177,9 @@ def _grown(
 
 
 def _steps(before: EngineCounters, after: EngineCounters) -> tuple[float, float, float, float, float, float] | None:
-    """None: no page with a first token's time on it, or counters that fell (the engine started again)."""
-    if after.ttft_count is None or before.ttft_count is None:
+    """None: no page with a first token's time on it, figures that no counter has, or counters that fell (the engine
+    started again)."""
+    if after.ttft_count is None or before.ttft_count is None or not (before.possible and after.possible):
         return None
     steps = (
         _step(before.ttft_sum_s, after.ttft_sum_s),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,31 @@ def test_figures_that_are_none_change_nothing(bad: float) -> None:
     assert added(before, (2, bad), (1.0, 1.0)) == before
     assert added(before, (2, 2), (bad, 1.0)) == before
     assert added(before, (2, 2), (1.0, bad)) == before
+
+
+@pytest.mark.parametrize("bad", [5e-324, 1e-200, 1e200, 1.7e308])
+def test_figures_of_a_broken_engine_leave_an_interval_that_is_one(bad: float) -> None:
+    cases = [((6, 6), (bad, 1.0)), ((6, 6), (1.0, bad)), ((bad, 6), (1.0, 1.0)), ((6, bad), (1.0, 1.0))]
+    for requests, means in [*cases, ((6, 6), (bad, bad)), ((bad, bad), (1.0, 1.0))]:
+        found = None
+        for _ in range(2 * LEAST_WINDOWS):
+            found = added(found, requests, means)
+        assert found is not None
+        assert RatioPct.model_validate_json(found.model_dump_json(by_alias=True)) == found
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1.0, 1e300])
+def test_pages_with_figures_that_no_counter_has_count_as_not_read(bad: float) -> None:
+    pods = [EnginePod("one", "one", "prod", "10.0.0.1", "vllm")]
+    fields = ("ttft_sum_s", "ttft_count", "tpot_sum_s", "tpot_count", "ended", "failed", "in_flight")
+    for name in fields:
+        after = replace(EngineCounters(2, 20, 2, 20, 20, 0, 0), **{name: bad})
+        for ends in ((_BEFORE, after), (after, _BEFORE)):
+            begun, done = (LiveReading(time_s, {"one": found}) for time_s, found in zip((0, 10), ends, strict=True))
+            assert growth(begun, done, pods) == Growth(), name
+
+
+_BEFORE = EngineCounters(1, 10, 1, 10, 10, 0, 0)
 
 
 def test_there_is_no_interval_before_its_variance_is_known() -> None:
