@@ -100,7 +100,7 @@ def check_fits(facts: EngineFacts, space: SearchSpace) -> None:
     share = fixed.get(names["fraction"])
     if names["fraction"] in ranges:
         share = _most(ranges[names["fraction"]], 1.0)
-    check_room(largest, fraction=None if share is None else float(share), longest_tokens=facts.longest_tokens)
+    check_room([largest], fraction=None if share is None else float(share), longest_tokens=facts.longest_tokens)
 
 
 def _most(parameter: Parameter | None, otherwise: Value) -> float:
@@ -224,13 +224,13 @@ def _margins(
         pipeline_parallel=int(fixed.get("pipelineParallel", 1)),
     )
     stages = ranges.get("pipelineParallel")
-    stages_most = max(int(n) for n in stages.values) if isinstance(stages, ChoiceParameter) else case.pipeline_parallel
     most = share.high if isinstance(share, FloatParameter) else 1.0
     margin = memory_margin(
         case,
         names,
         tensor_parallel=tensor,
-        stages_most=stages_most,
+        stages=[int(n) for n in stages.values] if isinstance(stages, ChoiceParameter) else [case.pipeline_parallel],
+        devices=facts.devices,
         fraction_most=most,
         longest_tokens=facts.longest_tokens,
         searched=searched,

@@ -21,20 +21,25 @@ def memory_margin(
     names: Mapping[str, str],
     *,
     tensor_parallel: Sequence[int],
-    stages_most: int,
+    stages: Sequence[int],
+    devices: int,
     fraction_most: float,
     longest_tokens: int,
     searched: frozenset[str],
 ) -> Margin | None:
     """`names`: the knobs `fraction` and `tokens` of the engine. None where the device's memory is unknown.
 
-    Raises Unsupported where even the most ranks and the largest share leave no room, with the bytes."""
+    Raises Unsupported where no degrees that `devices` hold leave room with the largest share, with the bytes."""
     budgets = {tp: _budgets(replace(case, tensor_parallel=tp)) for tp in tensor_parallel}
     capacity = budgets[tensor_parallel[0]][0].capacity_bytes
     if capacity is None:
         return None
-    largest = replace(case, tensor_parallel=max(tensor_parallel), pipeline_parallel=stages_most)
-    check_room(largest, fraction=fraction_most, longest_tokens=longest_tokens)
+    allowed = [(tp, pp) for tp in tensor_parallel for pp in stages if tp * pp <= devices]
+    most_first = sorted(
+        allowed or [(max(tensor_parallel), max(stages))], key=lambda pair: (-pair[0] * pair[1], -pair[0])
+    )
+    ranks = [replace(case, tensor_parallel=tp, pipeline_parallel=pp) for tp, pp in most_first]
+    check_room(ranks, fraction=fraction_most, longest_tokens=longest_tokens)
     terms = {tp: _fixed_term(pair, names["tokens"]) for tp, pair in budgets.items()}
     kept = {tp: request_kv_bytes(replace(case, tensor_parallel=tp), longest_tokens) / _GIB for tp in tensor_parallel}
     fixed, request = _by_degree(terms, searched), _by_degree({tp: f"{one:.4g}" for tp, one in kept.items()}, searched)
@@ -54,13 +59,17 @@ def memory_margin(
     )
 
 
-def check_room(largest: EngineCase, *, fraction: float | None, longest_tokens: int) -> None:
-    """`largest`: with the most ranks there may be; `fraction`: the largest share of memory, None: the engine's own.
+def check_room(ranks: Sequence[EngineCase], *, fraction: float | None, longest_tokens: int) -> None:
+    """`ranks`: degrees there may be, the most devices first; `fraction`: the largest share of memory, None: the
+    engine's own.
 
-    Raises Unsupported where no request of that length has room, with the bytes."""
+    Raises Unsupported where no request of that length has room in any, with the bytes of the first."""
+    for case in ranks:
+        least = memory_budget(case, max_num_tokens=_TOKENS[0], fraction=fraction)
+        if least.capacity_bytes is None or (least.kv_bytes or 0) >= request_kv_bytes(case, longest_tokens):
+            return
+    largest = ranks[0]
     least = memory_budget(largest, max_num_tokens=_TOKENS[0], fraction=fraction)
-    if least.capacity_bytes is None or (least.kv_bytes or 0) >= request_kv_bytes(largest, longest_tokens):
-        return
     raise Unsupported(
         f"{largest.model} does not fit: {least.fixed_bytes:,} bytes of weights, activations and runtime on each of "
         f"{largest.tensor_parallel * largest.pipeline_parallel} devices of {least.capacity_bytes:,} bytes leave no room "
