@@ -28,6 +28,10 @@ Floats = npt.NDArray[np.float64]
 
 # Requests of one replay, warm-up included, at most: percentiles of more would not move where to look.
 _REQUESTS_MAX = 256
+# Of prompts of a million tokens fewer are enough: each step of the budget is an iteration, and an ask waits for them all.
+_PROMPT_TOKENS_MAX, _REQUESTS_LEAST = 1 << 23, 48
+# Trials whose requests are kept; those of more are drawn again.
+_DRAWN_MOST = 128
 # Between a client's send and the engine's queue: one that is sent as an iteration ends misses the next.
 _REQUEST_MS = 1.0
 
@@ -147,10 +151,14 @@ class Replayer:
     def _requests(self, seed: int) -> tuple[Requests, int]:
         """Of a trial's first run, and how many of them warm up."""
         if seed not in self._drawn:
+            if len(self._drawn) >= _DRAWN_MOST:
+                self._drawn.clear()
             load, how = self.spec.load, self.spec.measuring
+            prompt = 1 if load.input is None else load.input.tokens
+            most = min(max(_PROMPT_TOKENS_MAX // prompt, _REQUESTS_LEAST), _REQUESTS_MAX)
             warm_up = max(how.warm_up_requests, (load.concurrency or 0) if load.arrivals == "closed" else 0)
-            warm_up = min(warm_up, _REQUESTS_MAX // 2)
-            count = warm_up + min(how.requests, _REQUESTS_MAX - warm_up)
+            warm_up = min(warm_up, most // 2)
+            count = warm_up + min(how.requests, most - warm_up)
             self._drawn[seed] = requests_of(load, count, run_seed(seed, 0)), warm_up
         return self._drawn[seed]
 

@@ -11,7 +11,7 @@ from controlplane.model.errors import Unsupported
 from controlplane.model.tuning import Setting, Told, Verdict
 from controlplane.model.tuning_job import RequestSlo, TuningSpec
 from controlplane.tuning_jobs import sampler_of, space_of
-from tests.unit.tuner.search.fitted_engine import COSTS, POISSON, FakeEngine, spec_of, studied, threaded
+from tests.unit.tuner.search.fitted_engine import CLOSED, COSTS, POISSON, FakeEngine, spec_of, studied, threaded
 from tuner.measure.definitions import metrics_of
 from tuner.measure.loadgen.job import Sample
 from tuner.search.fitted import Simulator, simulator_of
@@ -146,6 +146,18 @@ def test_a_long_study_costs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     asked.tell(told[0].model_copy(update={"number": 600}))
     asked.ask(601)
     assert len(replays) - begun < 150
+
+
+def test_what_is_kept_and_replayed_is_bounded() -> None:
+    spec = spec_of(measuring={"requests": 100_000})
+    fitted = simulator(spec)
+    runs = [fitted._replayer.run(SPLIT, COSTS, seed) for seed in range(300)]
+    assert len(fitted._replayer._drawn) <= 128 and {run.asked for run in runs} == {240}
+    again = fitted._replayer.run(SPLIT, COSTS, 0)
+    assert np.array_equal(again.first_s, runs[0].first_s), "drawn again they are the same"
+    for tokens, asked in ((32_000, 240), (64_000, 115), (2_000_000, 32)):
+        long = spec_of(measuring={"requests": 100_000}, load={**CLOSED, "input": {"tokens": tokens}})
+        assert Replayer(long).run(SPLIT, COSTS, 0).asked == asked, tokens
 
 
 @pytest.mark.parametrize(
