@@ -112,6 +112,7 @@ class Decoder:
             TypeError,
             IndexError,
             AttributeError,
+            OverflowError,
             RecursionError,
         ) as error:
             raise NotServing(
@@ -170,9 +171,13 @@ def as_text(reference: Reference) -> str:
 
 def from_text(text: str) -> Reference | None:
     """None where it is none."""
-    with contextlib.suppress(ValueError, TypeError):
-        found = tuple(Answered(tuple(map(int, ids)), tuple(logprobs)) for ids, logprobs in json.loads(text))
-        if len(found) == PROMPTS and all(len(one.ids) == len(one.logprobs) == TOKENS for one in found):
+    with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):
+        found = tuple(
+            Answered(tuple(map(int, ids)), tuple(None if one is None else float(one) for one in logprobs))
+            for ids, logprobs in json.loads(text)
+        )
+        whole = len(found) == PROMPTS and all(len(one.ids) == len(one.logprobs) == TOKENS for one in found)
+        if whole and all(value is None or math.isfinite(value) for one in found for value in one.logprobs):
             return found
     return None
 

@@ -55,6 +55,16 @@ def test_the_configuration_in_use_is_the_reference(tmp_path: Path) -> None:
     assert share(measure(who, job, {"inferencePrecision": "f32"})) < 0.97
 
 
+@pytest.mark.parametrize("value", ["NaN", "1e999", '"low"', "[]", "[" * 100_000])
+def test_a_kept_reference_that_is_none_is_decoded_again(tmp_path: Path, value: str) -> None:
+    """Such a value would end a comparison in the middle, or count as a distance."""
+    one = [[1] * TOKENS, [-0.5] * TOKENS]
+    text = json.dumps([one] * PROMPTS)
+    (tmp_path / "reference-good.json").write_text(text)
+    (tmp_path / "reference-bad.json").write_text(text.replace("-0.5", value, 1))
+    assert kept(tmp_path, "good") is not None and kept(tmp_path, "bad") is None
+
+
 def share(outcome: Outcome) -> float:
     assert outcome.measurement is not None, outcome.reason
     return outcome.measurement.metrics["token_agreement"] or 0.0
