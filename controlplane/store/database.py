@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoneFree
 
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError
 from controlplane.store.clock import ServerClock, machine_time
@@ -134,6 +135,7 @@ def _sqlite(url: URL) -> Engine:
     engine = create_engine(
         url,
         json_serializer=_compact,
+        hide_parameters=True,  # errors are logged: a command may hold what is nobody's business, samples are megabytes
         connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
     )
 
@@ -161,7 +163,7 @@ def _postgresql(url: URL) -> Engine:
     args = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "trimtab", **_FOUND_LOST}
     args = {name: value for name, value in args.items() if name not in url.query}  # what the URL says stays
     try:
-        engine = create_engine(url, json_serializer=_compact, pool_size=_POOL, connect_args=args)
+        engine = create_engine(url, json_serializer=_compact, hide_parameters=True, pool_size=_POOL, connect_args=args)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise InvalidSpec(
             "PostgreSQL needs psycopg", field=_FIELD, hint="pip install 'trimtab[worker]'", code="MissingPackage"
@@ -197,6 +199,10 @@ def _told() -> Iterator[None]:
         if told is None:
             raise
         raise told from error
+    except NoneFree as error:  # all are in use, for as long as the pool waits
+        raise Refused(
+            "no connection to the database was free in time", field=_FIELD, hint="it is tried again", code="StoreBusy"
+        ) from error
 
 
 def _cause(error: DBAPIError) -> TrimtabError | None:

@@ -43,6 +43,31 @@ class Moment(TypeDecorator[datetime]):
         return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
+def _storable(value: str | None) -> str | None:
+    """PostgreSQL takes no NUL, neither database half of a surrogate pair; the last lines of a log may hold both."""
+    return None if value is None else value.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+class Words(TypeDecorator[str]):
+    """Words about something, out of logs and other people's answers: whatever they hold, they can be kept."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return _storable(value)
+
+
+class LongWords(TypeDecorator[str]):
+    """As `Words`, of any length."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return _storable(value)
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -62,7 +87,7 @@ jobs = Table(
     Column("protocol", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("reason", String(63), nullable=False),
-    Column("message", Text, nullable=False),
+    Column("message", LongWords, nullable=False),
     Column("budget", Integer, nullable=False),
     # Grows with what a user changes (If-Match) / with every event (Last-Event-ID).
     Column("generation", Integer, nullable=False),
@@ -96,7 +121,7 @@ trials = Table(
     Column("setting", JSON, nullable=False),
     # Hash of the resolved configuration: two settings that mean the same engine have the same one.
     Column("canonical", String(64), nullable=False),
-    Column("why", String(512), nullable=False),
+    Column("why", Words(512), nullable=False),
     Column("seed", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("lost", Integer, nullable=False),
@@ -106,7 +131,7 @@ trials = Table(
     Column("leased_at", Moment),
     Column("ended_at", Moment),
     Column("verdict", String(16)),
-    Column("reason", Text, nullable=False),
+    Column("reason", LongWords, nullable=False),
     Column("objectives", JSON(none_as_null=True)),
     Column("violation", JSON(none_as_null=True)),
     # The first objective once more, to sort by.

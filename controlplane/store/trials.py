@@ -63,7 +63,7 @@ class Trials:
         here = _here(job, number)
         with self.database.write(outlives_power=False) as connection:
             held = hold(connection, job)
-            row = connection.execute(select(trials).where(here, _takeable(now))).first()
+            row = connection.execute(select(trials).where(here, _takeable(now)).with_for_update()).first()
             if held is None or row is None or held.state != JobState.RUNNING.value or held.protocol > PROTOCOL:
                 return None
             if row.state == TrialState.LEASED.value:

@@ -43,7 +43,8 @@ class Upkeep:
             with self.database.write() as connection:
                 held = hold(connection, job)
                 here = (trials.c.job == job) & (trials.c.number == number) & (trials.c.attempt == attempt)
-                row = connection.execute(select(trials).where(here, expired)).first()
+                # Locked: renewals do not hold the job, and one under way is waited for and counts.
+                row = connection.execute(select(trials).where(here, expired).with_for_update()).first()
                 if held is None or row is None:
                     continue  # told or renewed meanwhile
                 after = give_up(connection, held, row, "its worker fell silent", now)

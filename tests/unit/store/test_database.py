@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from controlplane.model.errors import InvalidSpec, Refused
 from controlplane.model.ports import STORE_DOWN
@@ -125,6 +126,21 @@ def test_nobody_answering_is_told_as_such() -> None:
         Jobs(database).get("j")
     assert caught.value.reason == "StoreUnreachable" and caught.value.reason in STORE_DOWN
     database.close()
+
+
+def test_connections_that_are_all_in_use_are_told_as_a_store_that_is_busy(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/x.db", pool_size=1, max_overflow=0, pool_timeout=0.01)
+    database = Database(engine)
+    with database.read(), pytest.raises(Refused) as refused, database.read():
+        pass
+    assert refused.value.reason == "StoreBusy" and refused.value.reason in STORE_DOWN
+    database.close()
+
+
+def test_errors_repeat_nothing_of_what_was_to_be_stored(database: Database) -> None:
+    with pytest.raises(DBAPIError) as error, database.write() as connection:
+        connection.execute(text("INSERT INTO jobs (id, name) VALUES (:id, :secret)"), {"id": "j", "secret": "hunter2"})
+    assert "hunter2" not in str(error.value).partition("DETAIL")[0]
 
 
 def test_a_read_only_file_is_told_as_such(tmp_path: Path) -> None:

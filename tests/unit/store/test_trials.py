@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select, text, update
 
 from controlplane.model.errors import InvalidSpec, UnknownName
 from controlplane.model.tuning import LeasedTrial, Measurement, Outcome, TrialState, Verdict
@@ -18,6 +20,7 @@ from controlplane.store.event_log import EventLog
 from controlplane.store.jobs import Jobs
 from controlplane.store.steering import Steering
 from controlplane.store.studies import Studies
+from controlplane.store.tables import trials
 from controlplane.store.trials import Trials
 from controlplane.store.upkeep import Upkeep
 
@@ -155,6 +158,43 @@ def test_a_renewal_between_the_reapers_look_and_its_hand_saves_the_lease(
 
     assert Upkeep(Late(database.engine)).reap(now=late) == []
     assert Trials(database).renew(leased, seconds=30, now=late).ours
+
+
+def test_a_renewal_under_way_is_waited_for_by_whoever_gives_its_lease_up(
+    database: Database, job: str, now: datetime
+) -> None:
+    if database.embedded:
+        pytest.skip("one writer at a time")
+    leased = lease(database, "j/0", now)
+    assert leased is not None
+    late = now + timedelta(seconds=31)
+    found: list[list[str]] = []
+    reaper = threading.Thread(target=lambda: found.append(Upkeep(database).reap(now=late)))
+    with database.write() as connection:
+        connection.execute(update(trials).where(trials.c.number == 0).values(expires_at=late + timedelta(seconds=30)))
+        reaper.start()
+        waits = select(func.count()).select_from(text("pg_stat_activity")).where(text("wait_event_type = 'Lock'"))
+        for _ in range(3000):
+            with database.read() as other:
+                if other.execute(waits).scalar_one():
+                    break
+            time.sleep(0.01)
+        else:
+            pytest.fail("nobody waits for the renewal")
+    reaper.join()
+    assert found == [[]]
+    assert Trials(database).renew(leased, seconds=30, now=late).ours
+
+
+@pytest.mark.parametrize("words", ["a\0log", "a\ud800log"])
+def test_words_of_a_log_are_kept_whatever_they_hold(database: Database, job: str, now: datetime, words: str) -> None:
+    leased = lease(database, "j/0", now)
+    assert leased is not None
+    Trials(database).waits(leased, words, now=now)
+    outcome = Outcome(verdict=Verdict.INFEASIBLE).model_copy(update={"reason": words})
+    assert Trials(database).tell(leased, outcome, now=now)
+    found = Studies(database).trial(job, 0)
+    assert (found.state, found.reason[0], found.reason[2:]) == (TrialState.INFEASIBLE, "a", "log")
 
 
 def test_a_clock_that_jumps_back_does_not_keep_a_dead_lease_for_ever(
