@@ -6,12 +6,11 @@ Heard of in the order of the trials, like the sampler: so the same trials give t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from controlplane.model.tuning import PACE_MAX, Bar, TrialState
 from controlplane.model.tuning_job import TuningSpec
-from controlplane.model.tuning_records import TrialRecord
+from controlplane.model.tuning_records import MeasuredTrial, TrialRecord
 from tuner.intervals import t_beyond
 from tuner.measure.short import CONFIDENCE, short_requests
 
@@ -24,36 +23,29 @@ _WORTH = 8
 
 @dataclass(slots=True)
 class _Group:
-    """Full measurements of one configuration. `logs`: of what a request took, where there are several."""
+    """Full measurements of one configuration. `timed`: those of which is known what a request took, `middle`: the mean
+    of its logarithm. Its size does not grow with them: where there are few settings each is measured often."""
 
-    numbers: list[int] = field(default_factory=list)
+    count: int = 0
     total: float = 0.0
     broken: list[float] = field(default_factory=list)
-    logs: list[float] = field(default_factory=list)
+    timed: int = 0
+    middle: float = 0.0
 
     @property
     def mean(self) -> float:
-        return self.total / len(self.numbers)
+        return self.total / self.count
 
     @property
     def kept(self) -> bool:
         return all(value <= 0 for value in self.broken)
 
-    @property
-    def spread(self) -> tuple[float, int]:
-        """Sum of squares, degrees of freedom."""
-        if len(self.logs) < 2:
-            return 0.0, 0
-        middle = math.fsum(self.logs) / len(self.logs)
-        return math.fsum((value - middle) ** 2 for value in self.logs), len(self.logs) - 1
-
 
 @dataclass(slots=True, eq=False)
 class BestSoFar:
-    """`took_ms`: mean time of a request in a trial of this number, None where it is unknown."""
+    """Of one job, as far as its trials were heard of."""
 
     spec: TuningSpec
-    took_ms: Callable[[int], float | None]
     _groups: dict[str, _Group] = field(default_factory=dict)
     _best: str | None = None
     _squares: float = 0.0
@@ -64,11 +56,12 @@ class BestSoFar:
         if trial.state is not TrialState.DONE or not trial.objectives or trial.short:
             return
         group = self._groups.setdefault(trial.canonical, _Group())
-        group.numbers.append(trial.number)
+        group.count += 1
         group.total += trial.objectives[0]
         broken = trial.violation or []
         group.broken = [a + b for a, b in zip(group.broken, broken, strict=False)] if group.broken else list(broken)
-        self._learn(group)
+        if isinstance(trial, MeasuredTrial):
+            self._learn(group, trial.figures.get("e2e_mean_ms"))
         if trial.canonical == self._best:
             self._best = None
             for canonical in self._groups:
@@ -99,20 +92,18 @@ class BestSoFar:
         if best is None or (group.mean < best if down else group.mean > best):
             self._best = canonical
 
-    def _learn(self, group: _Group) -> None:
-        """A configuration that was measured again says how far its processes lie apart."""
-        if len(group.numbers) < 2:
+    def _learn(self, group: _Group, took_ms: float | None) -> None:
+        """A configuration that was measured again says how far its processes lie apart (Welford's recurrence)."""
+        if took_ms is None or took_ms <= 0:
             return
-        before = group.spread
-        for number in group.numbers if len(group.numbers) == 2 else group.numbers[-1:]:
-            took_ms = self.took_ms(number)
-            if took_ms is not None and took_ms > 0:
-                group.logs.append(math.log(took_ms))
-        after = group.spread
-        self._squares += after[0] - before[0]
-        self._freedom += after[1] - before[1]
+        away = math.log(took_ms) - group.middle
+        group.timed += 1
+        group.middle += away / group.timed
+        if group.timed > 1:
+            self._squares += away * away * (group.timed - 1) / group.timed
+            self._freedom += 1
 
 
-def best_so_far(spec: TuningSpec, took_ms: Callable[[int], float | None]) -> BestSoFar | None:
+def best_so_far(spec: TuningSpec) -> BestSoFar | None:
     """None for a job whose trials are all measured in full."""
-    return None if short_requests(spec) is None else BestSoFar(spec, took_ms)
+    return None if short_requests(spec) is None else BestSoFar(spec)

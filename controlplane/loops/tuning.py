@@ -14,7 +14,7 @@ from typing import Protocol
 
 from controlplane.model.errors import Refused, TrimtabError
 from controlplane.model.ports import STORE_DOWN, Sampler, TrialQueue
-from controlplane.model.tuning import JobState, Setting, TrialState, Verdict
+from controlplane.model.tuning import JobState, Setting, TrialState
 from controlplane.model.tuning_decision import TuningDecision
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.model.tuning_records import Ask, TrialRecord
@@ -121,7 +121,7 @@ class TuningDriver:
         studies = Studies(self.database)
         if job not in self._studies:
             spec = Trials(self.database).spec(job)
-            best = best_so_far(spec, lambda number: self._took_ms(job, number))
+            best = best_so_far(spec)
             self._studies[job] = _Driven(Study(self.sampler(spec), spec.parallel, self.canonical(spec), best), spec)
         study, spec = self._studies[job].study, self._studies[job].spec
         hours = spec.budget.hours
@@ -146,11 +146,6 @@ class TuningDriver:
             reason = EXHAUSTED if exhausted else "BudgetSpent"
             return self._close(job, spec, reason, f"{study.searched} trials were searched")
         return True
-
-    def _took_ms(self, job: str, number: int) -> float | None:
-        """What a request of this trial took on average."""
-        believed = [one for one in Studies(self.database).measured(job, number=number) if one.verdict is Verdict.OK]
-        return believed[-1].measurement.metrics.get("e2e_mean_ms") if believed else None
 
     def _close(self, job: str, spec: TuningSpec, reason: str, message: str) -> bool:
         """Ask what the decision needs, or decide and end. False: it does not run any more."""

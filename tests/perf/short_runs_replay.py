@@ -17,7 +17,7 @@ import numpy as np
 
 from controlplane.model.tuning import Objective, Setting, TrialPurpose, TrialState
 from controlplane.model.tuning_job import TuningSpec
-from controlplane.model.tuning_records import TrialRecord, told_of
+from controlplane.model.tuning_records import MeasuredTrial, TrialRecord, told_of
 from tests.perf.tune_openvino import METRIC, Bench
 from tests.perf.tune_openvino_replay import Grid, keeps, key_of
 from tests.unit.store.conftest import NOW
@@ -72,8 +72,7 @@ def search(runs: Runs, grid: Grid, seed: int) -> Replayed:
     spec, rng, good_cells = runs.spec, np.random.default_rng((seed, 0x5407)), grid.good()
     question = Question(space=compile_space(runs.bench.space()), objectives=(Objective(metric=METRIC),), seed=seed)
     sampler = make_sampler("default", question)
-    took: dict[int, float] = {}
-    best = BestSoFar(spec, took.get)
+    best = BestSoFar(spec)
     cut = good = lost = used = whole = 0
     for number in range(TRIALS):
         setting = runs.bench.default() if number == 0 else sampler.ask(number).setting
@@ -87,8 +86,8 @@ def search(runs: Runs, grid: Grid, seed: int) -> Replayed:
         sent = sent_by(runs, early, first) if short else spec.measuring.requests
         record = trial(number, setting, key, value_of(runs, row, sent), sent / spec.measuring.requests)
         known = [one.last_s - one.intended_s for one in early if one.last_s is not None]
-        took[number] = 1e3 * sum(known) / len(known) if known else math.nan
-        best.hear(record)
+        figures = {"e2e_mean_ms": 1e3 * sum(known) / len(known)} if known else {}
+        best.hear(MeasuredTrial.model_construct(**dict(record), figures=figures))
         sampler.tell(told_of(record))
         cut += record.short
         good += key in good_cells

@@ -175,7 +175,7 @@ def test_a_lost_attempt_is_held_against_the_same_and_a_late_result_changes_nothi
     early = trials.lease("j/1", owner="a", seconds=9, now=NOW)
     late = trials.lease("j/1", owner="b", seconds=9, now=NOW + timedelta(seconds=10))
     assert early is not None and late is not None
-    assert early.bar == late.bar == Bar(value=float(first.setting["a"]), pace=BestSoFar(SPEC, lambda _: None).pace())
+    assert early.bar == late.bar == Bar(value=float(first.setting["a"]), pace=BestSoFar(SPEC).pace())
     outcome = Obedient(old=True).run(late, SPEC, stop=queue)  # type: ignore[arg-type]
     assert trials.tell(late, outcome, now=NOW)
     assert not trials.tell(late, outcome, now=NOW)
@@ -191,10 +191,10 @@ def test_a_lost_attempt_is_held_against_the_same_and_a_late_result_changes_nothi
 def test_bars_do_not_depend_on_which_trial_ends_first(parallel: int) -> None:
     def bars(seed: int) -> list[Bar | None]:
         order, trials = random.Random(seed), list[TrialRecord]()
-        study = Study(Shuffled(), parallel, digest_of, BestSoFar(SPEC, lambda _: None))
+        study = Study(Shuffled(), parallel, digest_of, BestSoFar(SPEC))
         while True:
             if order.random() < 0.2:
-                study = Study(Shuffled(), parallel, digest_of, BestSoFar(SPEC, lambda _: None))
+                study = Study(Shuffled(), parallel, digest_of, BestSoFar(SPEC))
             study.see(trials[study.first_open :])
             for ask in study.asks(24):
                 given: dict[str, Any] = ask.model_dump() | {"job": "j", "state": "waiting", "attempt": 0, "lost": 0}

@@ -11,20 +11,16 @@ import pytest
 from controlplane.model.plans import Lengths, Workload
 from controlplane.model.tuning import Bar, Limit, Objective, TrialPurpose, TrialState
 from controlplane.model.tuning_job import CommandTarget, EngineTarget, Measuring, RequestSlo, TuningSpec
-from controlplane.model.tuning_records import TrialRecord
+from controlplane.model.tuning_records import MeasuredTrial, TrialRecord
 from tests.unit.store.conftest import NOW
 from tuner.best_so_far import BestSoFar, best_so_far
+from tuner.intervals import t_beyond
 from tuner.measure.loadgen.early import Early
 from tuner.measure.loadgen.plan import Rows, rows_of
 from tuner.measure.short import ShortRun, short_requests, short_run
 
 CLOSED = Workload(arrivals="closed", concurrency=8, input=Lengths(tokens=64), output=Lengths(tokens=11))
 OPEN = Workload(arrivals="poisson", rate_per_second=10, input=Lengths(tokens=64), output=Lengths(tokens=11))
-
-
-def unknown(number: int) -> float | None:
-    """What nobody measured."""
-    return None
 
 
 def spec(metric: str = "output_tokens_per_s", **fields: Any) -> TuningSpec:
@@ -181,7 +177,7 @@ def trial(number: int, value: float, canonical: str = "", **fields: Any) -> Tria
 
 
 def test_the_bar_is_the_best_that_was_measured_in_full_within_the_limits() -> None:
-    best = BestSoFar(spec(), unknown)
+    best = BestSoFar(spec())
     assert best.bar("x") is None
     best.hear(trial(0, 50.0, violation=[1.0]))
     best.hear(trial(1, 60.0, state=TrialState.INFEASIBLE, objectives=None))
@@ -199,20 +195,39 @@ def test_the_bar_is_the_best_that_was_measured_in_full_within_the_limits() -> No
 
 
 def test_processes_that_lie_close_lower_the_margin_and_others_raise_it() -> None:
-    took: dict[int, float | None] = dict.fromkeys(range(40), 100.0)
-    close, apart = BestSoFar(spec(), took.get), BestSoFar(spec(), lambda n: 100.0 * (1 + 9 * (n % 2)))
-    neither = BestSoFar(spec(), unknown)
+    close, apart, neither = BestSoFar(spec()), BestSoFar(spec()), BestSoFar(spec())
     for number in range(40):
-        for best in (close, apart, neither):
-            best.hear(trial(number, 1.0, canonical=str(number // 4)))
-    assert neither.pace() == BestSoFar(spec(), unknown).pace() == pytest.approx(math.exp(2.8965 * 0.21), rel=1e-4)
+        one = trial(number, 1.0, canonical=str(number // 4))
+        close.hear(timed(one, 100.0))
+        apart.hear(timed(one, 100.0 * (1 + 9 * (number % 2))))
+        neither.hear(timed(one, 0.0) if number % 2 else one)
+    assert neither.pace() == BestSoFar(spec()).pace() == pytest.approx(math.exp(2.8965 * 0.21), rel=1e-4)
     assert 1.0 < close.pace() < 1.5
     assert apart.pace() > 20
 
 
+def test_how_far_processes_lie_apart_is_learnt_within_each_setting() -> None:
+    """The same however the measurements of settings follow each other, and what two passes over them give."""
+    rng = np.random.default_rng(3)
+    heard = [(str(number % 3), 100.0 * (1 + number % 3) * float(rng.lognormal(0, 0.4))) for number in range(30)]
+    best, sorted_ = BestSoFar(spec()), BestSoFar(spec())
+    for into, order in ((best, heard), (sorted_, sorted(heard))):
+        for number, (canonical, took_ms) in enumerate(order):
+            into.hear(timed(trial(number, 1.0, canonical=canonical), took_ms))
+    logs = [[math.log(took_ms) for canonical, took_ms in heard if canonical == one] for one in "012"]
+    variance = (8 * 0.21**2 + 2 * sum(float(np.var(one)) * len(one) for one in logs)) / (8 + 27)
+    expected = math.exp(float(t_beyond(0.02, 35)) * math.sqrt(variance))
+    assert best.pace() == pytest.approx(expected) and sorted_.pace() == pytest.approx(expected)
+
+
+def timed(one: TrialRecord, took_ms: float) -> TrialRecord:
+    """As a driver reads it: with what a request took."""
+    return MeasuredTrial.model_construct(**dict(one), figures={"e2e_mean_ms": took_ms})
+
+
 def test_no_bars_where_there_are_no_short_runs() -> None:
-    assert best_so_far(spec(target=CommandTarget(command=["x"])), unknown) is None
-    assert best_so_far(spec(measuring=Measuring(short_share=0)), unknown) is None
+    assert best_so_far(spec(target=CommandTarget(command=["x"]))) is None
+    assert best_so_far(spec(measuring=Measuring(short_share=0))) is None
 
 
 def correlated(rng: np.random.Generator, mean_s: float, count: int, *, deviation: float, memory: float) -> list[Early]:
@@ -236,7 +251,7 @@ def test_of_simulated_studies_hardly_one_cuts_its_best_setting(between: float, m
     for _ in range(studies):
         means_s = [0.3 * float(rng.uniform(1.02, 4.0)) for _ in range(12)]
         paces = [math.exp(between * float(rng.normal())) for _ in range(13)]
-        best = BestSoFar(what, unknown)
+        best = BestSoFar(what)
         values = []
         for mean_s, pace in zip(means_s, paces, strict=False):
             took_s = mean_s / pace
