@@ -14,8 +14,8 @@ from controlplane.model.actions import Record
 from controlplane.model.canary import ACTIVE, CanaryPhase, CanaryStatus
 from controlplane.model.live import EnginePod
 from operators.serving.canary_course import Course
-from operators.serving.canary_verdict import expected_seconds, summary, verdict
-from operators.serving.canary_watch import Side, Watch, beside, in_turns
+from operators.serving.canary_verdict import Verdict, expected_seconds, summary, verdict
+from operators.serving.canary_watch import Seen, Side, Watch, beside, in_turns
 from operators.serving.draft import Draft
 from operators.serving.reasons import Reason
 from operators.serving.replicas import Replica, Trouble, how_it_ended, trouble
@@ -77,10 +77,10 @@ def _observe(
     assert found.canary is not None
     notes = draft.snapshot.notes.canary
     watch = notes if notes is not None and notes.candidate == found.candidate else Watch(found.candidate)
+    most_s = _UNREADY_MOST * found.canary.hold.most_seconds
     if not ready["stable"] or not ready["canary"]:
         # Whoever answers gets all, and the window under way is given up.
         missing = "canary" if ready["stable"] else "stable revision"
-        most_s = _UNREADY_MOST * found.canary.hold.most_seconds
         if missing == "canary" and status.since is not None and now_s - status.since.timestamp() > most_s:
             said_so = f"it keeps losing its readiness, {_UNREADY_MOST} times hold.mostSeconds after it first answered"
             return _decided(status, "RolledBack", _NOT_READY, f"{said_so}; {summary(status, found.canary)}", now_s)
@@ -100,6 +100,11 @@ def _observe(
         # Nothing was counted: the figures and what follows from them are as they were.
         return Step(seen.status, seen.watch, (), read, seen.again_s, serve)
     judged = verdict(seen.status, found.canary)
+    missed = _missed(draft, seen)
+    if judged.word == "Promote" and missed is not None:
+        reason, said_so = missed
+        late = status.since is not None and now_s - status.since.timestamp() > most_s
+        judged = Verdict("RollBack" if late else None, reason, f"{said_so}; {judged.message}")
     if judged.word is not None:
         phase: CanaryPhase = "Promoted" if judged.word == "Promote" else "RolledBack"
         return _decided(seen.status, phase, judged.reason, judged.message, now_s)
@@ -107,6 +112,15 @@ def _observe(
     finite_s = None if expected_s is None or math.isinf(expected_s) else round(expected_s)
     said = _told(seen.status.model_copy(update={"expected_seconds": finite_s}), judged.reason, judged.message)
     return Step(said, seen.watch, (), read, seen.again_s, serve)
+
+
+def _missed(draft: Draft, seen: Seen) -> tuple[str, str] | None:
+    """What the figures of its other replicas hide: one that answers nobody, or is not ready, when all are to be so."""
+    if seen.hung:
+        return "NoAnswers", "a replica of the canary has requests that wait and gave no first token in the last window"
+    running = [replica for replica in draft.kept if replica.alive]
+    unready = sum(not replica.ready for replica in running)
+    return (_NOT_READY, f"{unready} of {len(running)} replicas of the canary do not answer") if unready else None
 
 
 def turned(found: Course) -> bool:
@@ -152,8 +166,12 @@ def _past(found: Course, drafts: Sequence[Draft]) -> CanaryStatus | None:
     before, spec = found.whole.deployment.status.canary, found.whole.deployment.spec
     if before is None or spec.rollout.canary is None:
         return None
-    resting = spec.suspend or not spec.replicas or bool(found.whole.errors)
-    if resting or before.phase == "Promoted":
+    resting = spec.suspend or not spec.replicas
+    if resting and before.phase in ACTIVE:
+        # Its pods go. How long it had both answer begins anew; what was watched still counts.
+        begun = before.model_copy(update={"phase": "Starting", "since": None, "expected_seconds": None})
+        return _told(begun, str(Reason.CANARY_STARTING), "the deployment rests; its canary starts again with it")
+    if resting or found.whole.errors or before.phase == "Promoted":
         return before
     return None
 

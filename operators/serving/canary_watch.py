@@ -70,13 +70,15 @@ class Watch:
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What a look at the readings leads to. `serve`: the side that the Service sends to; None: both. `read`: read the
-    engines now. `again_s`: when the window ends (Unix time)."""
+    engines now. `again_s`: when the window ends (Unix time). `hung`: in the window that just ended a replica of the canary
+    answered nobody, and every stable one did."""
 
     status: CanaryStatus
     watch: Watch
     read: bool = False
     again_s: float | None = None
     serve: Side | None = None
+    hung: bool = False
 
 
 def beside(
@@ -88,18 +90,18 @@ def beside(
     now_s: float,
 ) -> Seen:
     """Both serve at the same time: a window gives one pair."""
-    begins = watch.begins
+    begins, hung = watch.begins, False
     if live is not None and begins is not None and live.time_s - begins.time_s >= window_s - _EARLY_S:
         lasted_s = live.time_s - begins.time_s
         canary, stable = (growth(begins, live, pods[side]) for side in ("canary", "stable"))
         status = _lasted(paired(status, canary, stable), min(lasted_s, _LONGEST * window_s), canary, stable)
-        begins = live
+        begins, hung = live, bool(canary.hung and not stable.hung)
     elif begins is None and live is not None and now_s - live.time_s <= window_s / 2:
         begins = live
     if begins is None or begins.time_s > now_s + window_s:  # the latter: the clock was set back
-        return Seen(status, replace(watch, begins=None), read=True)
-    ends_s = begins.time_s + window_s
-    return Seen(status, replace(watch, begins=begins), read=now_s >= ends_s, again_s=max(ends_s, now_s + 1))
+        return Seen(status, replace(watch, begins=None), read=True, hung=hung)
+    ends_s, kept = begins.time_s + window_s, replace(watch, begins=begins)
+    return Seen(status, kept, read=now_s >= ends_s, again_s=max(ends_s, now_s + 1), hung=hung)
 
 
 def in_turns(

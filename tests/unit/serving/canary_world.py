@@ -50,7 +50,7 @@ class CanaryWorld(World):
     due_s: float = 0.0
     served: list[str | None] = field(default_factory=list)
     stuck: set[str] = field(default_factory=set)  # revisions whose engines never become ready
-    mute: set[str] = field(default_factory=set)  # revisions whose engines take requests and answer none
+    mute: set[str] = field(default_factory=set)  # revisions, or pods, whose engines take requests and answer none
 
     @classmethod
     def running(cls, replicas: int = 2, nodes: int = 8, seed: int = 1, **fields: Any) -> CanaryWorld:
@@ -162,7 +162,7 @@ class CanaryWorld(World):
         before = self.counters.get(pod.uid, _IDLE)
         if not requests:
             return
-        if pod.revision in self.mute:
+        if {pod.revision, pod.uid} & self.mute:
             self.counters[pod.uid] = replace(before, in_flight=(before.in_flight or 0) + requests)
             return
         shape = requests / self.scatter**2

@@ -15,13 +15,17 @@ def events(made: CanaryWorld) -> list[str]:
 
 
 def started(
-    slowdown: float = 1.0, canary: dict[str, Any] | None = None, replicas: int = 3, **fields: Any
+    slowdown: float = 1.0,
+    canary: dict[str, Any] | None = None,
+    replicas: int = 3,
+    rollout: dict[str, Any] | None = None,
+    **fields: Any,
 ) -> CanaryWorld:
     """At rest, then a change of one knob under a canary; the new revision is slower by `slowdown`."""
     made = CanaryWorld.running(replicas=replicas, **fields)
     first = made.revision()
     made.slow = lambda revision: 1.0 if revision == first else slowdown
-    made.apply(wanted(128, canary, replicas=replicas))
+    made.apply(wanted(128, canary, replicas=replicas, rollout=rollout or {}))
     return made
 
 
