@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 from pydantic import ValidationError
 
@@ -67,13 +68,15 @@ class EventStream:
                     self._refusal = error
                     return
                 self.trouble = str(error)
-            except (OSError, ValueError) as error:  # ValueError: the answer was closed under the reader
+            # Cut within a chunk; ValueError: the answer was closed under the reader.
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 self.trouble = str(error) or type(error).__name__
             time.sleep(_WAITS_S[min(failed, len(_WAITS_S) - 1)])
             failed += 1
 
     def _over(self, data: str) -> None:
-        reason = json.loads(data).get("reason")
+        found: Any = json.loads(data)
+        reason = found.get("reason") if isinstance(found, dict) else None
         if reason != "JobEnded":
             words = {"TokenEnded": "the token has run out", "Forbidden": "you may no longer see the job"}
             self._refusal = Refused(f"{words.get(reason, reason)}; the job goes on", field="TRIMTAB_TOKEN", code=reason)

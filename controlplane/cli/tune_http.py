@@ -39,9 +39,7 @@ class Http:
     """One server and the caller's token. Raises InvalidSpec for an address or a token that cannot be used."""
 
     def __init__(self, server: str, token: str | None, *, timeout_s: float = _TIMEOUT_S) -> None:
-        parts = urlsplit(server)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise InvalidSpec("is no address", field="--server", value=server, limit="http://... or https://...")
+        _check_address(server)
         if not token or not token.isascii() or not token.isprintable():
             raise InvalidSpec("a token is needed", field="TRIMTAB_TOKEN", hint=_TOKEN_HINT)
         self.server = server.rstrip("/")
@@ -60,7 +58,7 @@ class Http:
     ) -> bytes:
         """The whole answer. Raises what the API says no to, in its words."""
         with self.open(method, path, query=query, body=body, headers=headers) as answer:
-            found = self._patiently(lambda: answer.read(most_bytes + 1))
+            found = self._patiently(lambda: _whole(answer, most_bytes))
         if len(found) > most_bytes:
             raise Refused("the answer is too long", field="--server", value=path, limit=f"{most_bytes} bytes")
         return found
@@ -117,6 +115,31 @@ class Http:
             )  # fmt: skip
         why = "it took too long" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         return Refused(f"the API does not answer: {why}", field="--server", value=self.server, code=NO_ANSWER)
+
+
+def _check_address(server: str) -> None:
+    """Raises InvalidSpec, which repeats no password."""
+    try:
+        parts = urlsplit(server)
+        host, secret = (parts.hostname or "").encode("idna"), bool(parts.password or parts.username)
+        plain = server.isascii() and server.isprintable() and " " not in server
+        usable = plain and parts.scheme in {"http", "https"} and bool(host) and parts.port != 0
+        usable = usable and not parts.query and not parts.fragment
+    except ValueError:  # brackets, a port that is no number, a name that is none
+        usable, secret = False, "@" in server
+    if secret:
+        raise InvalidSpec("holds a user or a password", field="--server", hint="who you are is said by TRIMTAB_TOKEN")
+    if not usable:
+        raise InvalidSpec("is no address", field="--server", value=server, limit="http://... or https://...")
+
+
+def _whole(answer: IO[bytes], most_bytes: int) -> bytes:
+    """One that was cut is no answer: `read` with a size says nothing of what is missing."""
+    found = answer.read(most_bytes + 1)
+    missing: int | None = getattr(answer, "length", None)  # of http.client.HTTPResponse: what is still to come
+    if missing and len(found) <= most_bytes:
+        raise http.client.IncompleteRead(found, missing)
+    return found
 
 
 def said_no(status: int, body: bytes) -> TrimtabError:

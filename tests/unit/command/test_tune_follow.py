@@ -73,6 +73,30 @@ def test_a_stream_that_breaks_goes_on_after_the_last_event(api: Http) -> None:
     assert Streams.asked == ["3", "5", "5", "6"]
 
 
+def test_a_stream_that_is_cut_within_a_chunk_is_followed_all_the_same(
+    api: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(self: Streams) -> None:
+        whole(self)
+        if len(Streams.asked) == 1:
+            self.wfile.write(b"50\r\nid: 5\n")  # 80 bytes are announced
+
+    def whole(self: Streams) -> None:
+        self.asked.append(self.headers["Last-Event-ID"])
+        self.protocol_version = "HTTP/1.1"
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        last = len(Streams.asked) > 1
+        text = 'event: end\ndata: {"reason":"JobEnded"}\n\n' if last else event(4)
+        self.wfile.write(f"{len(text):x}\r\n{text}\r\n".encode())
+
+    monkeypatch.setattr(Streams, "do_GET", cut)
+    assert all_of(EventStream(api, "j", 3)) == [4]
+    assert Streams.asked == ["3", "4"]
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [

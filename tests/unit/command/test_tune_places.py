@@ -24,6 +24,7 @@ from click.testing import Result
 
 from controlplane.cli.tune import tune
 from controlplane.cli.tune_follow import Follower
+from controlplane.cli.tune_http import Http
 from controlplane.main import cli
 from controlplane.model.errors import InvalidSpec, Refused, TrimtabError, UnknownName
 from controlplane.model.tuning import JobState, TrialPurpose
@@ -280,6 +281,44 @@ def test_an_api_that_is_not_there_says_what_to_look_at(monkeypatch: pytest.Monke
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     gone = call("list", "--server", url).exception
     assert isinstance(gone, Refused) and gone.reason == "ServerUnreachable" and "is the address right" in str(gone)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1", "http://a..b", "http://ex/\u00e4", "http://h:abc", "http://h/?a=b", "ftp://h", "http://a b", "h"],
+)
+def test_what_is_no_address_is_said(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TRIMTAB_TOKEN", "t")
+    refused = call("list", "--server", url).exception
+    assert isinstance(refused, InvalidSpec) and "is no address" in str(refused)
+
+
+@pytest.mark.parametrize("url", ["http://me:hunter2@h", "http://me:hunter2@h:x", "http://hunter2@[h"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TRIMTAB_TOKEN", "t")
+    refused = call("list", "--server", url).exception
+    assert isinstance(refused, InvalidSpec) and "hunter2" not in str(refused) and "TRIMTAB_TOKEN" in str(refused)
+
+
+class Cut(http.server.BaseHTTPRequestHandler):
+    """A connection that is lost within its answer."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"half of a bundle")
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+def test_half_an_answer_is_none() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cut) as cut:
+        threading.Thread(target=cut.serve_forever, daemon=True).start()
+        with pytest.raises(Refused) as refused:
+            Http(f"http://127.0.0.1:{cut.server_address[1]}", "t").call("GET", "/v1/tuning-jobs/j/bundle")
+        cut.shutdown()
+    assert refused.value.reason == "NoAnswer"
 
 
 class Strange(http.server.BaseHTTPRequestHandler):
