@@ -117,6 +117,8 @@ def test_trials_are_held_against_the_best_so_far_and_what_was_cut_is_not_handed_
             assert one.bar.value == best
         assert one.objectives is not None
         best = best if one.short else max(best, one.objectives[0])
+    assert search[1].bar is not None and search[-1].bar is not None
+    assert search[-1].bar.pace < search[1].bar.pace, "what was measured again lies close"
     short = [one for one in search if one.short]
     assert len(short) >= 5 and all(one.share == 0.25 and "cut short" in one.reason for one in short)
     assert [told_of(one).short for one in search] == [one.short for one in search]
