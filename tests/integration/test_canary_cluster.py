@@ -12,7 +12,7 @@ import pytest
 from tests.integration.conftest import Kubectl
 
 pytestmark = pytest.mark.cluster
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 MODEL = "image:/models/tiny-random-llama.gguf"
 # Every request on a connection of its own: a Service sends connections, not requests.
 CLIENT = """

@@ -113,7 +113,7 @@ async def test_killed_at_each_step_it_comes_to_the_same_end(slowdown: float, pha
             rolled = len(left) == 1 and (first in left) is (phase == "RolledBack")
             return rolled and now.get("phase") == phase and made.reason("chat") in ("AllReady", "CanaryRolledBack")
 
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             await lives(made, engines, deaths, ended)
         killed = {kind for kind, _ in deaths.done}
         assert {"status Starting", "status Observing", "status Observing window", f"status {phase} window"} <= killed
@@ -132,7 +132,7 @@ async def test_killed_between_turns_and_taken_back_the_service_sends_to_all_agai
             first = await at_rest(made, 1)
         deaths = Deaths(made)
         change(made)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             turned = {("service turn", "before"), ("service turn", "after")}
             await lives(made, engines, deaths, lambda: turned <= set(deaths.done))
             change(made, 256)
