@@ -8,17 +8,21 @@ from controlplane.store.database import Database
 from controlplane.store.event_log import PAGE_MAX, EventLog
 from controlplane.store.studies import Studies
 from controlplane.tuning_jobs import Confirmation
+from operators.tuning.best import decided
 from tuner.tuning_bundle import packed
 from tuner.tuning_report import tuning_page
 
 # Raw samples of these trials go into a bundle: all that were confirmed, and the search's best.
 _SAMPLES_MAX = 200
+# Of them all: a bundle is made in memory, and one attempt's may be 16 MiB.
+_SAMPLES_BYTES_MAX = 128 * 2**20
 
 
 def decision_of(database: Database, record: TuningJobRecord) -> TuningDecision:
-    """As the job's driver kept it, or as it would be now."""
-    if record.decision is not None:
-        return TuningDecision.model_validate(record.decision)
+    """As the job's driver kept it, or as it would be now: of a job without one, or with one of another version."""
+    kept = decided(record)
+    if kept is not None:
+        return kept
     return Confirmation().decision(record.spec, Studies(database).trials_from(record.id, 0))
 
 
@@ -38,11 +42,13 @@ def bundle_of(database: Database, record: TuningJobRecord, *, in_pods: bool = Fa
     wanted = {trial.number for trial in trials if trial.purpose.value != "search"}
     wanted |= {one.number for one in decision.confirmed if one.number is not None} | set(decision.front)
     samples: dict[tuple[int, int], bytes] = {}
+    size = 0
     for attempt in measured:
         if attempt.number in wanted and len(samples) < _SAMPLES_MAX:
             found = studies.samples(record.id, attempt.number, attempt.attempt)
-            if found:
+            if found and size + len(found) <= _SAMPLES_BYTES_MAX:
                 samples[(attempt.number, attempt.attempt)] = found
+                size += len(found)
     events: list[TuningEvent] = []
     log, last = EventLog(database), 0
     while page := log.after(record.id, last, limit=PAGE_MAX):

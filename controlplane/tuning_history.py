@@ -6,13 +6,13 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from controlplane.model.tuning import JobState
-from controlplane.model.tuning_decision import TuningDecision
 from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget, StartPoint, TuningSpec
 from controlplane.model.tuning_records import TuningJobRecord
 from controlplane.store.database import Database
 from controlplane.store.jobs import Jobs
 from controlplane.store.studies import Studies
 from controlplane.tuning_jobs import space_of
+from operators.tuning.best import decided
 from tuner.search.study_sampler import EARLIER_MOST, carried_over
 
 # Jobs that are looked at, newest first.
@@ -30,9 +30,10 @@ def with_earlier(database: Database, tenant: str, spec: TuningSpec, *, host: str
         return spec
     found = []
     for job in Jobs(database).list(tenants=[tenant], states=[JobState.DONE], limit=_JOBS_MAX):
-        if job.decision is None or _what(job.spec) != _what(spec):
+        decision = decided(job)
+        if decision is None or _what(job.spec) != _what(spec):
             continue
-        best = TuningDecision.model_validate(job.decision).best
+        best = decision.best
         if best is not None and (host is None or _measured_on(database, job, best.number) == host):
             found.append(StartPoint(setting=best.setting, origin=f"best of job {job.name}"))
     own = [point.setting for point in spec.start_with]

@@ -76,7 +76,7 @@ class EventStream:
 
     def _over(self, data: str) -> None:
         found: Any = json.loads(data)
-        reason = found.get("reason") if isinstance(found, dict) else None
+        reason = str(found.get("reason")) if isinstance(found, dict) else "it ended"
         if reason != "JobEnded":
             words = {"TokenEnded": "the token has run out", "Forbidden": "you may no longer see the job"}
             self._refusal = Refused(f"{words.get(reason, reason)}; the job goes on", field="TRIMTAB_TOKEN", code=reason)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from controlplane.model.tuning_decision import TuningDecision
 from controlplane.model.tuning_job import CommandTarget, EngineTarget
 from controlplane.model.tuning_records import progress_text
+from operators.tuning.best import decided
 
 if TYPE_CHECKING:
     from controlplane.model.tuning import Setting
-    from controlplane.model.tuning_decision import Interval, Judged
+    from controlplane.model.tuning_decision import Interval, Judged, TuningDecision
     from controlplane.model.tuning_records import TrialRecord, TuningJobRecord
 
 
@@ -100,10 +100,10 @@ def job_text(job: TuningJobRecord) -> str:
 
 
 def ended_text(job: TuningJobRecord) -> str:
-    """The job, and its decision once there is one."""
-    if job.decision is None:
+    """The job, and its decision once there is one that this version can read."""
+    decision = decided(job)
+    if decision is None:
         return job_text(job)
-    decision = TuningDecision.model_validate(job.decision)
     return f"{job_text(job)}\n\n{decision_text(decision, [one.metric for one in job.spec.objectives])}"
 
 
