@@ -40,6 +40,8 @@ def test_settings_are_predicted_in_the_jobs_metrics_and_alike_each_time() -> Non
     [
         (VLLM | {"accelerator": None}, {}, "target.accelerator is not named"),
         (VLLM | {"model": "/models/ours"}, {}, "name target.catalogModel"),
+        ({"kind": "engine", "engine": "openvino", "model": "tiny-random-llama", "accelerator": "cpu-x86"},
+         {}, "no measured times"),
         (VLLM, {"load": {"arrivals": "trace", "trace": "t.jsonl"}}, "a trace"),
         (VLLM, {"objectives": [{"metric": "lateness_p99_ms", "direction": "minimize"}]}, "the same of all settings"),
         ({"kind": "command", "command": ["x", "{a}"]},
