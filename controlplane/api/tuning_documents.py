@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from controlplane.model.tuning_records import TrialRecord, TuningJobRecord
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR_MAX = 128
+_ID = re.compile(r"[0-9a-z-]{1,63}")
 
 EXAMPLE: dict[str, Any] = {
     "namespace": "default",
@@ -79,6 +81,8 @@ def position_of(cursor: str | None) -> tuple[datetime, str] | None:
             raise ValueError
         text = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode()
         micros, _, job = text.partition(":")
+        if not _ID.fullmatch(job):  # PostgreSQL compares no text with NUL in it
+            raise ValueError
         return _EPOCH + timedelta(microseconds=int(micros)), job
     except (ValueError, binascii.Error, OverflowError):
         raise Problem(

@@ -11,7 +11,7 @@ from operators.tuning.pod_nodes import pinned
 from operators.tuning.pod_spec import Rendered
 
 # Of a container: what an engine's answers can follow from.
-_OF_CONTAINER = ("name", "image", "command", "args", "env", "resources", "volumeMounts")
+_OF_CONTAINER = ("name", "image", "command", "args", "env", "envFrom", "resources", "volumeMounts")
 
 
 def placed(rendered: Rendered, of: Attempt, *, in_use: bool, node: str | None) -> Rendered:
@@ -24,12 +24,14 @@ def placed(rendered: Rendered, of: Attempt, *, in_use: bool, node: str | None) -
 
 
 def answering(rendered: Rendered, version: str) -> str:
-    """Names image, command, settings, model and volumes of a pod without a key. Weights that change under the same name are
-    not seen."""
+    """Names image, command, settings, model and volumes of a pod without a key, and its namespace: a claim or a Secret of
+    the same name is another one elsewhere, and nobody's answers are held against another tenant's. Weights that change
+    under the same name are not seen."""
     pod: dict[str, Any] = rendered.manifest["spec"]
     containers = [
         {name: one[name] for name in _OF_CONTAINER if name in one}
         for one in (*pod.get("initContainers", ()), *pod["containers"])
     ]
-    facts = {"containers": containers, "volumes": pod.get("volumes", []), "version": version}
+    namespace = rendered.manifest["metadata"]["namespace"]
+    facts = {"namespace": namespace, "containers": containers, "volumes": pod.get("volumes", []), "version": version}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]

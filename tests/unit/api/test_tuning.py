@@ -173,8 +173,15 @@ async def test_pages_follow_each_other(http: httpx.AsyncClient) -> None:
         if cursor is None:
             break
     assert seen == [f"job-{n}" for n in reversed(range(5))]
-    bad = await http.get(PATH, headers=ALICE, params={"namespace": "team", "cursor": "%%"})
-    assert (bad.status_code, bad.json()["field"]) == (422, "cursor")
+    for cursor in (
+        "%%",
+        "MTI6AA",
+        "MTI6",
+        "Onge",
+        "OTk5OTk5OTk5OTk5OTk5OTk5OTk6YQ",
+    ):  # 12:NUL, no id, no time, year 300000
+        bad = await http.get(PATH, headers=ALICE, params={"namespace": "team", "cursor": cursor})
+        assert (bad.status_code, bad.json()["field"]) == (422, "cursor"), cursor
 
 
 async def test_steering_is_on_what_was_read(http: httpx.AsyncClient) -> None:

@@ -141,4 +141,7 @@ def test_names_of_answers_are_short_and_follow_the_engine() -> None:
     assert len(answering(of_engine(), "1")) == 32
     assert answering(of_engine(), "1") != answering(of_engine(), "2")
     assert answering(of_deployment(), "1") != answering(of_deployment(knobs={"cacheSizeGb": 3}), "1")
+    elsewhere = of_engine()
+    elsewhere.manifest["metadata"]["namespace"] = "other"  # its claims and Secrets are others
+    assert answering(of_engine(), "1") != answering(elsewhere, "1")
     assert labels.TRIAL in of_engine().manifest["metadata"]["labels"]
