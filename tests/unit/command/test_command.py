@@ -71,7 +71,7 @@ def test_the_catalogue_is_listed(kind: str, name: str) -> None:
 def test_the_commands_of_the_readme_have_options_that_exist() -> None:
     text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [shlex.split(line) for line in text.splitlines() if line.startswith("    trimtab ")]
-    assert {words[1] for words in lines} == {"plan", "predict"}
+    assert {words[1] for words in lines} == {"plan", "predict", "tune"}
     for _, group, name, *options in lines:
         context = click.Context(cli)
         found = cli.get_command(context, group)
