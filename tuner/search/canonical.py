@@ -56,9 +56,10 @@ def digest(value: Mapping[str, Any]) -> str:
 
 
 def _moot(rule: Rule, setting: Mapping[str, Value]) -> bool:
-    """A knob that counts only beside another value, without it."""
+    """A knob that counts only beside another value, without it. A rule on some of its values refuses those alone."""
     return (
         rule.kind == "needs_value"
+        and not rule.when
         and rule.field in setting
         and rule.other is not None
         and setting.get(rule.other) != rule.value

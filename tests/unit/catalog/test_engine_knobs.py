@@ -207,6 +207,10 @@ def test_openvino_combinations() -> None:
     assert "exclude each other" in error.message
     (error,) = check_knobs(engine, {"useCacheEviction": True, "cacheEvictionStartTokens": 640})
     assert error.message.startswith("cacheEvictionMaxTokens must be above")
+    (error,) = check_knobs(engine, {"kvCachePrecision": "bf16"})
+    assert "needs inferencePrecision bf16" in error.message
+    assert check_knobs(engine, {"kvCachePrecision": "bf16", "inferencePrecision": "bf16"}) == []
+    assert check_knobs(engine, {"kvCachePrecision": "u8"}) == []
     (error,) = check_knobs(engine, {"cacheEvictionStartTokens": 33})
     assert error.limit is not None and "a multiple of 32" in error.limit
 

@@ -25,6 +25,7 @@ def test_what_has_no_effect_is_left_out():
     of = canonical_of(spec())
     assert of({"dynamicSplitFuse": True, "maxNumSeqs": 4}) == of({"dynamicSplitFuse": True, "maxNumSeqs": 64}) == of({})
     assert of({"dynamicSplitFuse": False, "maxNumSeqs": 4}) != of({"dynamicSplitFuse": False, "maxNumSeqs": 64})
+    assert of({"kvCachePrecision": "u8"}) != of({})  # a rule on another of its values does not make it idle
 
 
 def test_more_requests_than_the_cache_holds_are_those_it_holds():
