@@ -40,6 +40,7 @@ _DEGREES = {
     "dataParallel": "attention_dp",
     "expertParallel": "moe_ep",
 }
+_CORES = "numThreads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +196,11 @@ def load_fields(spec: TuningSpec) -> dict[str, Any]:
     }
 
 
-def engine_fields(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Degrees and knobs of a question."""
+def engine_fields(setting: Mapping[str, Any], *, cpu: bool = False) -> dict[str, Any]:
+    """Degrees, cores of a CPU, and knobs of a question."""
     out: dict[str, Any] = {"tp": 1} | {_DEGREES[name]: value for name, value in setting.items() if name in _DEGREES}
+    if cpu and isinstance(setting.get(_CORES), int):
+        out["cores"] = setting[_CORES]
     return out | {"knobs": {name: value for name, value in setting.items() if name not in _DEGREES}}
 
 
