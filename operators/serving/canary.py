@@ -166,12 +166,16 @@ def _past(found: Course, drafts: Sequence[Draft]) -> CanaryStatus | None:
     before, spec = found.whole.deployment.status.canary, found.whole.deployment.spec
     if before is None or spec.rollout.canary is None:
         return None
-    resting = spec.suspend or not spec.replicas
+    resting = spec.suspend or not spec.replicas or bool(found.whole.errors)
     if resting and before.phase in ACTIVE:
         # Its pods go. How long it had both answer begins anew; what was watched still counts.
         begun = before.model_copy(update={"phase": "Starting", "since": None, "expected_seconds": None})
-        return _told(begun, str(Reason.CANARY_STARTING), "the deployment rests; its canary starts again with it")
-    if resting or found.whole.errors or before.phase == "Promoted":
+        return _told(
+            begun,
+            str(Reason.CANARY_STARTING),
+            "suspended, without replicas, or its spec has errors: the canary starts again after that",
+        )
+    if resting or before.phase == "Promoted":
         return before
     return None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.unit.serving.canary_world import HOLD, wanted
+from tests.unit.serving.simulation import choice, deployment
 from tests.unit.serving.test_canary import started
 
 TWO = {"hold": {**HOLD, "mostSeconds": 120}, "replicas": 2, "verdict": {"notWorseThanPct": 15}}
@@ -39,14 +42,18 @@ def test_one_of_the_canary_that_lost_its_readiness_holds_the_promotion() -> None
     assert made.phase == "Promoted", made.canary
 
 
-def test_a_canary_that_rested_for_long_starts_again() -> None:
+@pytest.mark.parametrize("why", ["suspended", "broken"])
+def test_a_canary_that_rested_for_long_starts_again(why: str) -> None:
     made = started()
     made.watch(30)
     seconds = made.canary.watched_seconds
     assert made.phase == "Observing" and seconds
-    made.apply(wanted(128, replicas=3, suspend=True))
+    if why == "suspended":
+        made.apply(wanted(128, replicas=3, suspend=True))
+    else:
+        made.apply(deployment(choice(accelerator="none-such"), rollout={"canary": {"hold": HOLD}}, replicas=3))
     made.watch(60)
-    assert (made.alive(), made.phase) == ([], "Starting")
+    assert (len(made.alive()), made.phase) == (0 if why == "suspended" else 3, "Starting")
     made.now_s += 3 * HOLD["mostSeconds"]
     made.due_s = made.now_s
     made.apply(wanted(128, replicas=3))
