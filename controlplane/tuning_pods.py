@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from controlplane.catalog import load
-from controlplane.cluster_thread import ClusterThread, refused
+from controlplane.cluster_thread import CLUSTER_DOWN, ClusterThread, refused
 from controlplane.kube import NODES, PODS, AlreadyExists, KubeClient, KubeError, NotFound, Resource
 from controlplane.model import labels
 from controlplane.model.cluster import GPUPool
@@ -228,12 +228,16 @@ def _argv(target: CommandTarget, leased: LeasedTrial) -> list[str]:
 
 
 async def _made(client: KubeClient, namespace: str, name: str, manifest: dict[str, Any]) -> str:
-    """The uid of this attempt's pod. One that is there already is this attempt's: nobody else has its number."""
+    """The uid of this attempt's pod. One that is there already is this attempt's: nobody else has its number. Raises
+    Refused while that one goes, told so by a try that was not answered: nothing can be measured in it."""
     try:
         body = await client.create(PODS, manifest, namespace)
     except AlreadyExists:
         body = await client.get(PODS, name, namespace)
-    return str(json.loads(body)["metadata"]["uid"])
+    metadata = json.loads(body)["metadata"]
+    if "deletionTimestamp" in metadata:
+        raise Refused(f"pod {namespace}/{name} of an earlier try is on its way out", code=CLUSTER_DOWN)
+    return str(metadata["uid"])
 
 
 def _delete(cluster: ClusterThread, namespace: str, name: str, uid: str | None) -> None:

@@ -40,6 +40,8 @@ PROTOCOL = 1
 LEASE_MAX_S = 3600.0
 # So many attempts beyond the job's own may end because their worker was told to: a node that always evicts is no reason.
 _INTERRUPTED_MAX = 16
+# So many may have waited in vain: a month at the default time limit. With one of milliseconds it ends all the same.
+_WAITED_MAX = 3000
 # Why a running job makes no progress: its trials find no hardware.
 WAITS = "TrialsWait"
 _OWNER_MAX = 253
@@ -187,8 +189,9 @@ def end_attempt(connection: Connection, job: Row[Any], row: Row[Any], outcome: O
         else:
             values, broken = judged
             share = outcome.measurement.share
-    waits = outcome.waited and not _hours_over(job, now)
-    excused = waits or (outcome.interrupted and row.attempt - row.lost <= _INTERRUPTED_MAX)
+    in_vain = row.attempt - row.lost
+    waits = outcome.waited and in_vain <= _WAITED_MAX and not _hours_over(job, now)
+    excused = waits or (outcome.interrupted and in_vain <= _INTERRUPTED_MAX)
     lost = row.lost + (verdict in {Verdict.INFRASTRUCTURE, Verdict.INVALID} and not excused)
     over = job.state == JobState.CANCELLED.value or job.deleted_at is not None
     after = _after(verdict, over=over, used_up=lost >= _attempts(job.spec))

@@ -11,7 +11,7 @@ from controlplane.model.errors import InvalidSpec
 from controlplane.model.tuning import LeasedTrial, Outcome, TrialState, Verdict
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.model.tuning_records import Ask
-from controlplane.store import references
+from controlplane.store import references, trials
 from controlplane.store.database import Database
 from controlplane.store.event_log import EventLog
 from controlplane.store.jobs import Jobs
@@ -106,6 +106,21 @@ def test_a_wait_in_vain_costs_no_attempt_and_still_says_why(
         taken = again
     store.waits(taken, "", now=now)
     assert Jobs(database).get("j").reason == ""
+
+
+def test_waiting_in_vain_has_an_end_without_hours_too(
+    database: Database, leased: LeasedTrial, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "_WAITED_MAX", 2)
+    store, ended = Trials(database), 0
+    attempt: LeasedTrial | None = leased
+    while attempt is not None:
+        outcome = Outcome(verdict=Verdict.INFRASTRUCTURE, reason="no node", waited=True)
+        assert store.tell(attempt, outcome, now=now)
+        ended += 1
+        attempt = store.lease(leased.id, owner="w", seconds=30, now=now)
+    assert Studies(database).trial(leased.job, leased.number).state is TrialState.FAILED
+    assert ended == 5  # two for nothing, and the three that the job allows
 
 
 def test_when_the_jobs_hours_are_over_waiting_counts(database: Database, spec: TuningSpec, now: datetime) -> None:

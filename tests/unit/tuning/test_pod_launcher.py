@@ -129,6 +129,19 @@ async def test_a_pod_whose_creation_was_not_answered_is_asked_with_its_own_key(l
     assert found.api_key not in repr(found)
 
 
+async def test_a_pod_of_a_try_before_that_is_on_its_way_out_is_waited_for(lab: Lab) -> None:
+    await lab.do(lambda: lab.pods.start(leased(), spec()))
+    pods = "/v1/pods"
+    lab.server.storage.merge(pods, NS, "tune-j-0-1", {"metadata": {"finalizers": ["x/y"]}}, status_only=False)
+    lab.server.storage.delete(pods, NS, "tune-j-0-1", {})
+    with pytest.raises(Refused) as caught:
+        await lab.do(lambda: lab.pods.start(leased(), spec()))
+    assert caught.value.reason in PODS_LATER
+    lab.server.storage.merge(pods, NS, "tune-j-0-1", {"metadata": {"finalizers": []}}, status_only=False)
+    await lab.do(lambda: lab.pods.start(leased(), spec()))
+    assert lab.names() == ["tune-j-0-1"]
+
+
 async def test_a_pool_that_cannot_be_read_keeps_no_trial_of_others(lab: Lab) -> None:
     odd = {"metadata": {"name": "odd"}, "spec": {"nodeSelector": 7}}
     lab.server.storage.create("trimtab.dev/v1alpha1/gpupools", "", odd)
