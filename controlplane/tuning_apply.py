@@ -153,13 +153,14 @@ def _engine(record: TuningJobRecord, document: Document, spec: ServingDeployment
     if isinstance(target, EngineTarget):
         return load().engine(target.engine, field="target.engine")
     assert isinstance(target, DeploymentTarget)
-    found = document["metadata"].get("name")
-    if found != target.name and not force:
+    found, there = document["metadata"].get("name"), document["metadata"].get("namespace")
+    elsewhere = None not in (there, target.namespace) and there != target.namespace
+    if (found != target.name or elsewhere) and not force:
         raise Refused(
             "the job tuned another deployment",
             field="deployment",
-            value=found,
-            limit=target.name,
+            value=f"{there}/{found}" if elsewhere else found,
+            limit=f"{target.namespace}/{target.name}" if elsewhere else target.name,
             hint="tune this one, or apply it with force",
             code="DeploymentDiffers",
         )

@@ -213,6 +213,19 @@ async def test_what_does_not_fit_is_refused_and_nothing_is_written(
     assert forced.status_code == 200 and "forced: gain" in forced.json()["warnings"][0]
 
 
+async def test_a_deployment_of_the_same_name_elsewhere_is_another_one(
+    http: httpx.AsyncClient, database: Database, cluster: Deployments
+) -> None:
+    cluster.stored["chat"]["metadata"]["namespace"] = "prod"
+    before = copy.deepcopy(cluster.stored)
+    path = decided(database, target={"kind": "deployment", "name": "chat", "namespace": "team"})
+    body: dict[str, Any] = {"deployment": "chat", "namespace": "prod"}
+    answer = await http.post(f"{path}/apply", headers=ALICE, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (409, "DeploymentDiffers")
+    assert (answer.json()["value"], answer.json()["limit"]) == ("prod/chat", "team/chat") and cluster.stored == before
+    assert (await http.post(f"{path}/apply", headers=ALICE, json=body | {"force": True})).status_code == 200
+
+
 async def test_an_auto_deployment_and_a_running_job_are_refused(
     http: httpx.AsyncClient, database: Database, cluster: Deployments
 ) -> None:
