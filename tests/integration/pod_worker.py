@@ -15,7 +15,7 @@ from tuner.embedded import LocalQueue
 from tuner.measure.pods import PodRunner
 from tuner.work import Work
 
-LEASE_S = 3.0
+LEASE_S = 6.0
 
 
 def main() -> None:

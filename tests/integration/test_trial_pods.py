@@ -31,7 +31,7 @@ from tests.integration.conftest import ROOT, Kubectl
 from tests.integration.pod_worker import LEASE_S
 
 pytestmark = pytest.mark.cluster
-_PATIENCE_S = 60.0
+_PATIENCE_S = 240.0
 
 
 @dataclass
@@ -115,7 +115,7 @@ def test_a_cancelled_job_ends_its_pod_within_a_renewal(lab: Lab) -> None:
     Steering(lab.database).cancel("long", now=utc_now())
     begun_s = time.monotonic()
     assert worker.wait(_PATIENCE_S) == 0
-    assert time.monotonic() - begun_s < LEASE_S + 5 and lab.pods() == []
+    assert time.monotonic() - begun_s < LEASE_S + 20 and lab.pods() == []
     assert lab.trial("long").state is TrialState.CANCELLED
 
 
@@ -160,5 +160,5 @@ def test_an_engine_in_a_pod_is_measured_by_the_installed_workers(lab: Lab) -> No
 
     until(lambda: status().get("counts", {}).get("done"), "a measured trial")
     assert status()["best"]["value"] > 0
-    kubectl("delete", "tj", "real", "-n", namespace, "--timeout=60s")
+    kubectl("delete", "tj", "real", "-n", namespace, "--timeout=100s")
     until(lambda: not lab.pods(), "its pods to go")

@@ -12,7 +12,9 @@ import pytest
 from tests.integration.conftest import Kubectl
 
 pytestmark = pytest.mark.cluster
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
+# Less than what one call of kubectl may take.
+_WAIT_S = 100
 _SYSTEM = "trimtab-system"
 
 
@@ -68,7 +70,11 @@ class Walk:
         return status
 
     def wait(self, condition: str) -> None:
-        self.kubectl("wait", "tj/walk", "-n", self.namespace, f"--for={condition}", f"--timeout={_PATIENCE_S:g}s")
+        call = ("wait", "tj/walk", "-n", self.namespace, f"--for={condition}", f"--timeout={_WAIT_S}s")
+        end_s = time.monotonic() + _PATIENCE_S
+        while self.kubectl.run(*call, check=False).returncode != 0:
+            assert time.monotonic() < end_s, json.dumps(self.status(), indent=1)
+            time.sleep(0.5)
 
 
 def test_a_job_from_apply_to_delete(kubectl: Kubectl, namespace: str, image: str) -> None:
@@ -102,7 +108,7 @@ def test_a_spec_that_only_the_catalogue_can_judge_says_where(kubectl: Kubectl, n
     walk = Walk(kubectl, namespace)
     walk.wait("condition=Failed")
     assert "spec.sampler" in walk.status()["message"]
-    kubectl("delete", "tj", "walk", "-n", namespace, "--timeout=30s")
+    kubectl("delete", "tj", "walk", "-n", namespace, "--timeout=100s")
 
 
 def test_a_command_without_an_image_is_told_so(kubectl: Kubectl, namespace: str, image: str) -> None:
@@ -112,4 +118,4 @@ def test_a_command_without_an_image_is_told_so(kubectl: Kubectl, namespace: str,
     walk.wait("condition=Failed")
     status = walk.status()
     assert "spec.target.image" in status["message"] and status["state"] == "Failed"
-    kubectl("delete", "tj", "walk", "-n", namespace, "--timeout=30s")
+    kubectl("delete", "tj", "walk", "-n", namespace, "--timeout=100s")

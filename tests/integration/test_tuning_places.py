@@ -130,7 +130,7 @@ def test_a_wait_that_is_longer_than_an_attempt_costs_none(lab: Lab) -> None:
         "-o", "jsonpath={.items[0].spec.template.spec.containers[0].image}",
     )  # fmt: skip
     space = {"parameters": [{"kind": "int", "name": "a", "low": 1, "high": 1}]}
-    measuring: dict[str, int] = {"timeoutS": 8, "attempts": 1, "runsMax": 1, "confirmTop": 1, "confirmRuns": 3}
+    measuring: dict[str, int] = {"timeoutS": 15, "attempts": 1, "runsMax": 1, "confirmTop": 1, "confirmRuns": 3}
     objectives = [{"metric": "value"}]
     kubectl.apply(
         job(
