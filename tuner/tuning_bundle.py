@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from controlplane.model.resource import GROUP, VERSION
@@ -49,19 +49,22 @@ case $ended in *Complete=True*) ;; *) exit 1 ;; esac
 """
 _README = """Bundle of the tuning job {name} ({id}).
 
-job.json           the job: what was asked, its state
-decision.json      what was confirmed, with intervals and importance
-environment.json   hardware, engine version, metric definitions
-trials.csv         every trial: setting, seed, state, objectives, violation of limits; share: of a run, below 1 where a short
-                   run ended the trial, which then stands for no full one
-settings.json      every trial's setting, with the types of its values
-measurements.json  every measurement: metrics, resolved configuration, digest of the requests, seeds
-events.json        what happened, in order
-samples/           raw samples per request of the confirmed trials (Parquet), where they were kept
-again.json         the spec of a job that measures best and baseline once more
-run-again.sh       runs it: {where}
-report.html        the report
 """
+_FILES = {
+    "job.json": "the job: what was asked, its state",
+    "decision.json": "what was confirmed, with intervals and importance",
+    "environment.json": "hardware, engine version, metric definitions",
+    "trials.csv": "every trial: setting, seed, state, objectives, violation of limits; share: of a run, below 1 where a short\n"
+    "                   run ended the trial, which then stands for no full one",
+    "settings.json": "every trial's setting, with the types of its values",
+    "measurements.json": "every measurement: metrics, resolved configuration, digest of the requests, seeds",
+    "events.json": "what happened, in order",
+    "samples/": "raw samples per request of the confirmed trials (Parquet), where they were kept",
+    "again.json": "the spec of a job that measures best and baseline once more",
+    "tuningjob.json": "the same as a TuningJob",
+    "run-again.sh": "runs it: {where}",
+    "report.html": "the report",
+}
 
 
 def packed(
@@ -78,7 +81,6 @@ def packed(
     namespace of a cluster, and is measured again there."""
     where = f"as a TuningJob in namespace {job.tenant}, by kubectl" if in_pods else "on this machine"
     files: dict[str, bytes] = {
-        "README.txt": _README.format(name=job.name, id=job.id, where=where).encode(),
         "job.json": _json(job.model_dump(mode="json", by_alias=True)),
         "decision.json": _json(decision.model_dump(mode="json", by_alias=True)),
         "environment.json": _json(environment(measured)),
@@ -96,6 +98,7 @@ def packed(
         files["run-again.sh"] = (_SCRIPT_OF_CLUSTER.format(namespace=job.tenant) if in_pods else _SCRIPT).encode()
     for (number, attempt), body in samples.items():
         files[f"samples/{number}-{attempt}.parquet"] = body
+    files["README.txt"] = _readme(job, files, where).encode()
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb", mtime=0) as zipped, tarfile.open(fileobj=zipped, mode="w") as tar:
         for name in sorted(files):
@@ -104,6 +107,16 @@ def packed(
             info.mode = 0o755 if name.endswith(".sh") else 0o644
             tar.addfile(info, io.BytesIO(files[name]))
     return out.getvalue()
+
+
+def _readme(job: TuningJobRecord, names: Collection[str], where: str) -> str:
+    """What is in this bundle; a job without a winner has nothing to measure again."""
+    lines = [
+        f"{name:<18} {says.format(where=where)}\n"
+        for name, says in _FILES.items()
+        if name in names or any(one.startswith(name) for one in names if name.endswith("/"))
+    ]
+    return _README.format(name=job.name, id=job.id) + "".join(lines)
 
 
 def again_spec(job: TuningJobRecord, decision: TuningDecision) -> dict[str, Any] | None:

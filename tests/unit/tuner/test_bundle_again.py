@@ -66,6 +66,14 @@ def test_again_is_a_job_that_can_be_made() -> None:
     assert baseline_of(whole) == {"maxNumSeqs": 2, "dynamicSplitFuse": False}
 
 
+@pytest.mark.parametrize("in_pods", [False, True])
+def test_what_is_in_it_stands_in_its_readme(in_pods: bool) -> None:
+    held = files(in_pods=in_pods)
+    readme = held.pop("README.txt").decode()
+    told = [line.split()[0] for line in readme.splitlines()[2:] if not line.startswith(" ")]
+    assert sorted(told) == sorted(held)
+
+
 @pytest.mark.parametrize("name", ["search", "s" * 63])
 def test_on_a_cluster_it_is_a_resource_under_a_name_that_fits(name: str) -> None:
     found = files(in_pods=True, name=name)
