@@ -133,7 +133,9 @@ class ServerJobs:
             return self._ask(TuningJobList, "GET", "", query=asked).items
         except TrimtabError as error:
             if error.reason == "Forbidden" and self._namespace is None:
-                raise Refused(error.message, hint="name a namespace with -n", code=error.reason) from None
+                raise Refused(
+                    error.message.removesuffix("."), hint="name a namespace with -n", code=error.reason
+                ) from None
             raise
 
     def _ask(self, answer: type[P], method: str, path: str, **options: Any) -> P:
