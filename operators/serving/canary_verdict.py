@@ -159,6 +159,8 @@ def _outlook(status: CanaryStatus, canary: Canary) -> str:
         more = f"about {expected_s / 60:.0f} min more at this spread"
     else:
         more = f"about {expected_s / 3600:.0f} h more at this spread"
+    if left_s <= 0:  # the verdict has come: what it lacked, not what it waits for
+        return more if math.isinf(expected_s) else f"{more} would have been needed"
     then = canary.verdict.on_no_evidence
     return (
         more if expected_s <= left_s else f"{more}, and in {max(0.0, left_s) / 60:.0f} min onNoEvidence: {then} decides"

@@ -310,6 +310,8 @@ def test_how_long_it_takes_is_foretold() -> None:
             assert expected_s is not None
             told.append(expected_s + 10.0 * window)
             assert "more at this spread" in said.message or "too near" in said.message
+            over = found.model_copy(update={"watched_seconds": 1800.0})
+            assert "onNoEvidence" not in verdict(over, rules).message  # it has decided: there is nothing to wait for
     assert said.word == "Promote"
     assert 0.4 < float(np.median([moment_s for moment_s in told if math.isfinite(moment_s)])) / (10 * window) < 2.5
 
