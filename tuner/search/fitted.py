@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice, product
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,7 @@ _POINTS = ((0.0, 2 / 3), (-math.sqrt(3), 1 / 6), (math.sqrt(3), 1 / 6))
 _COUNTED = ("goodput_per_s", "attainment")
 _KEPT_MOST = 512
 _LONG = 100  # requests of a run
+_CHOSEN_MOST = 1024  # combinations of knobs without a known default that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,14 @@ class Expected:
     def value(self) -> float:
         """At the likeliest pace."""
         return self.values[0]
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """`chosen`: names whose default nobody knows."""
+
+    setting: Setting
+    chosen: tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -102,8 +112,9 @@ class Simulator:
         """Whether the objective counts requests within limits: nothing at all is a usual value of it then."""
         return self.spec.objectives[0].metric in _COUNTED
 
-    def in_use(self) -> Setting | None:
-        """What the engine runs with when nobody says anything, as far as the space has it: the first to be measured."""
+    def in_use(self) -> InUse | None:
+        """What the engine runs with when nobody says anything, as far as the space has it: the first to be measured.
+        Knobs without a known default have the first values that the rules allow beside the others."""
         assert isinstance(self.spec.target, EngineTarget)
         engine = load().engine(self.spec.target.engine, field="target.engine")
         rules = default_rules(self.spec.target.engine)
@@ -112,8 +123,15 @@ class Simulator:
             value = _default(engine, rules, axis)
             if value is not None:
                 given[axis.name] = value
-        rows = self.space.rows_of([given])
-        return self.space.setting(rows, 0) if self.space.allowed(rows)[0] else None
+        unknown = [axis for axis in self.space.axes if axis.name not in given]
+        names = [axis.name for axis in unknown]
+        values = islice(product(*(_some(axis) for axis in unknown)), _CHOSEN_MOST)
+        rows = self.space.rows_of([given | dict(zip(names, some, strict=True)) for some in values])
+        allowed = np.flatnonzero(self.space.allowed(rows))
+        if not len(allowed):
+            return None
+        setting = self.space.setting(rows, int(allowed[0]))
+        return InUse(setting, tuple(name for name in names if name in setting))
 
     def _once(self, setting: Setting, seed: int) -> Expected | None:
         assert self._fit is not None
@@ -207,6 +225,13 @@ def simulator_of(spec: TuningSpec, space: Space) -> Simulator | str:
     except UnknownName:
         return f"no simulator is fitted: nobody knows whom {spec.target.engine} lets in when"
     return Simulator(spec, space)
+
+
+def _some(axis: Axis) -> list[Value]:
+    """Values to choose from: all of a choice in their order; of a range its middle, then its ends."""
+    if axis.kind == "choice":
+        return list(axis.choices)
+    return list(dict.fromkeys(axis.python(value) for value in axis.values_at(np.array([0.5, 0.0, 1.0]))))
 
 
 def _default(engine: Engine, rules: EngineRules, axis: Axis) -> Value | None:

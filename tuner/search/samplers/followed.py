@@ -68,8 +68,13 @@ def begin(simulator: Simulator, note: str) -> Followed:
     in_use = simulator.in_use()
     if in_use is None:
         return Followed(None)
-    why = f"what {simulator.engine} runs with by itself: a simulator is fitted to it"
-    return Followed(Proposal(setting=in_use, reason=f"{why} ({note})"[:512] if note else why, full=True))
+    why = f"what {simulator.engine} runs with by itself"
+    if in_use.chosen:
+        chosen = ", ".join(f"{name} {in_use.setting[name]}" for name in in_use.chosen)
+        unknown = "its default is unknown" if len(in_use.chosen) == 1 else "their defaults are unknown"
+        why = f"{why}; {chosen} chosen, {unknown}"
+    why = f"{why}: a simulator is fitted to it"
+    return Followed(Proposal(setting=in_use.setting, reason=(f"{why} ({note})" if note else why)[:512], full=True))
 
 
 def follow(

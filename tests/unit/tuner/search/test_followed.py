@@ -35,6 +35,34 @@ def test_it_begins_with_what_the_engine_runs_with_and_says_what_it_rests_on() ->
     assert "a simulator fitted to 2 trials, off by " in why[2] and "in the median" in why[2]
 
 
+def test_a_knob_whose_default_nobody_knows_has_the_first_value_that_the_rules_allow_and_that_is_said() -> None:
+    for values, taken in ((["bf16", "u8", "f32"], "u8"), (["f32", "bf16", "u8"], "f32")):
+        space = {
+            "parameters": [
+                {"kind": "choice", "name": "maxNumBatchedTokens", "values": [64, 256, 1024]},
+                {"kind": "choice", "name": "kvCachePrecision", "values": values},
+            ],
+            "fixed": {"dynamicSplitFuse": True, "inferencePrecision": "f32"},
+            "rules": [{"expression": "kvCachePrecision != 'bf16' or inferencePrecision == 'bf16'", "message": "m"}],
+        }
+        first = sampler(spec_of(space=space)).ask(0)
+        assert first.setting["kvCachePrecision"] == taken and first.setting["maxNumBatchedTokens"] == 256
+        assert first.reason.startswith(
+            f"what openvino runs with by itself; kvCachePrecision {taken} chosen, its default is unknown: a simulator"
+        )
+
+
+def test_nothing_is_said_to_run_by_itself_where_no_choice_is_allowed_beside_the_defaults() -> None:
+    space = {
+        "parameters": [
+            {"kind": "choice", "name": "maxNumBatchedTokens", "values": [64, 256]},
+            {"kind": "choice", "name": "kvCachePrecision", "values": ["u8", "f32"]},
+        ],
+        "rules": [{"expression": "maxNumBatchedTokens == 64", "message": "m"}],
+    }
+    assert sampler(spec_of(space=space)).ask(0).reason.startswith("covers the space")
+
+
 def test_what_is_in_use_comes_first_where_it_is_known() -> None:
     used: Setting = {
         "dynamicSplitFuse": True, "maxNumBatchedTokens": 512, "enablePrefixCaching": False, "numThreads": 4,
