@@ -1,4 +1,4 @@
-"""Every setting of a grid, once each, in an order that covers the space wherever it is cut off."""
+"""Every setting of a grid that the study did not start with, once each, in an order that covers the space wherever it is cut off."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from controlplane.model.errors import Refused
 from controlplane.model.ports import Sampler
 from controlplane.model.tuning import Proposal, Setting, Told
 from tuner.search.question import Question
+from tuner.search.space import Rows
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 # Values of an axis that has more: its ends and what lies evenly between.
 LEVELS = 5
 # Points looked at before the rest of a sparse grid is given up.
 POINTS_MAX = 1_000_000
 _CHUNK = 4096
+_SAME = 1e-12  # on its way through the unit cube a real number may lose its last digits
 # The golden section spreads multiples evenly (Knuth, The Art of Computer Programming 3, 6.4).
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -55,7 +58,9 @@ class GridSampler:
             self._look(min(self._looked + _CHUNK, end))
         if place >= len(self._found):
             raise Refused(
-                f"all {len(self._found)} settings of the grid were proposed",
+                f"all {len(self._found)} settings of the grid that were not started with were proposed"
+                if self.question.first
+                else f"all {len(self._found)} settings of the grid were proposed",
                 field="budget.trials",
                 limit=str(len(self._found) + len(self.question.first)),
                 code="SpaceExhausted",
@@ -77,9 +82,18 @@ class GridSampler:
         rows = space.rows_of_points(unit)
         for j, axis in enumerate(space.axes):
             first &= rows.active[axis.name] | (levels[:, j] == 0)
-        for i in np.flatnonzero(first & space.allowed(rows)):
+        for i in np.flatnonzero(first & space.allowed(rows) & ~self._started_with(rows)):
             self._found.append(space.setting(rows, int(i)))
         self._looked = until
+
+    def _started_with(self, rows: Rows) -> Bools:
+        """Rows that are measured before the grid begins."""
+        space, given = self.question.space, [self.question.space.checked(one) for one in self.question.first]
+        out = np.zeros(len(rows), bool)
+        x = space.features(rows)
+        for known in space.features(space.rows_of(given)) if given else ():
+            out |= np.abs(x - known).max(axis=1) < _SAME
+        return out
 
 
 def make(question: Question) -> Sampler:

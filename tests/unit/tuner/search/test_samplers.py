@@ -1,5 +1,7 @@
 """What is the built-in samplers' own, beside the contract they all keep."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,23 @@ def test_a_grid_proposes_everything_once():
     assert error.value.reason == "SpaceExhausted"
     assert len(seen) == len(set(seen)) == 3 + 5 * 3
     assert {dict(one).get("seqs") for one in seen} >= {None, 1, 512}
+
+
+def test_a_grid_leaves_out_what_was_measured_before_it_began():
+    parameters = (SPLIT, SEQS, FloatParameter(name="share", low=0.1, high=0.7))
+    alone, every = GridSampler(question(*parameters)), []
+    with pytest.raises(Refused):
+        while True:
+            every.append(alone.ask(len(every)).setting)
+    outside = {**every[3], "share": 0.123}
+    asked = replace(question(*parameters), first=(every[7], outside, every[2]))
+    sampler, seen = GridSampler(asked), []
+    with pytest.raises(Refused, match=f"all {len(every) - 2} settings of the grid that were not started with") as error:
+        while True:
+            seen.append(sampler.ask(len(seen)).setting)
+    assert error.value.reason == "SpaceExhausted" and error.value.limit == str(len(seen)) == str(len(every) + 1)
+    assert seen == [every[7], outside, every[2], *(one for one in every if one not in (every[7], every[2]))]
+    assert GridSampler(asked).ask(9).setting == seen[9], "rebuilt it asks the same"
 
 
 def test_a_grid_covers_early_and_keeps_rules():
