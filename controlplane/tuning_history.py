@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from controlplane.model.tuning import JobState
+from controlplane.model.tuning_decision import Comparison
 from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget, StartPoint, TuningSpec
 from controlplane.model.tuning_records import TuningJobRecord
 from controlplane.store.database import Database
@@ -23,7 +24,7 @@ _POINTS_MAX = 8
 
 
 def with_earlier(database: Database, tenant: str, spec: TuningSpec, *, host: str | None = None) -> TuningSpec:
-    """The completed spec with the winners of earlier jobs of this tenant that tuned the same, newest first. `host`: the
+    """The completed spec with what earlier jobs of this tenant that tuned the same handed over, newest first. `host`: the
     hardware's fingerprint, where it is known before a trial runs; jobs of other hardware are then left out."""
     room = min(EARLIER_MOST, int(spec.budget.trials * _SHARE), _POINTS_MAX - len(spec.start_with))
     if not spec.warm_start or room <= 0:
@@ -35,10 +36,17 @@ def with_earlier(database: Database, tenant: str, spec: TuningSpec, *, host: str
             continue
         best = decision.best
         if best is not None and (host is None or _measured_on(database, job, best.number) == host):
-            found.append(StartPoint(setting=best.setting, origin=f"best of job {job.name}"))
+            found.append(StartPoint(setting=best.setting, origin=_origin(decision.verdict, job.name)))
     own = [point.setting for point in spec.start_with]
     points = [point for point in carried_over(space_of(spec), found, room + len(own)) if point.setting not in own]
     return spec.model_copy(update={"start_with": [*spec.start_with, *points[:room]]})
+
+
+def _origin(verdict: Comparison, name: str) -> str:
+    """Nobody is told of a gain that the earlier job had no evidence of."""
+    if verdict == "no-evidence":
+        return f"handed over by job {name}, no evidence of a gain"
+    return f"best found by job {name}, worse than what was in use" if verdict == "worse" else f"best of job {name}"
 
 
 def _what(spec: TuningSpec) -> tuple[str, ...]:

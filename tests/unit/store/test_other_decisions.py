@@ -32,6 +32,25 @@ def test_a_decision_of_another_version_hinders_nobody(database: Database, spec: 
     assert "done" in ended_text(record)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "origin"),
+    [
+        ("better", "best of job n"),
+        ("no-baseline", "best of job n"),
+        ("no-evidence", "handed over by job n, no evidence of a gain"),
+        ("worse", "best found by job n, worse than what was in use"),
+    ],
+)
+def test_what_an_earlier_job_handed_over_is_called_what_it_is(
+    database: Database, spec: TuningSpec, now: datetime, verdict: str, origin: str
+) -> None:
+    Jobs(database).create("j", tenant="t", name="n", spec=spec, now=now)
+    best = {"setting": {"a": 2}, "objectives": [], "kept": True}
+    Steering(database).decide("j", {"verdict": verdict, "message": "m", "best": best}, now=now)
+    Steering(database).end("j", JobState.DONE, reason="BudgetSpent", message="", now=now)
+    assert [point.origin for point in with_earlier(database, "t", spec).start_with] == [origin]
+
+
 def test_samples_in_a_bundle_are_bounded_in_bytes(
     database: Database, spec: TuningSpec, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
