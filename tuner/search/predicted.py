@@ -121,14 +121,38 @@ def _cheap(spec_json: str) -> CheapTrials:
         found.append(told)
     if len(found) < _PREDICTED_LEAST:
         return CheapTrials((), f"the predictor knows too little of this: {failed}"[:_NOTE_MAX])
-    found = limited(found, spec)
+    return followed(found, spec, f"for {model} on {accelerator}")
+
+
+def followed(found: list[Told], spec: TuningSpec, what: str, *, kept: str = "keep every limit") -> CheapTrials:
+    """Expectations with their limits as the cheap level knows them; none where they say nothing about where to look.
+    `kept`: what a setting does whose violations are not above 0."""
+    broken = [any(value > 0 for value in told.violation) for told in found]
+    if all(broken):
+        return CheapTrials((), f"the predictor expects no setting to {kept}: it is not followed")
+    found = _limited(found, spec)
     values = np.array([told.values for told in found])
     if float(np.max(np.ptp(values, axis=0) / np.maximum(np.abs(values).max(axis=0), 1e-12))) < _LEAST_SPREAD:
-        return CheapTrials((), "the predictor expects the same of all settings: it is not followed")
-    return CheapTrials(tuple(found), f"{len(found)} predictions for {model} on {accelerator}")
+        return CheapTrials(
+            (),
+            f"the predictor expects the same of all settings{f' that {kept}' if any(broken) else ''}: it is not followed",
+        )
+    return CheapTrials(tuple(found), f"{len(found)} predictions {what}"[:_NOTE_MAX])
 
 
-def limited(found: list[Told], spec: TuningSpec) -> list[Told]:
+def violations(spec: TuningSpec, value_of: Callable[[str], float | None]) -> list[float]:
+    """By how much each limit is expected to be broken, not above 0: kept. Limits without an expected value are left out."""
+    over = []
+    for limit in spec.limits:
+        value = value_of(limit.metric)
+        if value is not None and limit.at_most is not None:
+            over.append(value - limit.at_most)
+        elif value is not None and limit.at_least is not None:
+            over.append(limit.at_least - value)
+    return over
+
+
+def _limited(found: list[Told], spec: TuningSpec) -> list[Told]:
     """A setting that is expected to break a limit counts like the worst: the cheap level knows values alone."""
     columns = list(zip(*(told.values for told in found), strict=True))
     worst = [
@@ -162,18 +186,13 @@ def expectation(spec: TuningSpec, model: str, accelerator: str) -> Callable[[Set
         whole = {**fixed, **setting}
         question = parse_question(asked | engine_fields(whole))
         metrics = _metrics(predictor.predict(question).result, spec)
-        values, over = [], []
+        values = []
         for objective in spec.objectives:
             value = metrics.get(objective.metric)
             if value is None:
                 return f"no predictor is asked: it has no {objective.metric}"
             values.append(value)
-        for limit in spec.limits:
-            value = metrics.get(limit.metric)
-            if value is not None and limit.at_most is not None:
-                over.append(value - limit.at_most)
-            elif value is not None and limit.at_least is not None:
-                over.append(limit.at_least - value)
+        over = violations(spec, metrics.get)
         return Told(number=number, setting=setting, verdict=Verdict.OK, values=values, violation=over)
 
     return told

@@ -6,7 +6,7 @@ count: the sampler learns how much of them holds on the hardware at hand.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from controlplane.model.errors import TrimtabError
 from controlplane.model.training import TrainingCase
 from controlplane.model.tuning import Setting, Told, Verdict
 from controlplane.model.tuning_job import CommandTarget, TuningSpec
-from tuner.search.predicted import CheapTrials, limited
+from tuner.search.predicted import CheapTrials, followed, violations
 from tuner.search.space import compile_space
 from tuner.search.training_metrics import Expected, known_metric
 from tuner.search.training_room import known_of
@@ -25,8 +25,6 @@ from tuner.training.evaluate import times
 # Settings that are drawn; the same twice is asked about once.
 DRAWN = 2048
 _PREDICTED_LEAST = 4
-# Expectations that differ by less say nothing about where to look.
-_LEAST_SPREAD = 0.005
 _NOTE_MAX = 400
 
 
@@ -62,12 +60,8 @@ def _trials(spec_json: str) -> CheapTrials:
     found = _told(spec, runs, settings)
     if len(found) < _PREDICTED_LEAST:
         return CheapTrials((), f"the predictor knows only {len(found)} settings of this: it is not followed")
-    found = limited(found, spec)
-    values = np.array([told.values for told in found])
-    if float(np.max(np.ptp(values, axis=0) / np.maximum(np.abs(values).max(axis=0), 1e-12))) < _LEAST_SPREAD:
-        return CheapTrials((), "the predictor expects the same of all settings: it is not followed")
-    what = f"{runs.model} on {runs.run.devices} x {runs.accelerator}"
-    return CheapTrials(tuple(found), f"{len(found)} predictions for training {what}"[:_NOTE_MAX])
+    what = f"for training {runs.model} on {runs.run.devices} x {runs.accelerator}"
+    return followed(found, spec, what, kept="fit and keep every limit" if spec.limits else "fit")
 
 
 def _told(spec: TuningSpec, runs: TrainingRuns, settings: list[Setting]) -> list[Told]:
@@ -91,13 +85,7 @@ def _told(spec: TuningSpec, runs: TrainingRuns, settings: list[Setting]) -> list
         values = [_value(one.metric, expected) for one in spec.objectives]
         if any(value is None for value in values):
             continue
-        over = []
-        for limit in spec.limits:
-            value = _value(limit.metric, expected)
-            if value is not None and limit.at_most is not None:
-                over.append(value - limit.at_most)
-            elif value is not None and limit.at_least is not None:
-                over.append(limit.at_least - value)
+        over = violations(spec, partial(_value, expected=expected))
         over.append((expected.bytes - runs.capacity_bytes) / 2**30)  # what is expected not to fit is no place to begin
         known = [value for value in values if value is not None]
         out.append(Told(number=i, setting=setting, verdict=Verdict.OK, values=known, violation=over))

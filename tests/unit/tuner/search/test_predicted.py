@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from controlplane.model.errors import UnknownName, Unsupported
+from controlplane.model.tuning import Told, Verdict
 from controlplane.model.tuning_job import EngineTarget, TuningSpec
 from controlplane.tuning_jobs import completed, sampler_of
-from tuner.search.predicted import SETTINGS, cheap_trials, known_names
+from tuner.search.predicted import SETTINGS, cheap_trials, followed, known_names, violations
 
 VLLM = {"kind": "engine", "engine": "vllm", "model": "/models/Qwen3-8B", "accelerator": "h100"}
 
@@ -69,6 +70,31 @@ def test_settings_that_break_a_limit_by_prediction_count_like_the_worst() -> Non
     broken = {told.values[0] for told in trials if told.violation[0] > 0}
     assert len(broken) == 1 and min(told.values[0] for told in trials) in broken
     assert any(told.violation[0] <= 0 for told in trials)
+
+
+def test_it_is_not_followed_where_no_setting_is_expected_to_keep_the_limits_and_says_so() -> None:
+    found = cheap_trials(spec(limits=[{"metric": "ttft_p90_ms", "atMost": 0.001}]))
+    assert (
+        found.trials == () and found.note == "the predictor expects no setting to keep every limit: it is not followed"
+    )
+
+
+def test_those_that_keep_the_limits_may_be_the_only_ones_that_are_alike() -> None:
+    job = spec(limits=[{"metric": "ttft_p90_ms", "atMost": 100}])
+    told = [
+        Told(number=n, setting={"a": n}, verdict=Verdict.OK, values=[10.0 + 5 * broken], violation=[broken - 0.5])
+        for n, broken in enumerate((0, 0, 1, 1))
+    ]
+    assert "the same of all settings that keep every limit:" in followed(told, job, "").note
+    better = [one.model_copy(update={"values": [20.0]}) if one.number == 0 else one for one in told]
+    assert [one.values for one in followed(better, job, "").trials] == [[20.0], [10.0], [10.0], [10.0]]
+
+
+def test_limits_either_way() -> None:
+    limits = [{"metric": "ttft_p90_ms", "atMost": 100}, {"metric": "requests_per_s", "atLeast": 5}]
+    known = {"ttft_p90_ms": 130.0, "requests_per_s": 7.0}
+    assert violations(spec(limits=limits), known.get) == [30.0, -2.0]
+    assert violations(spec(limits=limits), {"requests_per_s": 4.0}.get) == [1.0], "one without a figure is left out"
 
 
 def test_names() -> None:

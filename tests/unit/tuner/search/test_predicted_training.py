@@ -199,6 +199,11 @@ def test_a_limit_counts_and_so_does_memory_that_is_not_there() -> None:
     assert len({one.values[0] for one in unlimited if one.violation[-1] > 0}) <= 1
 
 
+def test_where_nothing_is_expected_to_keep_the_limits_that_is_said() -> None:
+    spec = job(limits=[{"metric": "step_s", "atMost": 1e-9}])
+    assert "expects no setting to fit and keep every limit: it is not followed" in cheap_trials(spec).note
+
+
 def study(spec: TuningSpec, value: Callable[[Setting], float | None], count: int) -> list[float]:
     """Values of the trials of a study, failures left out."""
     sampler, out = sampler_of(spec), []
