@@ -18,6 +18,9 @@ from controlplane.store.database import Database, open_database
 from controlplane.store.migrate import upgrade
 from tests.servers import Redis, postgresql, redis
 
+# Environment variable with the process id of whoever started a process that is to end with it.
+PARENT = "TRIMTAB_TEST_PARENT"
+
 
 @dataclass(slots=True)
 class Cluster:
@@ -35,7 +38,10 @@ class Cluster:
 
     def start(self, name: str) -> None:
         command = self.commands.get(name) or self._command(name)
-        self.processes[name] = subprocess.Popen(command, stdout=self.log, stderr=self.log, start_new_session=True)
+        env = os.environ | {PARENT: str(os.getpid())}
+        self.processes[name] = subprocess.Popen(
+            command, stdout=self.log, stderr=self.log, start_new_session=True, env=env
+        )
 
     def _command(self, name: str) -> list[str]:
         role = "driver" if name.startswith("driver") else "worker"

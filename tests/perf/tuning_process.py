@@ -14,6 +14,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from controlplane.loops.tuning import TuningDriver
@@ -24,12 +26,13 @@ from controlplane.model.tuning_job import TuningSpec
 from controlplane.store.database import open_database
 from controlplane.store.trials import Trials
 from controlplane.testing.null_runner import NullRunner, NullSampler, digest_of
-from tests.perf.tuning_cluster import alive
+from tests.perf.tuning_cluster import PARENT, alive
 from tuner.tasks import JOBS, TRIALS, CeleryQueue, make_app, serve
 from tuner.work import Work
 
 LEASE_S = 3.0
 SWEEP_S = 0.5
+_LOOK_S = 0.5
 _PR_SET_PDEATHSIG = 1
 
 
@@ -79,8 +82,22 @@ def lock_owner(hardware: Path) -> int | None:
     return int(text) if text else None
 
 
+def end_with(parent: int) -> None:
+    """Whoever started this one may be killed and then stops nobody. Not by PR_SET_PDEATHSIG: that is sent when a thread
+    of it ends."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
 def main(role: str, url: str, broker: str, name: str, engines: str | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format=f"{name} %(asctime)s %(message)s")
+    if PARENT in os.environ:
+        end_with(int(os.environ[PARENT]))
     database = open_database(url)
 
     if role == "worker":

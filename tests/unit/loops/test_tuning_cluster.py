@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from controlplane.store.event_log import EventLog
 from controlplane.store.jobs import Jobs
 from controlplane.store.studies import Studies
 from tests.perf.bench_trial_overhead import spec_of, utc_now
-from tests.perf.tuning_cluster import Cluster, cluster, wait_until
+from tests.perf.tuning_cluster import Cluster, alive, cluster, wait_until
 from tests.servers import ServerMissing
 from tuner.tasks import JOBS, TRIALS, CeleryQueue, _guarded, make_app
 
@@ -107,6 +108,27 @@ def test_a_worker_of_an_older_version_eats_messages_and_measures_nothing(here: C
     finished_once(here, "older", 4)
     owners = {e.data["owner"] for e in EventLog(here.database).after("older", 0) if e.kind == "leased"}
     assert owners == {"worker0"}
+
+
+STARTER = """
+import os, subprocess, sys
+code = (
+    "import sys, time; from tests.perf.tuning_process import end_with; end_with(int(sys.argv[1]));"
+    "print('on', flush=True); time.sleep(60)"
+)
+child = subprocess.Popen([sys.executable, "-c", code, str(os.getpid())], start_new_session=True)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_processes_end_with_whoever_started_them_however_that_ends() -> None:
+    with subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        child = int(starter.stdout.readline())
+        assert starter.stdout.readline() == "on\n" and alive(child)
+        starter.kill()
+        assert wait_until(lambda: not alive(child), 60.0)
 
 
 def test_workers_killed_in_the_middle_lose_nothing(here: Cluster) -> None:
