@@ -8,6 +8,7 @@ import os
 import tempfile
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _SLOWER, _NOT_MEASURED = 1, 3
 _BASELINE = "#baseline"
+_ONE_JOB = "both are of one job, whose own decision takes the runs of a round as a pair and may see what this does not"
 
 
 @click.command()
@@ -125,7 +127,11 @@ def _recorded(new: str, old: str, options: dict[str, Any], place: JobPlace | Non
         spec = jobs[0].spec
     else:
         raise click.UsageError("lists of measurements do not say what is wanted: --objective METRIC[:min]")
-    return recorded_apart(spec, *runs, names=(new, old)), spec.objectives[0].metric
+    judged = recorded_apart(spec, *runs, names=(new, old))
+    if len(jobs) == 2 and jobs[0].id == jobs[1].id:
+        told = [replace(one, message=f"{one.message}; {_ONE_JOB}") for one in judged.verdicts]
+        judged = replace(judged, verdicts=tuple(told))
+    return judged, spec.objectives[0].metric
 
 
 def _fetched(place: JobPlace, word: str, folder: Path) -> Path:

@@ -69,6 +69,8 @@ def test_winners_of_jobs_and_bundles(here: Path) -> None:
     assert compared("one", "micro=1", "job.yaml")[1]["verdict"] == "faster"
     code, found = compared("one.tar.gz", "two.tar.gz#baseline")
     assert (code, found["verdict"], found["pairs"]) == (0, "faster", None) and "not side by side" in found["message"]
+    assert "of one job" not in found["message"]
+    assert "both are of one job" in compared("one.tar.gz", "one.tar.gz#baseline")[1]["message"]
     assert compared("two.tar.gz#baseline", "one.tar.gz")[0] == 1
     with tarfile.open(here / "one.tar.gz") as tar:
         rows = tar.extractfile("one/measurements.json")

@@ -258,6 +258,7 @@ def test_runs_of_two_jobs_there_are_compared_from_their_bundles(server: Filled) 
     measure(server.database, "aa11", [20.0, 20.4, 19.6], first=7, micro=1, purpose=TrialPurpose.BASELINE)
     found = body(call("compare", "nightly", "nightly#baseline", "-o", "json"))
     assert found["verdict"] == "faster" and found["gains"][0]["gainPct"]["mean"] == pytest.approx(100, abs=5)
+    assert "not side by side" in found["message"] and "whose own decision takes the runs of a round" in found["message"]
 
 
 def test_what_the_api_says_no_to_is_said_in_its_words(server: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
