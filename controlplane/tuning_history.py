@@ -21,6 +21,8 @@ _JOBS_MAX = 100
 # Points of earlier jobs take at most this share of the trials.
 _SHARE = 0.2
 _POINTS_MAX = 8
+# Characters of an earlier job's name: an origin has 253 in all.
+_NAME_MAX = 200
 
 
 def with_earlier(database: Database, tenant: str, spec: TuningSpec, *, host: str | None = None) -> TuningSpec:
@@ -36,7 +38,7 @@ def with_earlier(database: Database, tenant: str, spec: TuningSpec, *, host: str
             continue
         best = decision.best
         if best is not None and (host is None or _measured_on(database, job, best.number) == host):
-            found.append(StartPoint(setting=best.setting, origin=_origin(decision.verdict, job.name)))
+            found.append(StartPoint(setting=best.setting, origin=_origin(decision.verdict, job.name[:_NAME_MAX])))
     own = [point.setting for point in spec.start_with]
     points = [point for point in carried_over(space_of(spec), found, room + len(own)) if point.setting not in own]
     return spec.model_copy(update={"start_with": [*spec.start_with, *points[:room]]})

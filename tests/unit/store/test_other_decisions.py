@@ -51,6 +51,16 @@ def test_what_an_earlier_job_handed_over_is_called_what_it_is(
     assert [point.origin for point in with_earlier(database, "t", spec).start_with] == [origin]
 
 
+def test_a_job_with_a_long_name_is_started_with_as_any_other(
+    database: Database, spec: TuningSpec, now: datetime
+) -> None:
+    Jobs(database).create("j", tenant="t", name="n" * 253, spec=spec, now=now)
+    best = {"setting": {"a": 2}, "objectives": [], "kept": True}
+    Steering(database).decide("j", {"verdict": "worse", "message": "m", "best": best}, now=now)
+    Steering(database).end("j", JobState.DONE, reason="BudgetSpent", message="", now=now)
+    assert len(with_earlier(database, "t", spec).start_with) == 1
+
+
 def test_samples_in_a_bundle_are_bounded_in_bytes(
     database: Database, spec: TuningSpec, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
