@@ -25,6 +25,7 @@ from controlplane.model.tuning_apply import TUNED_BEFORE, TUNED_BY, FieldChange
 from controlplane.model.tuning_decision import Judged, TuningDecision
 from controlplane.model.tuning_job import CommandTarget, DeploymentTarget, EngineTarget
 from controlplane.model.tuning_records import TuningJobRecord
+from controlplane.tuning_canary import Latencies, apply_warnings
 from controlplane.tuning_notes import CANARY, note
 
 CHOICES = "spec.explicit.choices"
@@ -48,9 +49,11 @@ def apply_best(
     canary: Canary | None = None,
     force: bool = False,
     every_choice: bool = False,
+    measured: Latencies | None = None,
 ) -> Patch:
     """What makes `document`, a ServingDeployment as read, run the job's best setting. `force`: although the decision
-    does not say `better`, or the job tuned another deployment. Raises Refused, Unsupported, InvalidSpec, UnknownName."""
+    does not say `better`, or the job tuned another deployment. `measured`: latencies, for what a canary will make of
+    them. Raises Refused, Unsupported, InvalidSpec, UnknownName."""
     best = _winner(record, decision, force)
     spec = _spec(document)
     engine = _engine(record, document, spec, force)
@@ -79,6 +82,9 @@ def apply_best(
             body["rollout"] = {"canary": after}
     check_merged(document, body)
     warnings = _warnings(record, decision, engine, spec.choices[matching[0]], wanted, len(matching), every_choice)
+    tried = canary_in({"spec": merged(document["spec"], body)})
+    if changes and tried is not None:
+        warnings += apply_warnings(record, measured or {}, Canary.model_validate(tried))
     notes: dict[str, str | None] = {TUNED_BY: record.id, TUNED_BEFORE: note(document, record.id, changes)}
     return Patch(tuple(changes), tuple(warnings), patch_body(document, body, notes) if changes else {})
 

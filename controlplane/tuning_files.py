@@ -7,11 +7,13 @@ from controlplane.model.tuning_records import TuningEvent, TuningJobRecord
 from controlplane.store.database import Database
 from controlplane.store.event_log import PAGE_MAX, EventLog
 from controlplane.store.studies import Studies
+from controlplane.tuning_canary import Latencies, confirming, latencies
 from controlplane.tuning_jobs import Confirmation
 from operators.tuning.best import decided
 from tuner.tuning_bundle import packed
 from tuner.tuning_report import tuning_page
 
+_NEWEST = 100  # trials: those that confirm come last
 # Raw samples of these trials go into a bundle: all that were confirmed, and the search's best.
 _SAMPLES_MAX = 200
 # Of them all: a bundle is made in memory, and one attempt's may be 16 MiB.
@@ -24,6 +26,15 @@ def decision_of(database: Database, record: TuningJobRecord) -> TuningDecision:
     if kept is not None:
         return kept
     return Confirmation().decision(record.spec, Studies(database).trials_from(record.id, 0))
+
+
+def latencies_of(database: Database, record: TuningJobRecord, decision: TuningDecision) -> Latencies:
+    """What a canary would judge, as it was measured when the best was confirmed."""
+    studies = Studies(database)
+    newest = studies.page(record.id, limit=_NEWEST, offset=max(0, record.counts.asked - _NEWEST))
+    numbers = [number for side in confirming(newest, decision) for number in side]
+    measured = [attempt for number in numbers for attempt in studies.measured(record.id, number=number)]
+    return latencies(newest, measured, decision)
 
 
 def report_of(database: Database, record: TuningJobRecord) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from controlplane.model.errors import Refused
 from controlplane.model.tuning_apply import TUNED_BEFORE, TUNED_BY, FieldChange
-from controlplane.tuning_apply import CHOICES, Document, Patch, canary_in, check_merged, patch_body
+from controlplane.tuning_apply import CHOICES, Document, Patch, canary_in, check_merged, merged, patch_body
+from controlplane.tuning_canary import undo_warnings
 from controlplane.tuning_notes import CANARY, noted, same
 
 
@@ -43,7 +44,8 @@ def take_back(document: Document, *, job: str, force: bool = False) -> Patch:
     if any(change.field == CANARY for change in changes):
         body["rollout"] = {"canary": _exactly((raw.get("rollout") or {}).get("canary"), canary_in(document))}
     check_merged(document, body)
-    return Patch(tuple(undone), (), patch_body(document, body, {TUNED_BY: None, TUNED_BEFORE: None}))
+    warnings = undo_warnings(merged(document["spec"], body)) if "explicit" in body else ()
+    return Patch(tuple(undone), warnings, patch_body(document, body, {TUNED_BY: None, TUNED_BEFORE: None}))
 
 
 def _place(spec: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:

@@ -23,7 +23,7 @@ from controlplane.model.resource import DnsLabel, Part
 from controlplane.model.tuning_apply import Applied
 from controlplane.model.tuning_records import TuningJobRecord
 from controlplane.tuning_apply import Document, Patch, apply_best
-from controlplane.tuning_files import decision_of
+from controlplane.tuning_files import decision_of, latencies_of
 from controlplane.tuning_undo import take_back
 
 router = APIRouter(prefix="/v1/tuning-jobs", responses=problems(), tags=["tuning"])
@@ -67,10 +67,17 @@ async def apply_tuning_job(
     record = await job_for(backend, identity, job_id, "get")
     database = database_of(backend)
     decision = await stored(lambda: decision_of(database, record))
+    measured = await stored(lambda: latencies_of(database, record, decision))
 
     def patch_of(document: Document) -> Patch:
         return apply_best(
-            record, decision, document, canary=wanted.canary, force=wanted.force, every_choice=wanted.every_choice
+            record,
+            decision,
+            document,
+            canary=wanted.canary,
+            force=wanted.force,
+            every_choice=wanted.every_choice,
+            measured=measured,
         )
 
     return await _written(backend, identity, record, wanted, patch_of)

@@ -17,9 +17,13 @@ from controlplane.model.errors import InvalidSpec
 if TYPE_CHECKING:
     from controlplane.model.canary import Canary
     from controlplane.model.tuning_apply import Applied
+    from controlplane.model.tuning_decision import TuningDecision
+    from controlplane.model.tuning_records import TuningJobRecord
     from controlplane.tuning_apply import Document, Patch
+    from controlplane.tuning_canary import Latencies
 
 _SUFFIXES = (".yaml", ".yml", ".json")
+_NEWEST = 100  # trials: those that confirm come last
 
 
 class Place(Protocol):
@@ -165,14 +169,27 @@ def _patch(place: JobPlace, word: str, document: Document, wanted: _Wanted) -> t
     record = place.find(word)
     if wanted.undo:
         return record.id, take_back(document, job=record.id, force=wanted.force)
+    decision = place.decision(record)
     return record.id, apply_best(
         record,
-        place.decision(record),
+        decision,
         document,
         canary=_canary(wanted.canary),
         force=wanted.force,
         every_choice=wanted.every_choice,
+        measured=_measured(place, record, decision),
     )
+
+
+def _measured(place: JobPlace, record: TuningJobRecord, decision: TuningDecision) -> Latencies:
+    """What a canary would judge, of the runs that confirmed the best."""
+    from controlplane.tuning_canary import confirming, latencies  # noqa: PLC0415
+
+    first = max(0, record.counts.asked - _NEWEST)
+    trials = place.trials(record.id, limit=_NEWEST, offset=first)
+    numbers = [number for side in confirming(trials, decision) for number in side]
+    found = [attempt for number in numbers for attempt in place.trial(record.id, number)[1]]
+    return latencies(trials, found, decision)
 
 
 def _canary(replicas: int | None) -> Canary | None:
