@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from controlplane.model.errors import InvalidSpec, TrimtabError
-from controlplane.model.tuning import Margin, SearchSpace, SpaceRule, Told
+from controlplane.model.tuning import Margin, SearchSpace, SpaceRule, Told, Value
 from controlplane.model.tuning_check import CheckedMargin, CheckedParameter, CheckedRule, FirstSetting, SpaceCheck
 from controlplane.model.tuning_job import TuningSpec
 from controlplane.tuning_jobs import sampler_of
 from controlplane.tuning_training import known_of
+from tuner.search.axis import Axis
 from tuner.search.predicted import cheap_trials
 from tuner.search.space import Known, compile_space
 
 _DRAWS = 20_000
 _FIRST = 5
+_NAMED = re.compile(r"^not \((\w+) == \1\) or ")
 
 
 def space_check(spec: TuningSpec, complete: Callable[[TuningSpec], TuningSpec]) -> SpaceCheck:
@@ -33,18 +36,20 @@ def space_check(spec: TuningSpec, complete: Callable[[TuningSpec], TuningSpec]) 
     known = known_of(spec)
     plain = compile_space(spec.space.model_copy(update={"rules": [], "margins": []}))
     return SpaceCheck(
-        parameters=[CheckedParameter(name=axis.name, range=axis.range_text) for axis in plain.axes],
-        fixed=plain.fixed,
+        parameters=[CheckedParameter(name=axis.name, range=axis.range_text) for axis in plain.axes if axis.size != 1],
+        fixed=plain.fixed | {axis.name: _only(axis) for axis in plain.axes if axis.size == 1},
         settings=None if np.isinf(plain.size) else float(plain.size),
         left_pct=0.0 if error else 100 - _taken_pct(spec.space, spec.space.rules, spec.space.margins, known),
         draws=_DRAWS,
         rules=[
-            CheckedRule(rule=one.expression, message=one.message, takes_pct=_taken_pct(spec.space, [one], []))
+            CheckedRule(rule=_shown(one.expression), message=one.message, takes_pct=_taken_pct(spec.space, [one], []))
             for one in spec.space.rules
         ]
         + [
             CheckedRule(
-                rule=rule.text, message=message, takes_pct=_taken_pct(spec.space, known=Known(((rule, message),)))
+                rule=_shown(rule.text),
+                message=message,
+                takes_pct=_taken_pct(spec.space, known=Known(((rule, message),))),
             )
             for rule, message in known.rules
         ],
@@ -70,6 +75,16 @@ def space_check(spec: TuningSpec, complete: Callable[[TuningSpec], TuningSpec]) 
         first=[] if error else _first(spec),
         error=error,
     )
+
+
+def _shown(rule: str) -> str:
+    """Without the parameter that an engine's rule only names, so that it counts where the parameter does."""
+    return _NAMED.sub("", rule)
+
+
+def _only(axis: Axis) -> Value:
+    value: Value = axis.choices[0] if axis.kind == "choice" else axis.python(axis.low)
+    return value
 
 
 def _first(spec: TuningSpec) -> list[FirstSetting]:
