@@ -8,17 +8,21 @@ from itertools import accumulate
 
 import numpy as np
 
-from controlplane.model.tuning import TrialPurpose, TrialState
+from controlplane.model.tuning import JobState, TrialPurpose, TrialState
 from controlplane.model.tuning_decision import Interval, Judged, TuningDecision
 from controlplane.model.tuning_records import MeasuredAttempt, TrialRecord, TuningJobRecord
 from tuner.bars import MAX_BARS, gantt
+from tuner.decision import candidates
 from tuner.page import page, pairs, table, warnings
 from tuner.plot import Series, Style, plot
 from tuner.tuning_figures import feasibility_map, parallel_coordinates
-from tuner.tuning_words import limit_words, load_words, metric_label, slo_words, target_words
+from tuner.tuning_words import limit_words, load_words, metric_label, metric_words, slo_words, target_words
 
 _ROWS_MAX = 400
 _AGREEMENT = "token_agreement"
+# Of bars on the clock: a kind keeps its colour in every report.
+_ENDED_OTHERWISE = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.CANCELLED)
+_KINDS = (*(one.value for one in TrialPurpose), "cut short", *(one.value for one in _ENDED_OTHERWISE))
 
 
 def tuning_page(
@@ -28,7 +32,7 @@ def tuning_page(
     search = [trial for trial in trials if trial.purpose is TrialPurpose.SEARCH]
     metrics = [one.metric for one in job.spec.objectives]
     parts = [
-        f"<p>{escape(decision.message)}</p>",
+        f"<p>{escape(_said(job, search, decision))}</p>",
         warnings(_warnings(job, decision)),
         _decision(decision, metrics),
         "<h2>History</h2>",
@@ -75,6 +79,21 @@ def _warnings(job: TuningJobRecord, decision: TuningDecision) -> list[str]:
     return out
 
 
+def _said(job: TuningJobRecord, search: Sequence[TrialRecord], decision: TuningDecision) -> str:
+    """What was decided; of a job that may still do so, how far it is."""
+    if job.decision is not None or job.state not in (JobState.RUNNING, JobState.PAUSED):
+        return decision.message
+    ended = sum(1 for trial in search if trial.final)
+    state = "under way" if job.state is JobState.RUNNING else "paused"
+    said = f"The job is {state}: {ended} of {job.budget} trials of the search have ended"
+    leader = next((one for one in candidates(job.spec, search) if one.kept), None)
+    if leader is None:
+        return f"{said}; none that kept the limits yet."
+    metric, value = job.spec.objectives[0].metric, leader.objectives[0]
+    so_far = "being confirmed" if decision.confirmed else "not confirmed"
+    return f"{said}; best so far {metric} {value:.4g} (trial {leader.trial.number}), {so_far}."
+
+
 def _decision(decision: TuningDecision, metrics: Sequence[str]) -> str:
     judged: list[tuple[str, Judged]] = [("in use", decision.baseline)] if decision.baseline else []
     judged += [(f"trial {one.number}", one) for one in decision.confirmed]
@@ -119,7 +138,9 @@ def _history(
     over = [(t, value) for t, value in done if any(v > 0 for v in t.violation or [])]
     best = list(accumulate((value for _, value in kept), max if objective.direction == "maximize" else min))
     half = [(t, value, abs(value) * (widths.get(t.number) or 0.0) / 100) for t, value in done if widths.get(t.number)]
-    ends = np.array([(t.number, value - by, value + by) for t, value, by in half], np.float64).reshape(-1, 3)
+    ends = np.array(
+        [(t.number, _floored(objective.metric, value, value - by), value + by) for t, value, by in half], np.float64
+    ).reshape(-1, 3)
     in_use = decision.baseline.objectives[0].mean if decision.baseline and decision.baseline.objectives else None
     last = float(max((trial.number for trial in search), default=0))
     return plot(
@@ -145,6 +166,11 @@ def _history(
         ],
         from_zero=False,
     )
+
+
+def _floored(metric: str, value: float, low: float) -> float:
+    """Where a whisker of it ends: what cannot be negative is not drawn so."""
+    return max(low, 0.0) if value >= 0 and metric_words(metric)[1] not in {"", "%"} else low
 
 
 def _points(name: str, points: Sequence[tuple[int, float]], style: Style = "points") -> Series:
@@ -179,7 +205,7 @@ def _timeline(trials: Sequence[TrialRecord]) -> str:
     ran = [trial for trial in trials if trial.leased_at is not None and trial.ended_at is not None][-MAX_BARS:]
     starts = [trial.leased_at.timestamp() for trial in ran if trial.leased_at is not None]
     origin = min(starts, default=0.0)
-    bars: dict[str, list[tuple[int, float, float]]] = {}
+    bars: dict[str, list[tuple[int, float, float]]] = {kind: [] for kind in _KINDS}
     for row, trial in enumerate(ran):
         if trial.leased_at is None or trial.ended_at is None:
             continue

@@ -17,7 +17,7 @@ from tuner.search.axis import Axis
 from tuner.search.space import compile_space
 from tuner.tuning_axes import axis_marks, figure_axis, log_ticks, places
 from tuner.tuning_figures import feasibility_map, parallel_coordinates
-from tuner.tuning_report import tuning_page
+from tuner.tuning_report import _floored, tuning_page
 from tuner.tuning_words import limit_words, load_words, metric_label, slo_words, target_words
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -157,3 +157,32 @@ def test_trials_that_were_cut_short_are_shown_as_such_and_are_not_the_best_so_fa
     assert "cut short" not in plain
     assert "done, cut short" in page and "the best so far is 64" in page
     assert page.count("cut short") >= 3, "in the history, on the clock, and in the list"
+
+
+def running(budget: int = 6, **changes: Any) -> TuningJobRecord:
+    return TuningJobRecord(
+        id="j", tenant="local", name="j", spec=spec(**changes), state=JobState.RUNNING, generation=0, budget=budget,
+        counts=TrialCounts(asked=4), events=0, created_at=NOW,
+    )  # fmt: skip
+
+
+def test_a_job_under_way_is_told_to_be_so() -> None:
+    early = TuningDecision(verdict="none-kept", message="no configuration was confirmed; keep the configuration in use")
+    text = tuning_page(running(), TRIALS, [], early)
+    assert "The job is under way: 4 of 6 trials of the search have ended" in text
+    assert "best so far goodput_per_s 64 (trial 3), not confirmed" in text and "no configuration was" not in text
+    assert "none that kept the limits yet" in tuning_page(running(), [TRIALS[1]], [], early)
+
+
+def test_bars_on_the_clock_keep_their_colours() -> None:
+    early = TuningDecision(verdict="none-kept", message="m")
+    infeasible = [trial(0, 1, TrialState.INFEASIBLE), trial(1, 2)]
+    for trials in (infeasible, infeasible[::-1]):
+        clock = tuning_page(running(), trials, [], early).partition("Timeline")[2]
+        assert '<span class="s0">search</span> <span class="s4">infeasible</span>' in clock
+
+
+def test_intervals_are_not_drawn_below_nothing() -> None:
+    assert _floored("goodput_per_s", 1.0, -3.0) == 0.0
+    assert _floored("goodput_per_s", 1.0, 0.5) == 0.5
+    assert _floored("change_pct", 1.0, -3.0) == _floored("log_likelihood", 1.0, -3.0) == -3.0
