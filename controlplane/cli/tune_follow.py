@@ -47,7 +47,7 @@ class Follower:
             if event.kind == "told":
                 self._told(event)
             elif event.kind not in {"asked", "leased"}:
-                self._line(f"job {event.kind}{': ' + str(event.data['message']) if event.data.get('message') else ''}")
+                self._line(f"job {event.kind}{_why(event)}")
         due = self._terminal and (bool(events) or time.monotonic() >= self._next_s)
         if trouble is None and (due or any(event.kind == "asked" for event in events)):
             self._status()
@@ -128,3 +128,10 @@ class Follower:
     def _line(self, text: str) -> None:
         self._stream.write(("\r\x1b[K" if self._terminal else "") + text + "\n")
         self._stream.flush()
+
+
+def _why(event: TuningEvent) -> str:
+    """Its cause, as far as the event has it."""
+    trial, why = event.data.get("trial"), event.data.get("message") or event.data.get("reason")
+    parts = [*([f"trial {trial}"] if trial is not None else []), *([str(why)] if why else [])]
+    return f": {': '.join(parts)}" if parts else ""

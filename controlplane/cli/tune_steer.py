@@ -98,7 +98,11 @@ def delete(place: JobPlace, job: str, yes: bool) -> None:
     """
     record = place.find(job)
     if not yes:
-        click.confirm(f"Delete {record.name} with {record.counts.asked} trials?", abort=True, err=True)
+        click.confirm(
+            f"Delete {record.name} with {record.counts.asked} trial{'' if record.counts.asked == 1 else 's'}?",
+            abort=True,
+            err=True,
+        )
     place.delete(record.id)
     click.echo(f"deleted {record.name}")
 

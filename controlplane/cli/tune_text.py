@@ -38,14 +38,13 @@ def interval_text(one: Interval | None, *, unit: str = "", sign: bool = False) -
 
 
 def jobs_text(jobs: Sequence[TuningJobRecord], *, namespaces: bool = False) -> str:
-    head = ["NAME", "ID", "STATE", "TRIALS", "SEARCH-BUDGET", "INFEASIBLE", "OBJECTIVE", "CREATED"]
+    head = ["NAME", "ID", "STATE", "TRIALS", "INFEASIBLE", "OBJECTIVE", "CREATED"]
     rows = [
         [
             job.name,
             job.id,
             job.state.value,
-            str(job.counts.asked),
-            str(job.budget),
+            _trials_of(job),
             str(job.counts.infeasible),
             job.spec.objectives[0].metric,
             f"{job.created_at:%Y-%m-%d %H:%M}",
@@ -55,6 +54,19 @@ def jobs_text(jobs: Sequence[TuningJobRecord], *, namespaces: bool = False) -> s
     if namespaces:
         head, rows = ["NAMESPACE", *head], [[job.tenant, *row] for job, row in zip(jobs, rows, strict=True)]
     return columns(head, rows)
+
+
+def _trials_of(job: TuningJobRecord) -> str:
+    """`6/6 +4`: of the search's budget, and what confirms beside it. A list without progress has it where a job spent its
+    budget; elsewhere all that ended are one count."""
+    if job.progress is not None:
+        search, more = job.progress.search_ended, job.progress.confirm_ended
+    else:
+        ended = job.counts.asked - job.counts.waiting - job.counts.leased
+        if job.reason != "BudgetSpent" or job.spec.budget.hours is not None or ended < job.budget:
+            return progress_text(job)
+        search, more = job.budget, ended - job.budget
+    return f"{search}/{job.budget}{f' +{more}' if more else ''}"
 
 
 def trials_text(trials: Sequence[TrialRecord], metrics: Sequence[str]) -> str:

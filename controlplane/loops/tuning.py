@@ -144,7 +144,12 @@ class TuningDriver:
             self._append(job, asks, now)
         elif not study.under_way and (exhausted or too_late or study.over(head.budget)):
             reason = EXHAUSTED if exhausted else "BudgetSpent"
-            return self._close(job, spec, reason, f"{study.searched} trials were searched")
+            return self._close(
+                job,
+                spec,
+                reason,
+                "1 trial was searched" if study.searched == 1 else f"{study.searched} trials were searched",
+            )
         return True
 
     def _close(self, job: str, spec: TuningSpec, reason: str, message: str) -> bool:

@@ -37,7 +37,7 @@ def news(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[News]:
     """Made, another best, another dominant reason."""
     out = []
     if after.get("jobId") and not before.get("jobId"):
-        out.append(News("Created", f"tuning job {after['jobId']} begun: {after['counts']['budget']} trials"))
+        out.append(News("Created", f"tuning job {after['jobId']} begun: {_trials(int(after['counts']['budget']))}"))
     best, known = after.get("best"), before.get("best") or {}
     if best and not best.get("confirmed") and best.get("trial") != known.get("trial"):
         out.append(News("BestFound", f"trial {best['trial']}: {best['text']}"))
@@ -52,3 +52,7 @@ def news(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[News]:
 def _complete(status: Mapping[str, Any]) -> Mapping[str, Any]:
     found = [item for item in status.get("conditions") or () if item.get("type") == COMPLETE]
     return found[0] if found else {}
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"

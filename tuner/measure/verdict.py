@@ -35,7 +35,7 @@ class RegressionVerdict:
 def judge_pairs(metric: str, pairs: Sequence[tuple[float, float]], *, maximize: bool) -> RegressionVerdict:
     """Of (new, old) measured side by side with the same requests: what slows the machine slows both."""
     gain = gain_of(pairs, maximize=maximize) if len(pairs) >= ROUNDS_LEAST else None
-    return _worded(metric, gain, f"{len(pairs)} pairs")
+    return _worded(metric, gain, "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs")
 
 
 def judge_apart(metric: str, new: Sequence[float], old: Sequence[float], *, maximize: bool) -> RegressionVerdict:

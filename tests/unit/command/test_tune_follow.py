@@ -14,12 +14,21 @@ import pytest
 
 from controlplane.cli import tune_events
 from controlplane.cli.tune_events import EventStream
+from controlplane.cli.tune_follow import _why
 from controlplane.cli.tune_http import Http
 from controlplane.cli.tune_progress import Pace, bar
+from controlplane.cli.tune_text import jobs_text
 from controlplane.model.errors import TrimtabError
 from controlplane.model.tuning import JobState, TrialPurpose, TrialState
 from controlplane.model.tuning_job import TuningSpec
-from controlplane.model.tuning_records import TrialCounts, TrialRecord, TuningJobRecord, TuningProgress, progress_text
+from controlplane.model.tuning_records import (
+    TrialCounts,
+    TrialRecord,
+    TuningEvent,
+    TuningJobRecord,
+    TuningProgress,
+    progress_text,
+)
 from tests.unit.command.tune_places import SPEC
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -143,3 +152,26 @@ def test_time_left_is_of_the_newest_trials_and_within_the_hours() -> None:
     assert pace.left_text(in_time, now=NOW).startswith("about 36 s left")
     assert pace.left_text(job(40, 20), now=NOW) == "at most 40 s left"
     assert Pace.of([]).left_text(job(0), now=NOW) == ""
+
+
+def test_a_line_of_the_job_has_its_cause() -> None:
+    def said(kind: str, **data: Any) -> str:
+        return _why(TuningEvent(job="j", id=1, at=NOW, kind=kind, data=data))
+
+    assert said("waits", trial=3, reason="no node takes its pod") == ": trial 3: no node takes its pod"
+    assert said("begins", trial=3, reason="") == ": trial 3"
+    assert said("failed", reason="NoneWorked", message="3 trials were searched") == ": 3 trials were searched"
+    assert said("decided") == ""
+
+
+def test_a_list_counts_what_confirms_apart() -> None:
+    job = TuningJobRecord(
+        id="j", tenant="t", name="n", spec=TuningSpec.model_validate(SPEC), state=JobState.DONE, generation=0, budget=6,
+        counts=TrialCounts(asked=10), events=0, created_at=NOW,
+    )  # fmt: skip
+    progress = TuningProgress(search_asked=6, search_ended=6, confirm_asked=4, confirm_ended=4)
+    spent = job.model_copy(update={"reason": "BudgetSpent"})
+    for one in (spent, job.model_copy(update={"progress": progress})):
+        assert "6/6 +4" in jobs_text([one]) and "SEARCH-BUDGET" not in jobs_text([one])
+    # Which of them confirm is not known: the search may have ended before its budget.
+    assert "10 ended, budget 6" in jobs_text([job])

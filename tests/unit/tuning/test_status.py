@@ -237,3 +237,8 @@ def test_events_tell_what_is_new_and_nothing_twice() -> None:
     assert told(row(found), done) == [("Done", False)]
     assert told(row(found), status(sight(row(found)), AWAY)) == [("StoreUnreachable", True)]
     assert told(row(), status(sight(row(objectives=[])), None)) == [("InvalidSpec", True)]
+
+
+def test_a_budget_of_one_is_one_trial() -> None:
+    (one,) = news({}, {"jobId": "j", "counts": {"budget": 1}})
+    assert one.message == "tuning job j begun: 1 trial"

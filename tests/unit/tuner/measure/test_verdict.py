@@ -24,6 +24,7 @@ def test_words() -> None:
     assert "90 % interval" in up.message and "8 pairs" in up.message
     assert judge_pairs("x", [(2.0, 1.0)] * 2, maximize=True).word == "no evidence"  # too few to say anything
     assert judge_pairs("x", [(2.0, 0.0)] * 5, maximize=True).gain_pct is None
+    assert judge_pairs("x", [(2.0, 1.0)], maximize=True).message == "x: 1 pair: too few, or values that are not above 0"
 
 
 def test_pairs_cover_what_they_say() -> None:
