@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -84,8 +85,8 @@ def test_a_job_from_apply_to_delete(kubectl: Kubectl, namespace: str, image: str
     status = walk.until(lambda status: status.get("counts", {}).get("done", 0) >= 2)
     assert status["best"]["metric"] == "value" and not status["best"]["confirmed"]
     assert status["jobId"] == kubectl("get", "tj", "walk", "-n", namespace, "-o", "jsonpath={.metadata.uid}")
-    row = kubectl("get", "tj", "walk", "-n", namespace).splitlines()[1].split()
-    assert row[1] == "Running" and row[2].endswith("/40")
+    row = re.split(r"\s{2,}", kubectl("get", "tj", "walk", "-n", namespace).splitlines()[1])
+    assert row[1] == "Running" and re.match(r"search \d+/40", row[2])
 
     walk.patch(suspend=True)
     walk.wait("condition=Suspended")
