@@ -15,13 +15,6 @@ from tests.unit.api.bad_jobs import BY_FACTS, BY_SCHEMA, GOOD
 from tuner.measure import energy
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TRIMTAB_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def check(here: Path, changes: dict[str, Any]) -> Result:
     (here / "job.yaml").write_text(yaml.safe_dump(GOOD | changes))
     return CliRunner().invoke(cli, ["tune", "check", "job.yaml"])

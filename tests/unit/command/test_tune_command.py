@@ -18,7 +18,7 @@ import yaml
 
 from controlplane.cli.tune_spec import spec_of
 from controlplane.model.errors import TrimtabError
-from tests.unit.command.tune_calls import QUIET, call, command_job
+from tests.unit.command.tune_calls import QUIET, call, command_job, written
 
 OPTIONS: dict[str, Any] = dict.fromkeys(
     ("file", "engine", "model", "slo", "concurrency", "rate", "input_tokens", "output_tokens", "requests", "trials",
@@ -31,19 +31,6 @@ def job(sleep_s: float = 0.0, **changes: Any) -> dict[str, Any]:
         f"import time; time.sleep({sleep_s}); print('step_ms=%f' % (100 / {{micro}} + 3 * {{micro}} + {{seed}} % 3))"
     )
     return command_job(program, **changes)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TRIMTAB_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def written(here: Path, body: dict[str, Any]) -> str:
-    path = here / "job.yaml"
-    path.write_text(yaml.safe_dump(body))
-    return str(path)
 
 
 def test_a_job_runs_to_its_decision_and_leaves_report_and_bundle(here: Path) -> None:

@@ -7,10 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
-
-from tests.unit.command.tune_calls import QUIET, call
+from tests.unit.command.tune_calls import QUIET, call, written
 
 # Seconds by a formula of its own: replicas are cheap, stages idle, larger micro-batches use the matrix units better.
 PROGRAM = """
@@ -33,19 +30,6 @@ def job(factor: str = "", **changes: Any) -> dict[str, Any]:
         "budget": {"trials": 4},
         "measuring": {"confirmTop": 1, "confirmRuns": 3},
     } | changes
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TRIMTAB_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def written(here: Path, body: dict[str, Any]) -> str:
-    path = here / "job.yaml"
-    path.write_text(yaml.safe_dump(body))
-    return str(path)
 
 
 def test_the_first_trials_are_the_predicted_best_and_the_command_is_told_what_follows(here: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
+import yaml
 from click.testing import CliRunner, Result
 
 from controlplane.main import cli
@@ -23,6 +25,13 @@ def command_job(program: str, **changes: Any) -> dict[str, Any]:
         "budget": {"trials": 3},
         "measuring": {"confirmTop": 1, "confirmRuns": 3},
     } | changes
+
+
+def written(here: Path, body: dict[str, Any]) -> str:
+    """The job's file."""
+    path = here / "job.yaml"
+    path.write_text(yaml.safe_dump(body))
+    return str(path)
 
 
 def call(*arguments: str) -> Result:
