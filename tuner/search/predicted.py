@@ -94,7 +94,7 @@ def _cheap(spec_json: str) -> CheapTrials:
         return CheapTrials((), "no predictor is asked: target.accelerator is not named")
     if load().accelerator(accelerator).kind == "cpu":
         # Roofs alone led astray: 12.4 and 13.6 trials to a good setting on the two recorded grids of
-        # tests/perf/tune_openvino.py (25 seeds), 9.0 and 12.8 without, 2.3 and 4.7 with a fitted simulator.
+        # tests/perf/tune_openvino.py (25 seeds); 9.0 and 12.8 without, 2.3 and 4.7 with a fitted simulator (100 seeds).
         return CheapTrials(
             (), f"no predictor is followed: of {accelerator} the catalogue has peaks and no measured times"
         )
